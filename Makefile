@@ -1,0 +1,59 @@
+# cxrnode: everything from a clean clone. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3.11
+VENV   ?= .venv
+JOBS   ?= 2
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.cxrnode-$(shell cat pyproject.toml scripts/make-venv | sha256sum | cut -c1-12)
+PYTEST := $(BIN)/python -m pytest --durations=8
+
+.PHONY: help venv peers demo test acceptance quick lint format clean
+
+help:
+	@echo "make demo        set all up and see the main job happen"
+	@echo "make test        set all up and pass the tests (under 15 minutes)"
+	@echo "make acceptance  the long tests: the whole daemon, kills, torture (under 45 minutes)"
+	@echo "make quick       lint and the fast tests (a minute)"
+	@echo "make lint        ruff, mypy --strict, the layers"
+	@echo "make peers       the Debian packages that the tests talk to (as root)"
+	@echo "VENV=$(VENV)  PYTHON=$(PYTHON)  JOBS=$(JOBS)"
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml scripts/make-venv
+	@scripts/make-venv "$(PYTHON)" "$(VENV)" "$@"
+
+peers:
+	@scripts/install-peers
+
+demo: venv
+	$(BIN)/cxrnode demo
+
+# Two workers, each with its own PostgreSQL and Orthanc; torch with one thread in each, or they fight for the cores.
+test: venv peers
+	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist worksteal tests/unit tests/property tests/integration
+
+# One at a time: these measure times, kill processes and count what is left.
+acceptance: venv peers
+	$(PYTEST) --timeout=900 tests/acceptance
+
+quick: venv
+	$(BIN)/ruff check -q .
+	$(BIN)/ruff format --check -q .
+	CXRNODE_HYPOTHESIS=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" tests/unit tests/property
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

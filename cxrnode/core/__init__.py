@@ -1,0 +1,1 @@
+"""The pure core: values, tables and decisions. No clock, file, socket, torch or SQL."""

@@ -1,0 +1,212 @@
+"""What a model says about a film: findings, their decisions, and the report that holds them. Pure values.
+
+A score is a float in [0, 1]. It is called a probability only where the bundle was calibrated on a
+representative set; everything that shows it to a person asks `Report.scale` for the right word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Self
+
+#: The labels of ChestX-ray14 (Wang et al., CVPR 2017), spelled as in `Data_Entry_2017.csv`.
+NIH14 = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
+
+
+class Decision(StrEnum):
+    """The three states of a finding, and the one that is none of them."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNDETERMINED = "undetermined"
+    NOT_ASSESSED = "not_assessed"
+
+
+class Scale(StrEnum):
+    """What a score may be called in front of a person."""
+
+    SCORE = "score"
+    PROBABILITY = "probability"
+
+
+class Outcome(StrEnum):
+    """How a job ended, beside its state."""
+
+    ANALYSED = "analysed"
+    NOT_ANALYSED = "not_analysed"
+    DUPLICATE = "duplicate"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Concept:
+    """A coded concept (PS3.16 section 8): value, scheme designator, meaning (at most 64 characters)."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """Below `rule_out` a finding is absent, at or above `rule_in` present, between them undetermined."""
+
+    rule_out: float
+    rule_in: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.rule_out <= self.rule_in <= 1.0:
+            raise ValueError(
+                f"thresholds must satisfy 0 <= rule_out <= rule_in <= 1, not {self.rule_out}, {self.rule_in}"
+            )
+
+
+def decide(score: float, thresholds: Thresholds | None) -> Decision:
+    """Return the decision for a score; without thresholds the finding is not assessed.
+
+    Raises ValueError for a score that is not in [0, 1] (NaN among them): a decision made of it would be invented.
+    """
+    if not 0.0 <= score <= 1.0:
+        raise ValueError(f"a score must lie in [0, 1], not {score}")
+    if thresholds is None:
+        return Decision.NOT_ASSESSED
+    if score >= thresholds.rule_in:
+        return Decision.PRESENT
+    return Decision.ABSENT if score < thresholds.rule_out else Decision.UNDETERMINED
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One label of the model on one film.
+
+    `index` is the channel of the label in the saliency array; `map_floor` and `map_ceiling` are the fixed
+    scale of its map, in the units of the closed-form Grad-CAM: nothing is drawn below the floor.
+    """
+
+    label: str
+    index: int
+    score: float
+    decision: Decision
+    thresholds: Thresholds | None
+    map_floor: float = 0.0
+    map_ceiling: float = 1.0
+
+    @property
+    def title(self) -> str:
+        """The label as people read it."""
+        return self.label.replace("_", " ")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plausibility:
+    """How far the film lies from the training films; past the limit it is not analysed."""
+
+    distance: float
+    limit: float
+
+    @property
+    def plausible(self) -> bool:
+        """Whether the model may speak about this film."""
+        return self.distance <= self.limit
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Which model read the film, on what: the provenance that every output carries."""
+
+    name: str
+    version: str
+    bundle_digest: str
+    weights_digest: str
+    calibration: str
+    demonstration: bool
+    engine: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All findings of one job plus provenance. Free of patient identifiers.
+
+    `read_at` is the claim time in UTC, seconds since 1970: the outputs' only clock. `source_digest` and
+    `identity_digest` are the SHA-256 of the decoded pixels and of the patient, accession and study.
+    """
+
+    outcome: Outcome
+    reason: str
+    read_at: float
+    revision: int
+    reader: Reader
+    scale: Scale = Scale.SCORE
+    findings: tuple[Finding, ...] = ()
+    plausibility: Plausibility | None = None
+    pixel_digest: str = ""
+    identity_digest: str = ""
+    notes: tuple[str, ...] = ()
+
+    def having(self, decision: Decision) -> tuple[Finding, ...]:
+        """The findings with this decision, the highest score first (ties in the model's order)."""
+        return tuple(sorted((f for f in self.findings if f.decision is decision), key=lambda f: (-f.score, f.index)))
+
+    def shown(self, *, min_findings: int, max_findings: int) -> tuple[Finding, ...]:
+        """The findings that get a heatmap: those present, then the top-ranked assessed ones up to `min_findings`."""
+        present = self.having(Decision.PRESENT)
+        others = sorted(
+            (f for f in self.findings if f.decision in (Decision.UNDETERMINED, Decision.ABSENT)),
+            key=lambda f: (-f.score, f.index),
+        )
+        return (present + tuple(others[: max(0, min_findings - len(present))]))[:max_findings]
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no white space, so that its SHA-256 can be recorded."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote. Raises KeyError, TypeError or ValueError on anything else."""
+        raw: Mapping[str, Any] = json.loads(text)
+        plausibility = raw["plausibility"]
+        return cls(
+            **{
+                **raw,
+                "outcome": Outcome(raw["outcome"]),
+                "scale": Scale(raw["scale"]),
+                "reader": Reader(**raw["reader"]),
+                "plausibility": Plausibility(**plausibility) if plausibility else None,
+                "notes": tuple(raw["notes"]),
+                "findings": tuple(_finding(f) for f in raw["findings"]),
+            }
+        )
+
+
+def _finding(raw: Mapping[str, Any]) -> Finding:
+    thresholds = raw["thresholds"]
+    return Finding(
+        **{
+            **raw,
+            "decision": Decision(raw["decision"]),
+            "thresholds": Thresholds(**thresholds) if thresholds else None,
+        }
+    )

@@ -1,0 +1,208 @@
+"""An object on its way in: the temporary file it streams to, and the DIMSE provider that fills it.
+
+File names are random, never made of anything the peer sent. Nothing here looks into a data set. A full disk does
+not break the association: the rest of the object is read and dropped, and the fault stands in the file for the
+C-STORE response to tell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import struct
+import tempfile
+import threading
+import time
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pynetdicom.dimse_messages
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.pdu_primitives import P_DATA
+
+if TYPE_CHECKING:
+    from pynetdicom.association import Association
+
+PREFIX = "incoming-"
+SUFFIX = ".part"
+#: Bytes of a message that is no C-STORE, and of any command set: these are held in memory.
+MAX_MESSAGE = 1 << 20
+#: Messages that may wait for their turn. We answer (1, 1) to asynchronous operations, so one is the rule.
+MAX_WAITING = 4
+
+#: What a malformed message makes pydicom and pynetdicom raise; the association ends with A-ABORT then.
+_MALFORMED = (ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError)
+_MALFORMED_TOO = (RecursionError, TypeError, ValueError, struct.error)
+
+
+class IncomingFile:
+    """A Part 10 file as it arrives. Shaped like the temporary file that pynetdicom would use.
+
+    `fault` is empty while all bytes are on disk. `dataset_offset` is where the data set begins, `sha256` the digest
+    of the data set alone (without preamble and group 0002).
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.path = folder / f"{PREFIX}{secrets.token_hex(12)}{SUFFIX}"
+        self.name = str(self.path)
+        self.fault = ""
+        self.too_large = False
+        self.size = 0
+        self.dataset_offset = 0
+        self._limit = limit
+        self._digest = hashlib.sha256()
+        self._raw: FileIO | None = None
+        try:
+            self._raw = FileIO(self.name, "xb")
+        except OSError as error:
+            self._fail(error.strerror or "cannot write")
+
+    @property
+    def file(self) -> IncomingFile:
+        """pynetdicom flushes `.file`."""
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the data set so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def begin_dataset(self) -> None:
+        """What comes from here on is data set."""
+        self.dataset_offset = self.dataset_offset or self.size
+
+    def write(self, piece: bytes) -> int:
+        """Append, or drop once there is a fault. Never raises OSError."""
+        if self._raw is not None:
+            self.size += len(piece)
+            if self.size > self._limit:
+                self.too_large = True
+                self._fail(f"larger than {self._limit} bytes")
+                return len(piece)
+            if self.dataset_offset:
+                self._digest.update(piece)
+            try:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[self._raw.write(rest) or 0 :]
+            except OSError as error:
+                self._fail(error.strerror or "cannot write")
+        return len(piece)
+
+    def flush(self) -> None:
+        """Nothing is held back: the file has no buffer."""
+
+    def close(self) -> None:
+        """Close; the file stays."""
+        if self._raw is not None:
+            self._raw.close()
+            self._raw = None
+
+    def discard(self) -> None:
+        """Close and remove, if it is still where it was made."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _fail(self, why: str) -> None:
+        self.fault = why
+        self.discard()
+
+
+class IncomingMessages(DIMSEServiceProvider):
+    """The DIMSE provider of one accepted association: streams C-STORE data sets to files in `folder`."""
+
+    def __init__(self, assoc: Association, folder: Path, limit: int) -> None:
+        super().__init__(assoc)
+        self.files: dict[Path, IncomingFile] = {}
+        self._folder = folder
+        self._limit = limit
+        self._arriving: IncomingFile | None = None
+        self._held = 0
+        self._broken = False
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take a P-DATA indication, one value at a time; a malformed or excessive one aborts the association."""
+        for context_id, fragment in primitive.presentation_data_value_list:
+            if self._broken:
+                return
+            one = P_DATA()
+            one.presentation_data_value_list.append((context_id, fragment))
+            _filling.provider = self
+            try:
+                self._take(one, len(fragment))
+            except (*_MALFORMED, *_MALFORMED_TOO):
+                self._break_off()
+            finally:
+                _filling.provider = None
+
+    def _take(self, one: P_DATA, size: int) -> None:
+        if self._arriving is None:
+            self._held += size
+            if self._held > MAX_MESSAGE or self.msg_queue.qsize() > MAX_WAITING:
+                self._break_off()
+                return
+        super().receive_primitive(one)
+        if self.message is None:
+            self._held = 0
+            self._arriving = None
+        elif self._arriving is not None:
+            self._arriving.begin_dataset()
+
+    def _break_off(self) -> None:
+        self._broken = True
+        self.dul.event_queue.put("Evt19")  # PS3.8 table 9-10: an unexpected PDU, answered with A-ABORT
+
+    def new_file(self) -> IncomingFile:
+        """Open the file of the next object."""
+        file = IncomingFile(self._folder, self._limit)
+        self.files[file.path] = file
+        self._arriving = file
+        return file
+
+    def forget(self, path: Path) -> None:
+        """The object at this path has been answered."""
+        self.files.pop(path, None)
+
+    def discard(self) -> None:
+        """Remove whatever arrived and was not answered: the end of the association."""
+        for file in list(self.files.values()):
+            file.discard()
+        self.files.clear()
+
+
+class _Filling(threading.local):
+    """Which provider the running thread works for, so that listeners in one process keep their folders apart."""
+
+    provider: IncomingMessages | None = None
+
+
+_filling = _Filling()
+_standard_file = tempfile.NamedTemporaryFile
+
+
+def _file_of_thread(*args: Any, **kwargs: Any) -> Any:
+    provider = _filling.provider
+    return provider.new_file() if provider is not None else _standard_file(*args, **kwargs)
+
+
+def install() -> None:
+    """Make pynetdicom ask the association for the file. Calling it again changes nothing."""
+    setattr(pynetdicom.dimse_messages, "NamedTemporaryFile", _file_of_thread)  # noqa: B010 - it is not exported
+
+
+def sweep(folder: Path, older_than: float) -> int:
+    """Remove incoming files not written to for `older_than` seconds: those of a process that was killed.
+
+    Returns how many. A file that vanishes meanwhile is none of our concern.
+    """
+    removed = 0
+    before = time.time() - older_than
+    for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
+        try:
+            if path.stat().st_mtime < before:
+                path.unlink()
+                removed += 1
+        except FileNotFoundError:
+            continue
+    return removed

@@ -1,0 +1,385 @@
+"""The listener: a Storage and Verification SCP that streams each object to a file and asks what to answer.
+
+It never decodes a data set, never names a file after anything a peer sent, and answers Success only where its
+callback does. Broad `except` stands here once, in the C-STORE handler: whatever goes wrong, the sender gets a
+status and keeps its film.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import ssl
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import structlog
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association as Wire
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import RequestHandler
+
+from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
+from cxrnode.core.routing import Association
+from cxrnode.dicom import contexts, hardening, incoming, statuses
+from cxrnode.dicom.incoming import IncomingFile, IncomingMessages
+from cxrnode.errors import Rejected, Transient
+
+log = structlog.get_logger(__name__)
+
+IMPLEMENTATION_VERSION_NAME = "CXRNODE"
+#: Connections beyond the associations allowed: those still being negotiated, refused, or only checking the port.
+SPARE_SEATS = 64
+#: An object larger than this is refused with 0xC000 and not kept.
+MAX_OBJECT = 2 << 30
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """An object as it arrived: a whole Part 10 file at `path`, not yet fsynced.
+
+    The callback owns the file if it moves it away; what still lies at `path` afterwards is removed. The UIDs are
+    those of the C-STORE request, unchecked. `sha256` is of the data set alone, which begins at `dataset_offset`.
+    """
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    association: Association
+    size: int
+    dataset_offset: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The C-STORE response: a status, and for anything but success a comment of at most 64 characters."""
+
+    status: int
+    comment: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Seconds: for negotiation, for silence within or between messages, for a response."""
+
+    acse: float = 10.0
+    network: float = 60.0
+    dimse: float = 60.0
+
+
+#: Why an AE may not associate, or None. Transient says: not now.
+Admit = Callable[[str, str, str], str | None]
+Receive = Callable[[Received], Answer]
+
+
+class Refusal(Enum):
+    """A-ASSOCIATE-RJ: result, source and reason (PS3.8 section 9.3.4)."""
+
+    CALLING_AET = (1, 1, 3)
+    CALLED_AET = (1, 1, 7)
+    CONGESTION = (2, 3, 1)
+    LIMIT = (2, 3, 2)
+
+
+class Listener:
+    """Accepts associations on an adopted, listening socket or on host and port. Use as a context manager.
+
+    `folder` must lie on the spool's file system. `admit` is asked once an association, `receive` once an object,
+    both from many threads at once. `aliases` are further AE titles that peers may call. `extra_contexts` and
+    `extra_handlers` add services to the port. Raises OSError if the port cannot be bound.
+    """
+
+    def __init__(
+        self,
+        *,
+        ae_title: str,
+        folder: Path,
+        admit: Admit,
+        receive: Receive,
+        adopted: socket.socket | None = None,
+        host: str = "0.0.0.0",
+        port: int = 0,
+        max_associations: int = 50,
+        aliases: frozenset[str] = frozenset(),
+        timeouts: Timeouts | None = None,
+        tls: ssl.SSLContext | None = None,
+        max_object: int = MAX_OBJECT,
+        extra_contexts: Sequence[PresentationContext] = (),
+        extra_handlers: Sequence[EventHandlerType] = (),
+    ) -> None:
+        hardening.install()
+        incoming.install()
+        timeouts = timeouts or Timeouts()
+        self.ae_title = ae_title
+        self._titles = frozenset(t.strip() for t in (ae_title, *aliases))
+        self.folder = folder
+        self.max_object = max_object
+        self._admit = admit
+        self._receive = receive
+        self._limit = max_associations
+        self._lock = threading.Lock()
+        self._admitted: set[Wire] = set()
+        self._connected: set[Wire] = set()
+        self._said = hardening.Throttle()
+
+        entity = ApplicationEntity(ae_title)
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        entity.maximum_pdu_size = hardening.MAX_PDU
+        entity.maximum_associations = max_associations + SPARE_SEATS  # ours counts associations, theirs connections
+        entity.acse_timeout = timeouts.acse
+        entity.network_timeout = timeouts.network
+        entity.dimse_timeout = timeouts.dimse
+        self._server = _Server(
+            entity,
+            adopted.getsockname()[:2] if adopted is not None else (host, port),
+            ae_title,
+            contexts.accepted(extra_contexts),
+            ssl_context=tls,
+            evt_handlers=[
+                (evt.EVT_REQUESTED, self._requested),
+                (evt.EVT_C_STORE, self._store),
+                *extra_handlers,
+            ],
+            request_handler=_Seat,
+            adopted=adopted,
+            seats=max_associations + SPARE_SEATS,
+        )
+        self._server.listener = self
+        entity._servers.append(self._server)
+        self._accepting: threading.Thread | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that the socket is bound to."""
+        host, port = self._server.server_address[:2]
+        return str(host), port
+
+    @property
+    def active(self) -> int:
+        """How many associations there are."""
+        return len(self._admitted)
+
+    def start(self) -> None:
+        """Accept from now on, in threads; returns at once."""
+        if self._accepting is None:
+            self._accepting = threading.Thread(
+                target=self._server.serve_forever, args=(0.1,), name="listener", daemon=True
+            )
+            self._accepting.start()
+
+    def drain(self, deadline: float) -> int:
+        """Accept no more, let associations finish for `deadline` seconds, abort the rest; return how many those were.
+
+        An adopted socket goes on listening wherever else it is open.
+        """
+        if self._accepting is not None:
+            self._server.shutdown()
+            self._accepting.join()
+            self._accepting = None
+        else:
+            self._server.server_close()
+        until = time.monotonic() + deadline
+        while self._admitted and time.monotonic() < until:
+            time.sleep(0.02)
+        aborted = len(self._admitted)
+        self._end(lambda wire: wire.abort(block=False), 0.5)
+        self._end(_hang_up, 2.0)
+        return aborted
+
+    def _end(self, how: Callable[[Wire], None], patience: float) -> None:
+        with self._lock:
+            left = tuple(self._connected)
+        for wire in left:
+            how(wire)
+        until = time.monotonic() + patience
+        while self._connected and time.monotonic() < until:
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        """Stop at once."""
+        self.drain(0.0)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def seated(self, wire: Wire) -> None:
+        """A connection has spoken."""
+        with self._lock:
+            self._connected.add(wire)
+
+    def left(self, wire: Wire) -> None:
+        """A connection is over."""
+        with self._lock:
+            self._connected.discard(wire)
+            self._admitted.discard(wire)
+
+    def _requested(self, event: Event) -> None:
+        wire = event.assoc
+        refusal: Refusal | None = Refusal.CONGESTION  # what stands if deciding fails
+        try:
+            refusal = self._refusal(wire)
+        finally:
+            if refusal is not None:
+                wire.acse.send_reject(*refusal.value)
+                wire.kill()
+
+    def _refusal(self, wire: Wire) -> Refusal | None:
+        calling, called, address = _titles(wire)
+        if called not in self._titles:
+            remedy = f'the sender must call "{self.ae_title}", or set [node] ae_title = "{called}"'
+            self.report("association_rejected", Refusal.CALLED_AET, wire, reason="called AE title", remedy=remedy)
+            return Refusal.CALLED_AET
+        try:
+            objection = self._admit(calling, called, address)
+        except Transient as error:
+            self.report("association_rejected", Refusal.CONGESTION, wire, reason=str(error), remedy="it may come again")
+            return Refusal.CONGESTION
+        if objection is not None:
+            remedy = f'[nodes.{_key(calling)}] aet = "{calling}", host = "{address}", can_send = true'
+            self.report("association_rejected", Refusal.CALLING_AET, wire, reason=objection, remedy=remedy)
+            return Refusal.CALLING_AET
+        with self._lock:
+            if len(self._admitted) < self._limit:
+                self._admitted.add(wire)
+                return None
+        remedy = f"[listen] max_associations = {self._limit} is reached"
+        self.report("association_rejected", Refusal.LIMIT, wire, reason="too many associations", remedy=remedy)
+        return Refusal.LIMIT
+
+    def report(self, event: str, kind: object, wire: Wire, **fields: str) -> None:
+        """Log a warning about a peer, at most once a minute for the same one and the same kind."""
+        calling, called, address = _titles(wire)
+        held = self._said.admits((event, kind, calling, called, address))
+        if held is not None:
+            log.warning(event, calling_aet=calling, called_aet=called, address=address, held_back=held, **fields)
+
+    def report_address(self, event: str, address: str, **fields: str) -> None:
+        """Log a warning about an address that has not said who it is, at most once a minute."""
+        held = self._said.admits((event, address))
+        if held is not None:
+            log.warning(event, address=address, held_back=held, **fields)
+
+    def _store(self, event: Event) -> Dataset:
+        messages: IncomingMessages = event.assoc.dimse  # type: ignore[assignment]
+        file = messages.files[event.dataset_path]
+        file.close()
+        try:
+            answer = self._answer(event, file)
+        finally:
+            messages.forget(file.path)
+        status = Dataset()
+        status.Status = answer.status
+        if answer.status != statuses.SUCCESS and answer.comment:
+            status.ErrorComment = _comment(answer.comment)
+        return status
+
+    def _answer(self, event: Event, file: IncomingFile) -> Answer:
+        request = event.request
+        if file.fault:
+            log.warning("object_not_kept", fault=file.fault, size=file.size)
+            code = statuses.CANNOT_UNDERSTAND if file.too_large else statuses.OUT_OF_RESOURCES
+            return Answer(status=code, comment=file.fault)
+        if not isinstance(request, C_STORE) or request.AffectedSOPClassUID != event.context.abstract_syntax:
+            return Answer(status=statuses.MISMATCH, comment="SOP class is not that of the presentation context")
+        calling, called, address = _titles(event.assoc)
+        received = Received(
+            path=file.path,
+            sop_class_uid=str(request.AffectedSOPClassUID),
+            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            transfer_syntax_uid=str(event.context.transfer_syntax),
+            association=Association(calling_aet=calling, called_aet=called, host=address),
+            size=file.size,
+            dataset_offset=file.dataset_offset,
+            sha256=file.sha256,
+        )
+        try:
+            return self._receive(received)
+        except Transient as fault:
+            return Answer(status=statuses.OUT_OF_RESOURCES, comment=str(fault))
+        except Rejected as fault:
+            return Answer(status=statuses.CANNOT_UNDERSTAND, comment=str(fault))
+        except Exception as bug:
+            frames = traceback.extract_tb(bug.__traceback__)
+            where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+            log.error("receive_failed", error=type(bug).__name__, where=where)
+            return Answer(status=statuses.OUT_OF_RESOURCES, comment=f"internal fault ({type(bug).__name__})")
+
+
+class _Seat(RequestHandler):
+    """One connection from its first byte to its last, in the thread that the server gave it."""
+
+    def handle(self) -> None:
+        listener = self.server.listener  # type: ignore[attr-defined]
+        wire = self._create_association()
+        messages = IncomingMessages(wire, listener.folder, listener.max_object)
+        wire.dimse = messages
+        wire.dul.daemon = True
+        listener.seated(wire)
+        try:
+            evt.trigger(wire, evt.EVT_CONN_OPEN, {"address": self.client_address})
+            wire.start()
+            wire.join()
+        finally:
+            _hang_up(wire)
+            if wire.dul.is_alive():
+                wire.dul.kill_dul()
+                wire.dul.join(timeout=5.0)
+            messages.discard()
+            listener.left(wire)
+
+
+class _Server(hardening.BoundedServer):
+    listener: Listener
+
+    def overcrowded(self, client_address: Any) -> None:
+        self.listener.report_address("connection_closed", client_address[0], reason="too many connections")
+
+    def handshake_failed(self, client_address: Any, error: OSError) -> None:
+        self.listener.report_address(
+            "tls_handshake_failed", client_address[0], reason=hardening.tls_reason(error), remedy="[listen.tls] ca"
+        )
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        self.listener.report_address("connection_failed", client_address[0])
+
+
+def _hang_up(wire: Wire) -> None:
+    if isinstance(wire.dul.socket, hardening.BoundedSocket):
+        wire.dul.socket.hang_up()
+
+
+def _titles(wire: Wire) -> tuple[str, str, str]:
+    primitive = wire.requestor.primitive
+    if primitive is None:
+        return "", "", wire.requestor.address
+    calling, called = primitive.calling_ae_title, primitive.called_ae_title
+    return (calling or "").strip(), (called or "").strip(), wire.requestor.address
+
+
+def _key(title: str) -> str:
+    """An AE title as a bare TOML key."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in title) or "NAME"
+
+
+def _comment(text: str) -> str:
+    """Error Comment (0000,0902) is LO: 64 characters of the default repertoire, no backslash, no control characters."""
+    return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)[:64].strip()

@@ -1,0 +1,87 @@
+"""Outputs: the DICOM objects made from a report. A pure function of the film, the report, the saliency and settings.
+
+The same arguments give the same bytes, on every machine and in every time zone; the bytes are stored and resent as
+they are. Nothing here reads a clock, a file or the network, and nothing refuses a film for its header.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+
+from cxrnode.core.findings import Outcome, Report
+from cxrnode.dicom.outputs import codes
+from cxrnode.dicom.outputs.capture import build_capture
+from cxrnode.dicom.outputs.common import Subject
+from cxrnode.dicom.outputs.frame import frame_for
+from cxrnode.dicom.outputs.heatmap import draw_heatmap, legend_of, scaled
+from cxrnode.dicom.outputs.influence import influence
+from cxrnode.dicom.outputs.report import build_report
+from cxrnode.dicom.outputs.settings import Output, OutputSettings
+from cxrnode.dicom.outputs.summary import Thumbnail, draw_summary
+
+__all__ = ["Output", "OutputSettings", "build_outputs"]
+
+KINDS = frozenset({"sr", "heatmap"})
+
+
+def build_outputs(
+    source: Dataset,
+    report: Report,
+    film: npt.NDArray[np.uint8] | None,
+    saliency: npt.NDArray[np.float16] | None,
+    settings: OutputSettings,
+    kinds: frozenset[str] = KINDS,
+) -> tuple[Output, ...]:
+    """Make the outputs of one report: the structured report, then the summary and the heatmaps.
+
+    source: the film's data set without pixels; best undecoded, as read, so that its text is copied byte for byte.
+    film: uint8 (H, W), 0 = black, row 0 = top, as the radiologist sees it; None where it could not be decoded.
+    saliency: float16 (C, h, w), the channel of a finding is its `index`; None where the model gives none.
+    kinds: of "sr" and "heatmap"; the summary belongs to "heatmap" and is made even when no finding is shown.
+    A duplicate has no outputs. Raises ValueError for a kind that does not exist.
+    """
+    unknown = kinds - KINDS
+    if unknown:
+        raise ValueError(f"there is no output of kind {', '.join(sorted(unknown))}")
+    if report.outcome is Outcome.DUPLICATE:
+        return ()
+    subject = Subject(source, report, settings)
+    outputs = [build_report(subject)] if "sr" in kinds else []
+    if "heatmap" in kinds:
+        outputs += _captures(subject, film, saliency)
+    return tuple(outputs)
+
+
+def _captures(
+    subject: Subject, film: npt.NDArray[np.uint8] | None, saliency: npt.NDArray[np.float16] | None
+) -> list[Output]:
+    report, settings = subject.report, subject.settings
+    findings = report.shown(min_findings=settings.min_findings, max_findings=settings.max_findings)
+    if report.outcome is not Outcome.ANALYSED or film is None or saliency is None:
+        findings = ()
+    shown = [(finding, influence(saliency, finding)) for finding in findings] if saliency is not None else []
+    heatmaps, thumbnails = [], []
+    small = film
+    if film is not None and shown:
+        frame = frame_for(film.shape, [legend_of(subject, f, i) for f, i in shown], settings.max_px)
+        small = scaled(film, frame.film_size)
+        for number, (finding, map_) in enumerate(shown, start=2):
+            page = draw_heatmap(subject, finding, map_, small, frame)
+            thumbnails.append(Thumbnail(finding, page.image.crop(frame.film)))
+            heatmaps.append(
+                build_capture(
+                    subject,
+                    page.image,
+                    kind="heatmap",
+                    label=finding.label,
+                    number=number,
+                    derivation=f"Map of influence (Grad-CAM) for {finding.title}, {subject.model}",
+                    explanation=codes.GRAD_CAM,
+                )
+            )
+    summary = draw_summary(subject, small, tuple(thumbnails))
+    derivation = f"Summary of the AI reading, {subject.model}"
+    first = build_capture(subject, summary.image, kind="summary", label="", number=1, derivation=derivation)
+    return [first, *heatmaps]

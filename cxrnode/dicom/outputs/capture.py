@@ -1,0 +1,114 @@
+"""A picture as a Secondary Capture (PS3.3 A.8.1): single-frame RGB, in a series of its own for each film and revision.
+
+It never claims the geometry of the film: the film is resampled and a legend stands beside it, so no pixel spacing is
+given and no viewer measures millimetres on it.
+"""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+from pydicom.dataset import Dataset
+
+from cxrnode.core.findings import Concept
+from cxrnode.dicom.outputs import codes
+from cxrnode.dicom.outputs.common import DISCLAIMER, Subject, put_common
+from cxrnode.dicom.outputs.content import Image as Reference
+from cxrnode.dicom.outputs.content import encoded_concept, reference
+from cxrnode.dicom.outputs.encoding import EXPLICIT_LITTLE, JPEG_BASELINE, Attributes, part10
+from cxrnode.dicom.outputs.settings import SC_SERIES_NUMBER, SECONDARY_CAPTURE, Output
+from cxrnode.dicom.outputs.source import plain, raw_value
+
+_JPEG_QUALITY = 92
+
+#: Lossy transfer syntaxes and the method each stands for (PS3.3 C.7.6.1.1.5.1): a film may forget to say so.
+_LOSSY = {
+    "1.2.840.10008.1.2.4.50": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.51": "ISO_10918_1",
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+    "1.2.840.10008.1.2.4.91": "ISO_15444_1",
+}
+
+
+def build_capture(
+    subject: Subject,
+    picture: Image.Image,
+    *,
+    kind: str,
+    label: str,
+    number: int,
+    derivation: str,
+    explanation: Concept | None = None,
+) -> Output:
+    """The picture, RGB, as a file; `explanation` is the coded way in which it explains a finding (CID 217)."""
+    syntax = JPEG_BASELINE if subject.settings.encoding == "jpeg" else EXPLICIT_LITTLE
+    uid = subject.uid("sc", kind, label, syntax)
+    target = Attributes()
+    moment = put_common(subject, target, sop_class_uid=SECONDARY_CAPTURE, sop_instance_uid=uid)
+    target.put("Modality", "OT").put("ConversionType", "SYN").put("ImageType", "DERIVED", "SECONDARY", "OTHER")
+    target.put("SeriesInstanceUID", subject.uid("sc-series")).put("SeriesNumber", SC_SERIES_NUMBER)
+    target.put("InstanceNumber", number).put("SeriesDescription", subject.description("maps"))
+    target.put("DateOfSecondaryCapture", moment.date).put("TimeOfSecondaryCapture", moment.time)
+    target.put("BurnedInAnnotation", "YES").put("RecognizableVisualFeatures", "NO")
+    target.put("ImageComments", DISCLAIMER).put("DerivationDescription", derivation)
+    if explanation is not None:
+        target.put_items("DerivationCodeSequence", [encoded_concept(explanation)])
+    target.put("PatientOrientation", *_orientation(subject.source))
+    target.put_items("SourceImageSequence", [_source_image(subject.source)])
+    _put_pixels(subject.source, picture, target, syntax)
+    data = part10(target, sop_class_uid=SECONDARY_CAPTURE, sop_instance_uid=uid, transfer_syntax_uid=syntax)
+    return Output(
+        kind=kind,
+        label=label,
+        sop_class_uid=SECONDARY_CAPTURE,
+        sop_instance_uid=uid,
+        transfer_syntax_uid=syntax,
+        instance_number=number,
+        data=data,
+    )
+
+
+def _source_image(source: Dataset) -> Attributes:
+    film = Reference(plain(source, "SOPClassUID"), plain(source, "SOPInstanceUID"))
+    target = reference(film).put("SpatialLocationsPreserved", "NO")
+    return target.put_items("PurposeOfReferenceCodeSequence", [encoded_concept(codes.PROCESSED_SOURCE)])
+
+
+def _orientation(source: Dataset) -> tuple[str, ...]:
+    """The film's rows and columns as it states them, or nothing (type 2C): never invented."""
+    parts = tuple(part.strip() for part in plain(source, "PatientOrientation").split("\\"))
+    return parts if len(parts) == 2 and all(p and set(p) <= set("APRLHF") for p in parts) else ()
+
+
+def _put_pixels(source: Dataset, picture: Image.Image, target: Attributes, syntax: str) -> None:
+    jpeg = syntax == JPEG_BASELINE
+    raw = picture.tobytes()
+    target.put("Rows", picture.height).put("Columns", picture.width).put("SamplesPerPixel", 3)
+    target.put("PhotometricInterpretation", "YBR_FULL_422" if jpeg else "RGB").put("PlanarConfiguration", 0)
+    target.put("BitsAllocated", 8).put("BitsStored", 8).put("HighBit", 7).put("PixelRepresentation", 0)
+    ratios, methods = _losses(source)
+    if jpeg:
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling="4:2:2")
+        frame = buffer.getvalue()
+        target.put_frame(frame)
+        ratios, methods = [*ratios, f"{len(raw) / len(frame):.2f}"], [*methods, "ISO_10918_1"]
+    else:
+        target.put_pixels(raw)
+    # Once lossy, for ever lossy (PS3.3 C.7.6.1.1.5): the film's own losses are handed on.
+    target.put("LossyImageCompression", "01" if methods else "00")
+    if methods:
+        target.put("LossyImageCompressionRatio", *ratios).put("LossyImageCompressionMethod", *methods)
+
+
+def _losses(source: Dataset) -> tuple[list[str], list[str]]:
+    """Ratio and method of each lossy step the film has been through; a ratio not stated is given as 1."""
+    meta = getattr(source, "file_meta", None)
+    syntax = str(meta.get("TransferSyntaxUID", "")) if meta is not None else ""
+    if plain(source, "LossyImageCompression") != "01" and syntax not in _LOSSY:
+        return [], []
+    methods = [m for m in plain(source, "LossyImageCompressionMethod").split("\\") if m]
+    ratios = [r for r in raw_value(source, "LossyImageCompressionRatio").decode("latin-1").split("\\") if r.strip()]
+    methods = methods or [_LOSSY.get(syntax, "ISO_10918_1")]
+    return (ratios + ["1"] * len(methods))[: len(methods)], methods

@@ -1,0 +1,79 @@
+"""The picture of one finding: the film with its map, and beside it a legend that lets it be read on its own.
+
+Nothing is written on the anatomy, and no patient is named. All pictures of a report share one frame, so that the film
+stands still while a reader scrolls through them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from cxrnode.core.findings import Decision, Finding, Scale
+from cxrnode.dicom.outputs.common import DEMONSTRATION, NOT_FOR_DIAGNOSIS, Subject, limits_in_words, quantity
+from cxrnode.dicom.outputs.drawing import AMBER, BLACK, BLUE, BODY, MUTED, SMALL, TRACK, WHITE, Page
+from cxrnode.dicom.outputs.frame import Badge, Bar, Frame, Legend, Line, draw_legend
+from cxrnode.dicom.outputs.influence import CONTOUR_LEVEL, Grey, Influence, colour_bar, overlay
+
+NOT_AN_OUTLINE = "Region of influence, not an outline of a lesion nor its side; not the diagnostic image."
+NO_LOCALISATION = "No localisation: nothing on this film reaches the floor of the scale."
+
+BADGES: dict[Decision, Badge] = {
+    Decision.PRESENT: Badge("PRESENT", BLACK, AMBER),
+    Decision.UNDETERMINED: Badge("UNDETERMINED", BLACK, BLUE),
+    Decision.ABSENT: Badge("ABSENT", WHITE, TRACK),
+}
+
+
+def scaled(film: Grey, size: tuple[int, int]) -> Grey:
+    """The film at another size (width, height), averaged where it shrinks."""
+    return np.array(Image.fromarray(film).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+
+
+def legend_of(subject: Subject, finding: Finding, shown: Influence) -> Legend:
+    """What stands beside the film, from the most to the least urgent."""
+    scale, settings = subject.report.scale, subject.settings
+    word = "" if scale is Scale.PROBABILITY else " (not a probability)"
+    colour = settings.style == "colour" and not shown.empty
+    demonstration = subject.report.reader.demonstration
+    return Legend(
+        title=finding.title,
+        badge=BADGES[finding.decision],
+        bar=Bar(colour_bar(256, 8), CONTOUR_LEVEL) if colour else None,
+        lines=(
+            Line(f"AI {quantity(finding, scale)}{word}: {limits_in_words(finding, scale)}.", BODY),
+            Line(NO_LOCALISATION, SMALL, AMBER) if shown.empty else Line(_scale_in_words(shown, colour=colour)),
+            Line(NOT_AN_OUTLINE, SMALL, AMBER),
+            Line(f"Film: {subject.film}."),
+            Line(f"Read {subject.moment.spoken} by {subject.model}, {subject.bundle}."),
+            Line(f"{open_findings(subject)} All findings: image 1 of this series.", SMALL, MUTED),
+        ),
+        last=Line(NOT_FOR_DIAGNOSIS, BODY, AMBER),
+        warning=Badge(DEMONSTRATION, BLACK, AMBER) if demonstration else None,
+    )
+
+
+def draw_heatmap(subject: Subject, finding: Finding, shown: Influence, film: Grey, frame: Frame) -> Page:
+    """The picture; `film` is uint8 of the frame's film size."""
+    page = Page(frame.width, frame.height)
+    page.image.paste(overlay(film, shown, colour=subject.settings.style == "colour"), frame.film[:2])
+    draw_legend(page, legend_of(subject, finding, shown), frame)
+    return page
+
+
+def open_findings(subject: Subject) -> str:
+    """What is undetermined and what was not assessed."""
+    parts = []
+    for word, decision in (("Undetermined", Decision.UNDETERMINED), ("Not assessed", Decision.NOT_ASSESSED)):
+        titles = [f.title for f in subject.report.having(decision)]
+        parts.append(f"{word}: {', '.join(titles) if titles else 'none'}.")
+    return " ".join(parts)
+
+
+def _scale_in_words(shown: Influence, *, colour: bool) -> str:
+    peak = f"peak here {shown.peak:.2f}" if shown.peak <= 1 else "peak here above 1"
+    line = f"White line: {CONTOUR_LEVEL}" if shown.peak >= CONTOUR_LEVEL else f"Too weak for a line, drawn at {CONTOUR_LEVEL}"
+    scale = "of the fixed scale of influence on the score"
+    if colour:
+        return f"Colour: influence on the score, fixed scale, nothing drawn at 0. {line}; {peak}."
+    return f"{line} {scale}; {peak}."

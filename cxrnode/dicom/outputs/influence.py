@@ -1,0 +1,146 @@
+"""The map over the film: hue says where the evidence lies, the film's luminance stays, a line closes the region.
+
+Colour keeps the luma of every pixel (Y of PS3.3 C.7.6.3.1.2), so that a film converted to grey comes out as it went
+in and no shadow is hidden or made by the map. The scale is fixed for each finding: nothing below its floor, full
+colour from its ceiling on. The contour is the border of what lies at or above CONTOUR_LEVEL of that scale.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cxrnode.core.findings import Finding
+
+Grey: TypeAlias = npt.NDArray[np.uint8]
+
+CONTOUR_LEVEL = 0.5
+
+#: Hue angles in the chroma plane of YCbCr, in degrees, over the scale: blue, violet, pink, red.
+_RAMP = ((0.0, 345.0), (0.35, 25.0), (0.65, 75.0), (1.0, 116.0))
+_LUMA = np.array([0.299, 0.587, 0.114])
+_COARSE = 4
+_REACH = 16.0
+_LINE_PX = 1.6
+_HALO_PX = 3.4
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Influence:
+    """The map of one finding on the scale of its bundle.
+
+    `cells`: float32 (h, w), 0 at the floor, 1 at the ceiling, row 0 = top; may exceed 1. `peak` is its highest value.
+    """
+
+    cells: npt.NDArray[np.float32]
+    peak: float
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing lies above the floor: no localisation."""
+        return self.peak <= 0.0
+
+
+def influence(saliency: npt.NDArray[np.float16], finding: Finding) -> Influence:
+    """The map of a finding from the saliency, float16 (C, h, w). Values that are no numbers count as nothing."""
+    cells = np.nan_to_num(saliency[finding.index].astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    span = finding.map_ceiling - finding.map_floor
+    if not span > 0:
+        return Influence(np.zeros_like(cells), 0.0)
+    cells = np.maximum((cells - np.float32(finding.map_floor)) / np.float32(span), np.float32(0))
+    return Influence(cells, float(cells.max(initial=0.0)))
+
+
+def overlay(film: Grey, shown: Influence, *, colour: bool) -> Image.Image:
+    """The film, uint8 (H, W), with the map and its contour, or with the contour alone; RGB."""
+    height, width = film.shape
+    if shown.empty:
+        return Image.fromarray(film).convert("RGB")
+    value, distance = _levels(shown, width, height)
+    if not colour:
+        value = np.zeros_like(value)
+    pixels = np.take(_table(), (value.astype(np.uint16) << 8) | film).view(np.uint8).reshape(-1, 4)
+    if shown.peak >= CONTOUR_LEVEL:
+        near = np.flatnonzero(np.abs(distance.reshape(-1).astype(np.int16) - 128) < 8 * (_HALO_PX + 1))
+        halo, line = (stroke[distance.reshape(-1)[near]][:, None] for stroke in _strokes())
+        pixels[near] = np.rint((pixels[near] * (1 - halo)) * (1 - line) + 255 * line).astype(np.uint8)
+    return Image.frombuffer("RGBX", (width, height), pixels.tobytes(), "raw", "RGBX", 0, 1).convert("RGB")
+
+
+def colour_bar(width: int, height: int) -> Image.Image:
+    """The colours of the scale from 0 (left) to 1 (right) over a middle grey."""
+    value = np.linspace(0, 255, width).astype(np.uint16)
+    row = np.take(_table(), (value << 8) | np.uint16(118))
+    packed = np.repeat(row[None], height, axis=0)
+    return Image.frombuffer("RGBX", (width, height), packed.tobytes(), "raw", "RGBX", 0, 1).convert("RGB")
+
+
+def _levels(shown: Influence, width: int, height: int) -> tuple[Grey, Grey]:
+    """The scale as 0..255, and 128 + 8 times the distance in pixels from the contour (inside above 128)."""
+    coarse = (math.ceil(width / _COARSE), math.ceil(height / _COARSE))
+    smooth = np.asarray(Image.fromarray(shown.cells).resize(coarse, Image.Resampling.BICUBIC))
+    value = _fine(np.clip(smooth, 0, 1) * 255, width, height)
+    down, across = np.gradient(smooth)
+    slope = np.maximum(np.hypot(down / (height / coarse[1]), across / (width / coarse[0])), 1e-4)
+    distance = _fine(np.clip((smooth - CONTOUR_LEVEL) / slope, -_REACH, _REACH - 0.5) * 8 + 128, width, height)
+    # The contour closes along the edge of the film where the region runs out of it.
+    for depth in range(int(_REACH)):
+        limit = np.uint8(min(255, round(128 + 8 * (depth + 0.5 - _LINE_PX))))
+        for edge in (distance[depth : depth + 1], distance[height - 1 - depth : height - depth]):
+            np.minimum(edge, limit, out=edge)
+        for side in (distance[:, depth : depth + 1], distance[:, width - 1 - depth : width - depth]):
+            np.minimum(side, limit, out=side)
+    return value, distance
+
+
+def _fine(coarse: npt.NDArray[np.float32], width: int, height: int) -> Grey:
+    levels = Image.fromarray(np.rint(coarse).astype(np.uint8))
+    return np.array(levels.resize((width, height), Image.Resampling.BILINEAR))
+
+
+@functools.cache
+def _strokes() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Coverage in [0, 1] of the black halo and of the white line, for each coded distance."""
+    away = np.abs(np.arange(256) - 128) / 8.0
+    halo, line = (np.clip(reach + 0.5 - away, 0, 1).astype(np.float32) for reach in (_HALO_PX, _LINE_PX))
+    return halo * np.float32(0.75), line
+
+
+@functools.cache
+def _table() -> npt.NDArray[np.uint32]:
+    """RGB, packed, for each level of the scale (high byte) and each grey level (low byte) at the same luma."""
+    scale = np.arange(256) / 255.0
+    points, angles = np.array(_RAMP).T
+    angle = np.radians(np.interp(scale, points, np.unwrap(angles, period=360.0)))
+    chroma_blue, chroma_red = np.cos(angle), np.sin(angle)
+    # R, G, B offsets of a unit of chroma: their luma is zero by construction.
+    direction = np.stack(
+        [1.402 * chroma_red, -0.344136 * chroma_blue - 0.714136 * chroma_red, 1.772 * chroma_blue], axis=1
+    )
+    grey = np.arange(256.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        room = np.where(
+            direction[:, None, :] > 0,
+            (255.0 - grey[None, :, None]) / direction[:, None, :],
+            np.where(direction[:, None, :] < 0, -grey[None, :, None] / direction[:, None, :], np.inf),
+        ).min(axis=2)
+    strength = np.minimum(1.0, scale / 0.1) * (0.12 + 0.88 * scale)
+    reach = np.minimum(room, 150.0) * strength[:, None]
+    rgb = grey[None, :, None] + reach[:, :, None] * direction[:, None, :]
+    packed = np.zeros((256, 256, 4), np.uint8)
+    packed[:, :, :3] = _rounded(rgb, grey)
+    return packed.view(np.uint32).reshape(-1)
+
+
+def _rounded(rgb: npt.NDArray[np.float64], grey: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    """Rounded to whole levels, then green moved by the one step that brings the luma nearest to the grey level."""
+    whole = np.clip(np.rint(rgb), 0, 255)
+    error = grey[None, :] - whole @ _LUMA
+    whole[:, :, 1] = np.clip(whole[:, :, 1] + np.rint(error / _LUMA[1]), 0, 255)
+    return whole.astype(np.uint8)

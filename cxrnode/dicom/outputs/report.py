@@ -1,0 +1,264 @@
+"""The structured report of one film: TID 1500 Imaging Measurement Report (PS3.16), one group for each finding decided.
+
+It says Present, Absent or Undetermined of what was assessed and nothing of what was not; the concept Finding (121071)
+stands only where a finding is present, for readers that look no further. It never gives a side, an outline, or
+"normal". A film that was not analysed gets a report without groups that says so.
+"""
+
+from __future__ import annotations
+
+from pydicom.dataset import Dataset
+
+from cxrnode.core.findings import Concept, Decision, Finding, Outcome, Report, Scale
+from cxrnode.core.identity import derived_uid
+from cxrnode.dicom.outputs import codes
+from cxrnode.dicom.outputs.common import (
+    DEMONSTRATION,
+    DISCLAIMER,
+    NOTHING_FOUND,
+    Subject,
+    device_uid,
+    figures,
+    limits_in_words,
+    put_common,
+    quantity,
+    serial_number,
+)
+from cxrnode.dicom.outputs.content import (
+    Container,
+    CopiedConcept,
+    Image,
+    Item,
+    Number,
+    Relation,
+    Uid,
+    put_content,
+    reference,
+)
+from cxrnode.dicom.outputs.encoding import EXPLICIT_LITTLE, Attributes, ascii_text, part10
+from cxrnode.dicom.outputs.settings import MANUFACTURER, SR_CLASSES, SR_SERIES_NUMBER, Output
+from cxrnode.dicom.outputs.source import copied_items, plain, raw_value
+
+_REQUEST_TEXT = (
+    "PlacerOrderNumberImagingServiceRequest",
+    "FillerOrderNumberImagingServiceRequest",
+    "RequestedProcedureID",
+    "RequestedProcedureDescription",
+)
+
+
+def build_report(subject: Subject) -> Output:
+    """The structured report as a file."""
+    settings = subject.settings
+    sop_class = SR_CLASSES[settings.sr_class]
+    uid = subject.uid("sr", sop_class)
+    target = Attributes()
+    put_common(subject, target, sop_class_uid=sop_class, sop_instance_uid=uid)
+    target.put("Modality", "SR").put("SeriesInstanceUID", subject.uid("sr-series", sop_class))
+    target.put("SeriesNumber", SR_SERIES_NUMBER).put("InstanceNumber", 1)
+    target.put("SeriesDescription", subject.description("report"))
+    target.put("CompletionFlag", "COMPLETE").put("VerificationFlag", "UNVERIFIED").put("PreliminaryFlag", "PRELIMINARY")
+    target.put_items("ReferencedPerformedProcedureStepSequence").put_items("PerformedProcedureCodeSequence")
+    target.put_items("CodingSchemeIdentificationSequence", [_coding_scheme()])
+    requests = _requests(subject.source)
+    if requests:
+        target.put_items("ReferencedRequestSequence", requests)
+    target.put_items("CurrentRequestedProcedureEvidenceSequence", [_evidence(subject.source)])
+    put_content(_document(subject), target, root=True)
+    data = part10(target, sop_class_uid=sop_class, sop_instance_uid=uid, transfer_syntax_uid=EXPLICIT_LITTLE)
+    return Output(
+        kind="sr",
+        label="",
+        sop_class_uid=sop_class,
+        sop_instance_uid=uid,
+        transfer_syntax_uid=EXPLICIT_LITTLE,
+        instance_number=1,
+        data=data,
+    )
+
+
+def summary_text(report: Report) -> str:
+    """What was found, in sentences that stand alone."""
+    if report.outcome is not Outcome.ANALYSED:
+        reason = ascii_text(report.reason).rstrip(". ") or "no reason recorded"
+        return f"AI: not analysed. Reason: {reason}. Nothing is said about any finding."
+    present = [
+        f"{f.title} ({quantity(f, report.scale)}, {limits_in_words(f, report.scale)})"
+        for f in report.having(Decision.PRESENT)
+    ]
+    parts = [f"AI: present: {'; '.join(present)}." if present else f"AI: {NOTHING_FOUND}"]
+    for word, decision in (
+        ("Undetermined", Decision.UNDETERMINED),
+        ("Absent", Decision.ABSENT),
+        ("Not assessed", Decision.NOT_ASSESSED),
+    ):
+        titles = [f.title for f in report.having(decision)]
+        if titles:
+            parts.append(f"{word}: {', '.join(titles)}.")
+    if report.scale is Scale.SCORE:
+        parts.append("A score is not a probability.")
+    if report.reader.demonstration:
+        parts.append(f"{DEMONSTRATION}.")
+    return ascii_text(" ".join(parts))
+
+
+def _document(subject: Subject) -> Item:
+    film = Image(plain(subject.source, "SOPClassUID"), plain(subject.source, "SOPInstanceUID"))
+    report = subject.report
+    groups: tuple[Item, ...] = ()
+    if report.outcome is Outcome.ANALYSED:
+        groups = tuple(_group(subject, f, film) for f in report.findings if f.decision in codes.PRESENCE)
+    return Item(
+        Relation.CONTAINS,
+        codes.IMAGING_MEASUREMENT_REPORT,
+        Container(template="1500"),
+        (
+            Item(Relation.MODIFIER, codes.LANGUAGE, codes.US_ENGLISH),
+            *_observer(subject),
+            Item(Relation.MODIFIER, codes.PROCEDURE_REPORTED, _procedure(subject.source)),
+            _library(subject.source, film),
+            # The container stands even when it is empty: viewers look into it unasked.
+            Item(Relation.CONTAINS, codes.IMAGING_MEASUREMENTS, Container(), groups),
+            _evaluations(subject),
+        ),
+    )
+
+
+def _observer(subject: Subject) -> tuple[Item, ...]:
+    return (
+        Item(Relation.CONTEXT, codes.OBSERVER_TYPE, codes.DEVICE),
+        Item(Relation.CONTEXT, codes.DEVICE_UID, Uid(device_uid(subject.settings))),
+        Item(Relation.CONTEXT, codes.DEVICE_NAME, subject.settings.device_name),
+        Item(Relation.CONTEXT, codes.DEVICE_MANUFACTURER, MANUFACTURER),
+        Item(Relation.CONTEXT, codes.DEVICE_MODEL, subject.report.reader.name),
+        Item(Relation.CONTEXT, codes.DEVICE_SERIAL, serial_number(subject)),
+    )
+
+
+def _library(source: Dataset, film: Image) -> Item:
+    described = [Item(Relation.ACQUISITION, codes.MODALITY, codes.modality_concept(plain(source, "Modality")))]
+    for name, keyword in ((codes.PIXEL_ROWS, "Rows"), (codes.PIXEL_COLUMNS, "Columns")):
+        count = source.get(keyword)
+        if isinstance(count, int) and count > 0:
+            described.append(Item(Relation.ACQUISITION, name, Number(str(count), codes.PIXELS)))
+    entry = Item(Relation.CONTAINS, codes.LIBRARY_SOURCE, film, tuple(described))
+    group = Item(Relation.CONTAINS, codes.IMAGE_LIBRARY_GROUP, Container(), (entry,))
+    return Item(Relation.CONTAINS, codes.IMAGE_LIBRARY, Container(), (group,))
+
+
+def _group(subject: Subject, finding: Finding, film: Image) -> Item:
+    """One measurement group (TID 1501) of a finding that has a decision."""
+    report, settings = subject.report, subject.settings
+    concept = codes.finding_concept(finding.label, settings.scheme, settings.concepts)
+    tracking = derived_uid("tracking", film.sop_instance_uid, finding.label)
+    present = (Item(Relation.CONTAINS, codes.FINDING, concept),) if finding.decision is Decision.PRESENT else ()
+    return Item(
+        Relation.CONTAINS,
+        codes.MEASUREMENT_GROUP,
+        Container(template="1501"),
+        (
+            Item(Relation.CONTEXT, codes.TRACKING_IDENTIFIER, f"CXR {finding.title}"),
+            Item(Relation.CONTEXT, codes.TRACKING_UID, Uid(tracking)),
+            *present,
+            Item(Relation.MODIFIER, codes.FINDING_SITE, codes.finding_site(finding.label)),
+            *_algorithm(subject, finding),
+            _score(finding, report.scale, film),
+            Item(Relation.CONTAINS, concept, codes.PRESENCE[finding.decision]),
+            Item(Relation.CONTAINS, codes.SOURCE_OF_MEASUREMENT, film),
+        ),
+    )
+
+
+def _algorithm(subject: Subject, finding: Finding) -> tuple[Item, ...]:
+    """Which model with which parameters said so (TID 4019)."""
+    reader = subject.report.reader
+    name = f"{reader.name} ({DEMONSTRATION})" if reader.demonstration else reader.name
+    limits = finding.thresholds
+    parameters = [
+        f"weights=sha256:{reader.weights_digest.removeprefix('sha256:')}",
+        f"bundle=sha256:{reader.bundle_digest.removeprefix('sha256:')}",
+        f"calibration={reader.calibration or 'none'}",
+        f"engine={reader.engine}",
+        f"output_label={finding.label}",
+    ]
+    if limits is not None:
+        parameters += [f"rule_out_below={limits.rule_out!r}", f"rule_in_at_or_above={limits.rule_in!r}"]
+    return (
+        Item(Relation.MODIFIER, codes.ALGORITHM_NAME, name),
+        Item(Relation.MODIFIER, codes.ALGORITHM_VERSION, reader.version),
+        Item(Relation.MODIFIER, codes.ALGORITHM_MANUFACTURER, MANUFACTURER),
+        *(Item(Relation.MODIFIER, codes.ALGORITHM_PARAMETERS, p) for p in parameters),
+        Item(Relation.MODIFIER, codes.ALGORITHM_FAMILY, codes.ARTIFICIAL_INTELLIGENCE),
+    )
+
+
+def _score(finding: Finding, scale: Scale, film: Image) -> Item:
+    name, unit = (
+        (codes.PROBABILITY, codes.PERCENT) if scale is Scale.PROBABILITY else (codes.AI_SCORE, codes.NO_UNITS)
+    )
+    # OHIF looks into the items of every number unasked.
+    source = Item(Relation.INFERRED, codes.SOURCE_OF_MEASUREMENT, film)
+    return Item(Relation.CONTAINS, name, Number(figures(finding, scale)[0], unit), (source,))
+
+
+def _evaluations(subject: Subject) -> Item:
+    report = subject.report
+    items = [Item(Relation.CONTAINS, codes.SUMMARY, summary_text(report))]
+    checked = report.plausibility
+    if checked is not None:
+        verdict = "plausible" if checked.plausible else "not plausible"
+        text = f"The film is {verdict} for the model: distance {checked.distance:.4g}, limit {checked.limit:.4g}."
+        items.append(Item(Relation.CONTAINS, codes.PLAUSIBILITY, text))
+    items += [Item(Relation.CONTAINS, codes.COMMENT, note) for note in (*report.notes, DISCLAIMER)]
+    return Item(Relation.CONTAINS, codes.QUALITATIVE_EVALUATIONS, Container(separate=True), tuple(items))
+
+
+def _procedure(source: Dataset) -> Concept | CopiedConcept:
+    """The procedure that the film itself states, else a plain chest X-ray."""
+    stated = list(source.get("ProcedureCodeSequence") or ())
+    for request in source.get("RequestAttributesSequence") or ():
+        stated += request.get("RequestedProcedureCodeSequence") or ()
+    for code in stated:
+        parts = {k: raw_value(code, k) for k in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")}
+        if all(parts.values()):
+            copied = Attributes()
+            for keyword, value in parts.items():
+                copied.put(keyword, value)
+            version = raw_value(code, "CodingSchemeVersion")
+            if version:
+                copied.put("CodingSchemeVersion", version)
+            return CopiedConcept(copied.encode())
+    return codes.PLAIN_CHEST_XRAY
+
+
+def _requests(source: Dataset) -> list[Attributes]:
+    """The requests that the film fulfils (PS3.3 C.17.2, type 1C), as the film names them."""
+    requests = []
+    for request in source.get("RequestAttributesSequence") or ():
+        target = Attributes().put("StudyInstanceUID", raw_value(source, "StudyInstanceUID"))
+        target.put_items("ReferencedStudySequence")
+        target.put("AccessionNumber", raw_value(request, "AccessionNumber") or raw_value(source, "AccessionNumber"))
+        for keyword in _REQUEST_TEXT:
+            target.put(keyword, raw_value(request, keyword))
+        target.put_items("RequestedProcedureCodeSequence", copied_items(request, "RequestedProcedureCodeSequence"))
+        requests.append(target)
+    return requests
+
+
+def _evidence(source: Dataset) -> Attributes:
+    """The film as evidence (PS3.3 C.17.2.3)."""
+    film = Image(plain(source, "SOPClassUID"), plain(source, "SOPInstanceUID"))
+    series = Attributes().put_items("ReferencedSOPSequence", [reference(film)])
+    series.put("SeriesInstanceUID", raw_value(source, "SeriesInstanceUID"))
+    study = Attributes().put_items("ReferencedSeriesSequence", [series])
+    return study.put("StudyInstanceUID", raw_value(source, "StudyInstanceUID"))
+
+
+def _coding_scheme() -> Attributes:
+    return (
+        Attributes()
+        .put("CodingSchemeDesignator", codes.PRIVATE)
+        .put("CodingSchemeName", "cxrnode local codes")
+        .put("CodingSchemeResponsibleOrganization", "cxrnode")
+        .put("CodingSchemeVersion", "1")
+    )

@@ -1,0 +1,204 @@
+"""The first picture of every series: all that was found on one film, and what was not looked at, on one page.
+
+It is sent even when nothing is shown, and when the film was not analysed, because silence reads as negative. It is
+drawn from the report alone; without a film it is the same page with a gap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from PIL import Image
+
+from cxrnode.core.findings import Decision, Finding, Outcome, Scale
+from cxrnode.dicom.outputs.common import DEMONSTRATION, NOT_FOR_DIAGNOSIS, NOTHING_FOUND, Subject, figures
+from cxrnode.dicom.outputs.drawing import (
+    AMBER,
+    BLACK,
+    BLUE,
+    BODY,
+    GREY,
+    LARGE,
+    MUTED,
+    SMALL,
+    TRACK,
+    WHITE,
+    Colour,
+    Page,
+    line_height,
+    shortened,
+    text_width,
+    wrapped,
+)
+from cxrnode.dicom.outputs.frame import badge_width
+from cxrnode.dicom.outputs.heatmap import NOT_AN_OUTLINE, open_findings
+from cxrnode.dicom.outputs.influence import Grey
+
+_MARGIN = 24
+_ROW = 37
+_THUMBNAIL = 300
+_CAPTION = 212
+_INKS: dict[Decision, Colour] = {
+    Decision.PRESENT: AMBER,
+    Decision.UNDETERMINED: BLUE,
+    Decision.ABSENT: WHITE,
+    Decision.NOT_ASSESSED: MUTED,
+}
+_FILLS: dict[Decision, Colour] = {Decision.PRESENT: AMBER, Decision.UNDETERMINED: BLUE, Decision.ABSENT: GREY}
+_WORDS: dict[Decision, str] = {
+    Decision.PRESENT: "present",
+    Decision.UNDETERMINED: "undetermined",
+    Decision.ABSENT: "absent",
+    Decision.NOT_ASSESSED: "not assessed",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A heatmap made small: the film with its map, RGB, and the finding it is of."""
+
+    finding: Finding
+    picture: Image.Image
+
+
+def draw_summary(subject: Subject, film: Grey | None, thumbnails: tuple[Thumbnail, ...]) -> Page:
+    """The summary page; `film` is uint8 (H, W) of any size or None where it could not be read."""
+    side = subject.settings.max_px
+    page = Page(side, side)
+    y = _draw_head(page, subject)
+    if subject.report.outcome is Outcome.ANALYSED:
+        y = _draw_result(page, subject, y)
+        rows = (max(len(subject.report.findings), 10)) * _ROW + line_height(SMALL)
+        _draw_film(page, film, (_MARGIN, y, side * 43 // 100, y + rows))
+        _draw_bars(page, subject, side * 45 // 100, y)
+        y += rows + 14
+        notes = _notes(subject, bool(thumbnails))
+        below = sum(len(wrapped(n, SMALL, side - 2 * _MARGIN)) for n in notes) * line_height(SMALL) + 70
+        y = _draw_thumbnails(page, thumbnails, y, side - below)
+        for note in notes:
+            y = page.paragraph(_MARGIN, y, side - 2 * _MARGIN, note, SMALL)
+    else:
+        y = _draw_reason(page, subject, y)
+    return _cut(page, _draw_foot(page, subject, y + 16))
+
+
+def _draw_head(page: Page, subject: Subject) -> int:
+    width = page.image.width - 2 * _MARGIN
+    y = page.paragraph(_MARGIN, 14, width, "AI reading of one chest film", LARGE)
+    y = page.paragraph(_MARGIN, y + 2, width, f"Film: {subject.film}", SMALL, MUTED)
+    when = f"Read {subject.moment.spoken} by {subject.model}, {subject.bundle}"
+    return page.paragraph(_MARGIN, y, width, when, SMALL, MUTED) + 8
+
+
+def _draw_reason(page: Page, subject: Subject, y: int) -> int:
+    width = page.image.width - 2 * _MARGIN
+    y = page.paragraph(_MARGIN, y + 16, width, "AI: not analysed", LARGE, AMBER)
+    y = page.paragraph(_MARGIN, y + 6, width, f"Reason: {subject.report.reason or 'no reason recorded'}", BODY)
+    silence = "Nothing is said about any finding: this is neither positive nor negative."
+    return page.paragraph(_MARGIN, y + 6, width, silence, BODY)
+
+
+def _draw_result(page: Page, subject: Subject, y: int) -> int:
+    """The one sentence that must be right when nothing else is read."""
+    present = subject.report.having(Decision.PRESENT)
+    result = f"Present: {', '.join(f.title for f in present)}" if present else NOTHING_FOUND
+    return page.paragraph(_MARGIN, y, page.image.width - 2 * _MARGIN, result, LARGE, AMBER) + 12
+
+
+def _draw_film(page: Page, film: Grey | None, box: tuple[int, int, int, int]) -> None:
+    left, top, right, bottom = box
+    if film is None:
+        page.text(left, top, "no picture of the film", SMALL, MUTED)
+        return
+    small = _within(Image.fromarray(film), right - left, bottom - top)
+    page.image.paste(small, (left + (right - left - small.width) // 2, top))
+
+
+def _draw_bars(page: Page, subject: Subject, x: int, y: int) -> None:
+    """The findings by decision, then by score, each on a track from 0 to 1 with its thresholds."""
+    report = subject.report
+    number = x + 216
+    decided = page.image.width - _MARGIN - text_width("undetermined", SMALL)
+    track = (number + 86, decided - 16)
+    page.text(number, y, "prob. %" if report.scale is Scale.PROBABILITY else "score", SMALL, MUTED)
+    page.text(track[0], y, "0", SMALL, MUTED)
+    end = "100" if report.scale is Scale.PROBABILITY else "1"
+    page.text(track[1] - text_width(end, SMALL), y, end, SMALL, MUTED)
+    page.text(decided, y, "decision", SMALL, MUTED)
+    y += line_height(SMALL) + 4
+    for decision, ink in _INKS.items():
+        for finding in report.having(decision):
+            page.text(x, y, shortened(finding.title, SMALL, 206), SMALL, ink)
+            page.text(decided, y, _WORDS[decision], SMALL, ink)
+            if decision is Decision.NOT_ASSESSED:
+                page.text(number, y, "no score given", SMALL, ink)
+            else:
+                page.text(number, y, figures(finding, report.scale)[0][:6], SMALL, ink)
+                _draw_track(page, finding, track, y + 4)
+            y += _ROW
+
+
+def _draw_track(page: Page, finding: Finding, ends: tuple[int, int], y: int) -> None:
+    left, right = ends
+    low = y + 20
+    page.draw.rectangle((left, y, right, low), fill=TRACK)
+    reach = left + round((right - left) * min(1.0, max(0.0, finding.score)))
+    page.draw.rectangle((left, y, reach, low), fill=_FILLS[finding.decision])
+    if finding.decision is Decision.UNDETERMINED:  # told apart on a grey-scale monitor too
+        for stripe in range(left + 6, reach, 12):
+            page.draw.line((stripe, y, stripe, low), fill=BLACK, width=3)
+    limits = finding.thresholds
+    for value in (limits.rule_out, limits.rule_in) if limits is not None else ():
+        at = left + round((right - left) * value)
+        page.draw.line((at, y - 6, at, low + 6), fill=BLACK, width=7)
+        page.draw.line((at, y - 6, at, low + 6), fill=WHITE, width=3)
+
+
+def _draw_thumbnails(page: Page, thumbnails: tuple[Thumbnail, ...], top: int, bottom: int) -> int:
+    """The heatmaps in one row; returns the y below it."""
+    if not thumbnails:
+        return top
+    cell = (page.image.width - 2 * _MARGIN) // max(3, len(thumbnails))
+    caption = 2 * line_height(SMALL) + 8
+    height = min(_THUMBNAIL, bottom - top - 12)
+    small = [_within(t.picture, cell - _CAPTION, height) for t in thumbnails]
+    beside = min(picture.height for picture in small) > height - caption  # else the pictures are larger over them
+    if not beside:
+        small = [_within(t.picture, cell - 14, height - caption) for t in thumbnails]
+    lowest = top + max(picture.height for picture in small)
+    for place, (thumbnail, picture) in enumerate(zip(thumbnails, small, strict=True)):
+        x = _MARGIN + place * cell
+        page.image.paste(picture, (x, top))
+        left, y = (x + picture.width + 12, top) if beside else (x, lowest + 4)
+        width = x + cell - 10 - left
+        page.text(left, y, shortened(thumbnail.finding.title, SMALL, width), SMALL)
+        page.text(left, y + line_height(SMALL), f"image {place + 2}", SMALL, MUTED)
+    return lowest + 16 + (0 if beside else caption)
+
+
+def _notes(subject: Subject, thumbnails: bool) -> list[str]:
+    kind = "Probability in percent." if subject.report.scale is Scale.PROBABILITY else "A score is not a probability."
+    ticks = "White marks on a bar: its thresholds; present from the right one on, absent below the left one."
+    notes = [open_findings(subject), f"{kind} {ticks}"]
+    if thumbnails:
+        notes.append(f"Colour and line: {NOT_AN_OUTLINE[0].lower()}{NOT_AN_OUTLINE[1:]}")
+    return notes
+
+
+def _draw_foot(page: Page, subject: Subject, y: int) -> int:
+    page.text(_MARGIN, y, NOT_FOR_DIAGNOSIS, BODY, AMBER)
+    if subject.report.reader.demonstration:
+        left = page.image.width - _MARGIN - badge_width(DEMONSTRATION)
+        page.badge(left, y - 2, DEMONSTRATION, BODY, ink=BLACK, ground=AMBER)
+    return y + line_height(BODY) + 12
+
+
+def _cut(page: Page, height: int) -> Page:
+    page.image = page.image.crop((0, 0, page.image.width, min(height, page.image.height)))
+    return page
+
+
+def _within(picture: Image.Image, width: int, height: int) -> Image.Image:
+    scale = min(width / picture.width, height / picture.height)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)

@@ -1,0 +1,150 @@
+"""The composition root: here the parts are wired, and a role's process begins.
+
+`python -m cxrnode.node ROLE ...` is how the supervisor starts a role; people use `cxrnode serve`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from cxrnode import telemetry
+from cxrnode.config import Config, load_config
+from cxrnode.errors import ConfigError, CxrnodeError
+from cxrnode.spool import FolderSpool
+from cxrnode.store import upgrade
+from cxrnode.store.database import Database
+
+
+def open_database(config: Config) -> Database:
+    """The store of a configuration. Raises ConfigError where the folder of an SQLite file cannot be made."""
+    database = Database(config.database_url)
+    if database.is_sqlite:
+        try:
+            config.node.data_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        except OSError as error:
+            raise ConfigError(
+                f"node.data_dir: {config.node.data_dir} cannot be made ({error.strerror}); "
+                "name a folder that the service may write to"
+            ) from None
+    return database
+
+
+def open_spool(config: Config) -> FolderSpool:
+    """The spool of a configuration. Raises Transient where its folder cannot be made."""
+    return FolderSpool(config.spool_dir)
+
+
+def serve(config: Config, *, announce: bool = True) -> None:
+    """Run the node until SIGTERM. Raises ConfigError, SchemaMismatch or Transient where it cannot start."""
+    from cxrnode.supervisor import Supervisor, addresses, modality_lines
+
+    telemetry.configure(level=config.log.level, format=config.log.format, role="supervisor")
+    database = open_database(config)
+    upgrade.upgrade(database)
+    open_spool(config)
+
+    def ready() -> None:
+        if announce:
+            print("\n".join(modality_lines(config, addresses(config.listen.host))), file=sys.stderr, flush=True)
+
+    Supervisor(
+        config, database, config_path=str(config.source) if config.source else None, on_ready=ready
+    ).run()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m cxrnode.node")
+    parser.add_argument("role", choices=("receive", "infer", "send", "tend"))
+    parser.add_argument("--owner", required=True)
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--listening", type=int)
+    parser.add_argument("--config", type=Path)
+    return parser.parse_args()
+
+
+def _follow_supervisor(channel: socket.socket, stopping: threading.Event) -> None:
+    """End in good order when the supervisor is gone: its end of the channel closes with it."""
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):
+            while channel.recv(64):
+                pass
+        stopping.set()
+
+    threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
+
+
+def run_role() -> int:
+    """The entry of a role's process; the exit status is 0 after a drain, 1 after a fault that is told in the log."""
+    arguments = _arguments()
+    config = load_config(arguments.config)
+    telemetry.configure(level=config.log.level, format=config.log.format, role=arguments.role)
+    channel = socket.socket(fileno=arguments.channel)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    _follow_supervisor(channel, stopping)
+    last_beat = 0.0
+
+    def tell(word: bytes) -> None:
+        with contextlib.suppress(OSError):
+            channel.send(word, socket.MSG_DONTWAIT)
+
+    def beat() -> None:
+        nonlocal last_beat
+        if time.monotonic() - last_beat > 1.0:
+            last_beat = time.monotonic()
+            tell(b".")
+
+    from cxrnode.roles.context import Context, log
+
+    try:
+        database = open_database(config)
+        context = Context(
+            config=config,
+            database=database,
+            spool=open_spool(config),
+            owner=arguments.owner,
+            stopping=stopping,
+            beat=beat,
+            ready=lambda: tell(b"R"),
+        )
+        upgrade.require(database)
+        # Each process loads its own role alone: receive, send and tend never import torch.
+        match arguments.role:
+            case "receive":
+                from cxrnode.roles import receive
+
+                receive.run(context, socket.socket(fileno=arguments.listening))
+            case "infer":
+                from cxrnode.roles import infer
+
+                infer.run(context)
+            case "send":
+                from cxrnode.roles import send
+
+                send.run(context)
+            case _:
+                from cxrnode.roles import tend
+
+                tend.run(context)
+    except CxrnodeError as error:
+        log.error("role_failed", reason=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    status = run_role()
+    # Threads of libraries may still hang in a dead peer's socket: what had to be finished is finished.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

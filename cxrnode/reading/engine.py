@@ -1,0 +1,140 @@
+"""The engine: films in, readings out. Knows neither thresholds nor patients; writes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cxrnode.errors import BundleError, Rejected, UnreadableImage
+from cxrnode.reading.bundle import Bundle
+from cxrnode.reading.manifest import Input, Saliency
+from cxrnode.reading.network import Pass, build_network
+from cxrnode.reading.plausibility import Cloud
+
+Film = npt.NDArray[np.uint8]
+
+
+class NotFinite(Rejected):
+    """The model gave a score, map or distance that is not a finite number: nothing can be said about the film."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reading:
+    """What the network gives for one film, before any threshold.
+
+    scores: float32 (C,) in [0, 1]; saliency: float16 (C, h, w), >= 0, unscaled Grad-CAM in units of the logit,
+    row 0 = top of the film, None where the bundle makes no maps; distance: >= 0, from the training films, about 1
+    for a film like them.
+    """
+
+    scores: npt.NDArray[np.float32]
+    saliency: npt.NDArray[np.float16] | None
+    distance: float
+
+
+class Engine(Protocol):
+    """A way to run a bundle. `name` says library, version, device and arithmetic; it stands in every report."""
+
+    @property
+    def name(self) -> str:
+        """What ran the model."""
+        ...
+
+    def read(self, films: Sequence[Film]) -> list[Reading]:
+        """Read films, each uint8 (H, W), 0 = black, row 0 = top. Raises NotFinite or UnreadableImage."""
+        ...
+
+
+def prepare(film: Film, given: Input) -> npt.NDArray[np.float32]:
+    """Return float32 (channels, size, size): squashed with Pillow's bilinear filter, as in training.
+
+    Raises UnreadableImage for what is no film: another type, shape or no pixels.
+    """
+    if film.dtype != np.uint8 or film.ndim != 2 or 0 in film.shape:
+        raise UnreadableImage(f"a film is uint8 (H, W) with pixels, not {film.dtype} {film.shape}")
+    small = Image.fromarray(film).resize((given.size, given.size), Image.Resampling.BILINEAR)
+    grey = np.asarray(small, np.float32) / np.float32(255)
+    mean = np.array(given.mean, np.float32)[:, None, None]
+    std = np.array(given.std, np.float32)[:, None, None]
+    prepared: npt.NDArray[np.float32] = (grey[None] - mean) / std
+    return prepared
+
+
+class TorchEngine:
+    """PyTorch in float32: CUDA where there is a device, else all cores of the processor.
+
+    Not bit-identical between batch sizes or devices (the order of sums differs): scores agree to about 1e-5.
+    """
+
+    def __init__(self, bundle: Bundle, *, device: str | None = None, threads: int | None = None, batch: int = 16) -> None:
+        manifest = bundle.manifest
+        if manifest.input.channels != 3:
+            raise BundleError(f"manifest.toml: input.channels: {manifest.architecture} takes 3, not {manifest.input.channels}")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.device.type == "cuda":
+            # TF32 keeps ten bits: the same film must not read differently on another machine.
+            torch.backends.cudnn.allow_tf32 = False
+        else:
+            torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        self.batch = batch
+        self._input = manifest.input
+        self._saliency = manifest.saliency
+        network = build_network(bundle.weights, len(manifest.labels)).requires_grad_(False)
+        self._network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._cloud = Cloud.from_tensors(bundle.plausibility, self._network.classifier.in_features)
+
+    @property
+    def name(self) -> str:
+        """Library, version, device and arithmetic."""
+        return f"torch {torch.__version__} {self.device.type} float32"
+
+    def read(self, films: Sequence[Film]) -> list[Reading]:
+        """Read films, each uint8 (H, W), 0 = black, row 0 = top. Raises NotFinite or UnreadableImage."""
+        readings: list[Reading] = []
+        for start in range(0, len(films), self.batch):
+            inputs = np.stack([prepare(film, self._input) for film in films[start : start + self.batch]])
+            readings += self._read(torch.from_numpy(inputs))
+        return readings
+
+    def features(self, films: Sequence[Film]) -> npt.NDArray[np.float32]:
+        """Return the pooled features, float32 (N, K): what plausibility is fitted to."""
+        pooled = []
+        for start in range(0, len(films), self.batch):
+            inputs = np.stack([prepare(film, self._input) for film in films[start : start + self.batch]])
+            pooled.append(self._run(torch.from_numpy(inputs)).pooled.cpu().numpy())
+        return np.concatenate(pooled)
+
+    def _run(self, inputs: Tensor) -> Pass:
+        with torch.inference_mode():
+            return self._network.run(inputs.to(self.device, memory_format=torch.channels_last))
+
+    def _read(self, inputs: Tensor) -> list[Reading]:
+        done = self._run(inputs)
+        scores = done.logits.sigmoid().cpu().numpy()
+        distances = self._cloud.distances(done.pooled.cpu().numpy())
+        maps = self._maps(done, inputs)
+        if not (np.isfinite(scores).all() and np.isfinite(distances).all() and (maps is None or np.isfinite(maps).all())):
+            raise NotFinite
+        return [
+            Reading(scores=scores[i], saliency=None if maps is None else maps[i], distance=float(distances[i]))
+            for i in range(len(scores))
+        ]
+
+    def _maps(self, done: Pass, inputs: Tensor) -> npt.NDArray[np.float16] | None:
+        if self._saliency is Saliency.NONE:
+            return None
+        if self._saliency is Saliency.CLOSED:
+            with torch.inference_mode():
+                maps = self._network.maps(done)
+        else:
+            maps = self._network.maps_by_gradient(inputs.to(self.device, memory_format=torch.channels_last))
+        halves: npt.NDArray[np.float16] = maps.cpu().numpy().astype(np.float16)
+        return halves

@@ -1,0 +1,55 @@
+"""What every role is given, and the loop that all of them share: claim, do, settle."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from cxrnode.config import Config
+from cxrnode.errors import Transient
+from cxrnode.spool import FolderSpool
+from cxrnode.store.database import Database
+from cxrnode.wakeup import Waiter
+
+log = structlog.get_logger()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The wired parts of one role process.
+
+    `owner` names this process in leases, `stopping` is set when it is to end in good order, `beat` tells the
+    supervisor that the role lives, and `ready` that it does its work now.
+    """
+
+    config: Config
+    database: Database
+    spool: FolderSpool
+    owner: str
+    stopping: threading.Event
+    beat: Callable[[], None]
+    ready: Callable[[], None]
+
+
+def work_until_stopped(context: Context, waiter: Waiter, turn: Callable[[], bool], *, poll: float) -> None:
+    """Call `turn` until the role stops; when it found nothing to do, wait for a hint or the poll interval.
+
+    A passing fault (the database restarts, the spool is away) is logged and tried again; anything else is a bug
+    and ends the process, which the supervisor starts anew.
+    """
+    pause = poll
+    while not context.stopping.is_set():
+        context.beat()
+        try:
+            busy = turn()
+            pause = poll
+        except Transient as fault:
+            log.warning("role_waits", reason=str(fault), seconds=round(pause, 2))
+            context.stopping.wait(pause)
+            pause = min(pause * 2, 30.0)
+            continue
+        if not busy and not context.stopping.is_set():
+            waiter.wait(poll)

@@ -1,0 +1,284 @@
+"""The infer role: films become reports and outputs. The one role that loads torch.
+
+A film is decoded in a child that may die; everything that stands after a reading is durable in the spool before the
+one transaction that makes the job `reported`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+import structlog
+from pydicom.dataset import Dataset
+
+from cxrnode.core.findings import Outcome, Report
+from cxrnode.core.header import Header, Identity
+from cxrnode.core.routing import IntendedUse, within_intended_use
+from cxrnode.dicom.decoder import Decoded, Decoder, DecoderDied
+from cxrnode.dicom.header import identity_of, read_header
+from cxrnode.errors import BundleError, LeaseLost, Rejected, Transient, UnreadableImage
+from cxrnode.reading.bundle import Bundle, find_bundle, load_bundle
+from cxrnode.reading.engine import Engine, Reading, TorchEngine
+from cxrnode.roles.context import Context, work_until_stopped
+from cxrnode.roles.leases import LeaseKeeper
+from cxrnode.roles.publish import Publisher
+from cxrnode.roles.rules import configured_words
+from cxrnode.store import jobs, reports
+from cxrnode.store.jobs import Claim, Limits
+from cxrnode.wakeup import Waiter, wake
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 1.0
+#: The pause before a film is tried again after a fault, in seconds.
+_PAUSE = 2.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model in use: its bundle, and the engine that runs it."""
+
+    bundle: Bundle
+    engine: Engine
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A claimed film as far as it was looked at: its header, and its pixels unless there is a reason why not."""
+
+    claim: Claim
+    source: Dataset
+    identity: Identity
+    film: Decoded | None
+    reason: str
+
+
+class FilmReader:
+    """Reads claimed films and settles their jobs."""
+
+    def __init__(self, context: Context) -> None:
+        """Load every configured model. Raises BundleError where none can be used."""
+        self._context = context
+        reading = context.config.reading
+        self._limits = Limits(attempts=reading.max_attempts, losses=2 * reading.max_attempts)
+        self._decoder = Decoder(timeout=reading.decode_timeout, memory=reading.decode_memory)
+        self._publisher = Publisher(context)
+        self._words = configured_words(context.config)
+        self._models = self._load()
+
+    def _load(self) -> dict[str, Loaded]:
+        loaded: dict[str, Loaded] = {}
+        for name, model in self._context.config.models.items():
+            self._context.beat()
+            try:
+                bundle = load_bundle(find_bundle(model.bundle, self._context.config.node.data_dir))
+            except BundleError as error:
+                # Its jobs wait; the other models go on.
+                log.error("model_refused", model=name, reason=str(error))
+                continue
+            loaded[name] = Loaded(bundle=bundle, engine=TorchEngine(bundle))
+            log.info("model_loaded", model=name, bundle=bundle.digest, engine=loaded[name].engine.name)
+        if not loaded:
+            raise BundleError("no model can be used; `cxrnode check` says what is wrong with each")
+        return loaded
+
+    def turn(self, keeper: LeaseKeeper[Claim]) -> bool:
+        """Claim a batch and settle each of its jobs; False where nothing waits."""
+        reading = self._context.config.reading
+        claims = jobs.claim(
+            self._context.database,
+            owner=self._context.owner,
+            models={name: one.bundle.digest for name, one in self._models.items()},
+            engine=next(iter(self._models.values())).engine.name,
+            limit=reading.batch,
+            lease=reading.lease,
+            limits=self._limits,
+        )
+        if not claims:
+            return False
+        keeper.hold(claims)
+        try:
+            for name in dict.fromkeys(claim.model for claim in claims):
+                self._read([c for c in claims if c.model == name], self._models[name], keeper)
+        finally:
+            for claim in claims:
+                keeper.drop(claim)
+        return True
+
+    def _read(self, claims: Sequence[Claim], model: Loaded, keeper: LeaseKeeper[Claim]) -> None:
+        seen: list[Seen] = []
+        for claim in claims:
+            if self._context.stopping.is_set():
+                self._guard(claim, keeper, functools.partial(jobs.give_back, self._context.database, claim))
+                continue
+            self._context.beat()
+            self._guard(claim, keeper, functools.partial(self._look, claim, model, seen, keeper))
+        clear = [one for one in seen if one.film is not None and not one.reason]
+        readings = dict(zip((one.claim.job_id for one in clear), self._forward(clear, model, keeper), strict=True))
+        for one in seen:
+            self._context.beat()
+            reading = readings.get(one.claim.job_id)
+            if one.reason or reading is not None:  # else the forward pass failed, and that job is settled
+                self._guard(one.claim, keeper, functools.partial(self._settle, one, reading, model))
+                keeper.drop(one.claim)
+
+    def _forward(self, seen: Sequence[Seen], model: Loaded, keeper: LeaseKeeper[Claim]) -> list[Reading | None]:
+        """Read the films together; where that fails, each alone, so that one film's fault stays its own."""
+        displays = [one.film.display for one in seen if one.film is not None]
+        if not displays:
+            return []
+        try:
+            return list(model.engine.read(displays))
+        except (Rejected, RuntimeError) as fault:
+            if len(seen) > 1:
+                log.warning("batch_split", films=len(seen), error=type(fault).__name__)
+                return [reading for one in seen for reading in self._forward([one], model, keeper)]
+            reason = str(fault) if isinstance(fault, Rejected) else f"the forward pass failed ({type(fault).__name__})"
+            log.error("model_fault", job=seen[0].claim.job_id, reason=reason)
+            self._guard(seen[0].claim, keeper, lambda: jobs.park(self._context.database, seen[0].claim, reason))
+            return [None]
+
+    def _look(self, claim: Claim, model: Loaded, seen: list[Seen], keeper: LeaseKeeper[Claim]) -> None:
+        """Decode one film, end it here if it is a duplicate, and say why it is not to be read if so."""
+        if claim.spool_key is None:
+            raise Rejected("retention removed the film before it was read; send it again")
+        path = self._context.spool.path(claim.spool_key)
+        source = read_header(path)
+        identity = identity_of(source)
+        try:
+            film = self._decoder.decode(path, dataset_sha256=claim.dataset_sha256)
+        except UnreadableImage as fault:
+            seen.append(Seen(claim=claim, source=source, identity=identity, film=None, reason=str(fault)))
+            return
+        twin = reports.settle_duplicate(
+            self._context.database, claim, pixel_digest=film.pixel_digest, identity_digest=identity.digest
+        )
+        if twin is not None:
+            log.info("duplicate", job=claim.job_id, of=twin)
+            keeper.drop(claim)
+            return
+        outside = within_intended_use(
+            Header.from_json(claim.header), self._use(model.bundle), self._words
+        )
+        reason = f"outside the model's intended use: {outside}" if outside else ""
+        seen.append(Seen(claim=claim, source=source, identity=identity, film=film, reason=reason))
+
+    def _use(self, bundle: Bundle) -> IntendedUse:
+        use = bundle.intended_use
+        return IntendedUse(
+            age_min=use.age_min,
+            age_max=use.age_max,
+            views=use.views,
+            modalities=use.modalities,
+            unknown_age=self._context.config.reading.unknown_age,
+        )
+
+    def _settle(self, one: Seen, reading: Reading | None, model: Loaded) -> None:
+        started = time.monotonic()
+        report = self._report(one, reading, model)
+        saliency = reading.saliency if reading is not None and report.outcome is Outcome.ANALYSED else None
+        stands = self._publisher.publish(one.claim, report, one.source, one.film, saliency)
+        if stands and one.claim.mode == "active":
+            wake(self._context.config.node.data_dir, "send")
+        log.info(
+            "reported" if stands else "duplicate",
+            job=one.claim.job_id,
+            outcome=str(report.outcome),
+            reason=report.reason,
+            settle_ms=round(1000 * (time.monotonic() - started)),
+        )
+
+    def _report(self, one: Seen, reading: Reading | None, model: Loaded) -> Report:
+        base = Report(
+            outcome=Outcome.NOT_ANALYSED,
+            reason=one.reason,
+            read_at=one.claim.claimed_at,
+            revision=one.claim.revision,
+            reader=model.bundle.reader(model.engine),
+            scale=model.bundle.scale,
+            pixel_digest=one.film.pixel_digest if one.film else "",
+            identity_digest=one.identity.digest,
+            notes=(f"window: {one.film.window}", *one.film.notes) if one.film else (),
+        )
+        if reading is None:
+            return base
+        plausibility = model.bundle.plausibility_of(reading)
+        overridden = self._context.config.reading.implausible == "read"
+        if not plausibility.plausible and not overridden:
+            reason = "the film does not look like those the model was made for"
+            return dataclasses.replace(base, reason=reason, plausibility=plausibility)
+        notes = base.notes
+        if not plausibility.plausible:
+            notes = (*notes, "implausible for the model; read because this is a demonstration run")
+        return dataclasses.replace(
+            base,
+            outcome=Outcome.ANALYSED,
+            reason="",
+            findings=model.bundle.findings(reading),
+            plausibility=plausibility,
+            notes=notes,
+        )
+
+    def _guard(self, claim: Claim, keeper: LeaseKeeper[Claim], step: Callable[[], None]) -> None:
+        """Run one step of one film; whatever goes wrong settles that film's job and nobody else's."""
+        try:
+            step()
+            return
+        except LeaseLost as lost:
+            log.warning("lease_lost", job=claim.job_id, reason=str(lost))
+        except DecoderDied as died:
+            self._fault(claim, str(died), counts=True)
+        except Transient as fault:
+            self._fault(claim, str(fault), counts=False)
+        except Rejected as fault:
+            self._park(claim, str(fault))
+        except Exception as bug:
+            where = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(bug.__traceback__)]
+            log.error("bug", job=claim.job_id, error=type(bug).__name__, where=where)
+            self._park(claim, f"an internal fault ({type(bug).__name__}); the log says where")
+        keeper.drop(claim)
+
+    def _fault(self, claim: Claim, reason: str, *, counts: bool) -> None:
+        try:
+            parked = jobs.fault(
+                self._context.database,
+                claim,
+                reason,
+                pause=_PAUSE,
+                limits=self._limits,
+                counts=counts,
+                alone=counts or claim.alone,
+            )
+            log.error("parked" if parked else "faulted", job=claim.job_id, reason=reason)
+        except (LeaseLost, Transient) as lost:
+            log.warning("lease_lost", job=claim.job_id, reason=str(lost))
+
+    def _park(self, claim: Claim, reason: str) -> None:
+        try:
+            jobs.park(self._context.database, claim, reason)
+            log.error("parked", job=claim.job_id, reason=reason)
+        except (LeaseLost, Transient) as lost:
+            log.warning("lease_lost", job=claim.job_id, reason=str(lost))
+
+    def close(self) -> None:
+        """End the decode child."""
+        self._decoder.close()
+
+
+def run(context: Context) -> None:
+    """Read films until the role stops."""
+    lease = context.config.reading.lease
+    reader = FilmReader(context)
+    try:
+        with (
+            Waiter(context.config.node.data_dir, "infer") as waiter,
+            LeaseKeeper[Claim](lambda held: jobs.renew(context.database, held, lease=lease), lease=lease) as keeper,
+        ):
+            context.ready()
+            work_until_stopped(context, waiter, lambda: reader.turn(keeper), poll=POLL_SECONDS)
+    finally:
+        reader.close()

@@ -1,0 +1,61 @@
+"""Keeping leases alive while work is under way, from a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import structlog
+
+from cxrnode.errors import Transient
+
+log = structlog.get_logger()
+
+HeldT = TypeVar("HeldT")
+
+
+class LeaseKeeper(Generic[HeldT]):
+    """Renews what is held at every third of the lease. Losing one is no error here: the settle will say so."""
+
+    def __init__(self, renew: Callable[[Sequence[HeldT]], int], *, lease: float) -> None:
+        """Call `renew` with everything held every `lease` / 3 seconds."""
+        self._renew = renew
+        self._every = lease / 3
+        self._held: list[HeldT] = []
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+
+    def hold(self, claims: Sequence[HeldT]) -> None:
+        """Keep these from now on."""
+        with self._lock:
+            self._held.extend(claims)
+
+    def drop(self, claim: HeldT) -> None:
+        """Keep this one no longer: it is settled or lost."""
+        with self._lock:
+            if claim in self._held:
+                self._held.remove(claim)
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._every):
+            with self._lock:
+                held = tuple(self._held)
+            if not held:
+                continue
+            try:
+                self._renew(held)
+            except Transient as fault:
+                log.warning("leases_not_renewed", reason=str(fault), held=len(held))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()

@@ -1,0 +1,130 @@
+"""Publishing a report: its outputs, map and preview are built and spooled, then all of it stands in one transaction.
+
+Nothing here decides what the model said; nothing is sent from here.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydicom.dataset import Dataset
+
+from cxrnode.config import Config
+from cxrnode.core.findings import Report
+from cxrnode.core.kept import Kept
+from cxrnode.dicom.decoder import Decoded
+from cxrnode.dicom.outputs import Output, OutputSettings, build_outputs
+from cxrnode.errors import LeaseLost
+from cxrnode.roles.context import Context
+from cxrnode.store import reports
+from cxrnode.store.jobs import Claim
+from cxrnode.store.reports import StoredOutput
+
+#: The longest side of a spooled preview, in pixels.
+PREVIEW_PX = 1024
+
+
+class Publisher:
+    """Builds, spools and records what a reading gives."""
+
+    def __init__(self, context: Context) -> None:
+        """Take the settings of outputs from the configuration."""
+        self._context = context
+        self._settings = output_settings(context.config)
+
+    def publish(
+        self,
+        claim: Claim,
+        report: Report,
+        source: Dataset,
+        film: Decoded | None,
+        saliency: npt.NDArray[np.float16] | None,
+    ) -> bool:
+        """Make the job `reported`; False where it turned out a duplicate. Raises LeaseLost, Transient.
+
+        `saliency`: float16 (C, h, w), one map for each channel of the model. What was spooled for a settle that did
+        not stand is removed again.
+        """
+        outputs: tuple[Output, ...] = ()
+        if claim.mode == "active":
+            outputs = build_outputs(
+                source,
+                report,
+                film.display if film else None,
+                saliency,
+                self._settings,
+                frozenset(claim.outputs),
+            )
+        contents = [one.data for one in outputs]
+        if saliency is not None:
+            contents.append(_npy(saliency))
+        if film is not None:
+            contents.append(_preview(film.display))
+        kept = list(self._context.spool.put(*contents)) if contents else []
+        preview = kept[-1] if film is not None else None
+        maps = kept[len(outputs)] if saliency is not None else None
+        try:
+            stands = reports.settle_report(
+                self._context.database,
+                claim,
+                report,
+                [_stored(one, file) for one, file in zip(outputs, kept, strict=False)],
+                saliency=maps,
+                preview=preview,
+            )
+        except LeaseLost:
+            self._remove(kept)
+            raise
+        # Any other fault may have come after the commit: the files stay, and `tend` takes them if no row has them.
+        if not stands:
+            self._remove(kept)
+        return stands
+
+    def _remove(self, kept: Sequence[Kept]) -> None:
+        for file in kept:
+            self._context.spool.remove(file.key)
+
+
+def output_settings(config: Config) -> OutputSettings:
+    """How this site wants its outputs made. Raises ConfigError for a value outside what outputs can do."""
+    return OutputSettings(
+        sr_class=config.sr.sop_class,
+        scheme=config.sr.scheme,
+        min_findings=config.heatmap.min_findings,
+        max_findings=config.heatmap.max_findings,
+        max_px=config.heatmap.max_px,
+        style=config.heatmap.style,
+        timezone=config.node.timezone,
+        device_name=config.node.ae_title,
+    )
+
+
+def _stored(one: Output, file: Kept) -> StoredOutput:
+    return StoredOutput(
+        kind=one.kind,
+        label=one.label,
+        sop_class_uid=one.sop_class_uid,
+        sop_instance_uid=one.sop_instance_uid,
+        transfer_syntax_uid=one.transfer_syntax_uid,
+        instance_number=one.instance_number,
+        file=file,
+    )
+
+
+def _npy(array: npt.NDArray[np.float16]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _preview(display: npt.NDArray[np.uint8]) -> bytes:
+    """The film as a grey JPEG of at most `PREVIEW_PX`: what the console shows, without ever decoding a film."""
+    picture = Image.fromarray(display)
+    picture.thumbnail((PREVIEW_PX, PREVIEW_PX), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()

@@ -1,0 +1,174 @@
+"""The receive role: an instance becomes durable bytes and rows, then its sender gets Success. Never imports torch.
+
+The order is the promise (design, rule 1): fsync of the file, rename, fsync of the folder, commit of the rows, answer.
+"""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import time
+import zoneinfo
+
+import structlog
+
+from cxrnode.core.header import Header, Identity
+from cxrnode.core.routing import Association, Rule, Verdict, route
+from cxrnode.core.words import WordList
+from cxrnode.dicom.header import identity_of, read_header, to_header
+from cxrnode.dicom.listener import Answer, Listener, Received, Timeouts
+from cxrnode.dicom.statuses import SUCCESS
+from cxrnode.errors import Rejected, Transient
+from cxrnode.roles.context import Context
+from cxrnode.roles.rules import configured_rules, configured_words
+from cxrnode.store import receipt
+from cxrnode.store.receipt import Arrival, Order
+from cxrnode.wakeup import wake
+
+log = structlog.get_logger()
+
+#: One step of priority is worth so many seconds of waiting (design, rule 10): a STAT stream cannot starve the rest.
+AGEING_SECONDS = 600.0
+_SWEEP_AFTER = 900.0
+_DRAIN_SECONDS = 10.0
+
+
+class Receiver:
+    """What happens to one received object, and to one request for an association."""
+
+    def __init__(self, context: Context) -> None:
+        """Read rules, words and peers from the configuration."""
+        self._context = context
+        self._config = context.config
+        self._rules: tuple[Rule, ...] = configured_rules(context.config)
+        self._words: WordList = configured_words(context.config)
+        self._zone = zoneinfo.ZoneInfo(context.config.node.timezone)
+        self._digest = context.config.digest
+        self._senders = {node.aet for node in context.config.nodes.values() if node.can_send}
+        self._full_until = 0.0
+        self._room_checked = 0.0
+
+    def admit(self, calling_aet: str, called_aet: str, address: str) -> str | None:
+        """Return why this peer may not send, or None. The called AE title is the listener's to check."""
+        if self._config.listen.accept_unknown or calling_aet in self._senders:
+            return None
+        known = {node.aet for node in self._config.nodes.values()}
+        return "may not send: can_send is false" if calling_aet in known else "no node has this AE title"
+
+    def receive(self, received: Received) -> Answer:
+        """Keep one object and answer. Raises Transient and Rejected, which the listener turns into statuses."""
+        self._require_room()
+        dataset = read_header(received.path)
+        header, identity = to_header(dataset), identity_of(dataset)
+        if identity.sop_uid and identity.sop_uid != received.sop_instance_uid:
+            raise Rejected("SOP Instance UID differs between request and data set")
+        if not received.sop_instance_uid or len(received.sop_instance_uid) > 64:
+            raise Rejected("SOP Instance UID is missing or longer than 64 characters")
+        verdict = self._route(header, received.association)
+        kept = self._context.spool.adopt(received.path, sha256=received.sha256)
+        try:
+            made = receipt.record(
+                self._context.database,
+                _arrival(received, header, identity, verdict, kept.key),
+                self._orders(verdict),
+                ageing=AGEING_SECONDS,
+                config_digest=self._digest,
+            )
+        except Exception:
+            # Without its row the file is an orphan; a commit whose answer was lost keeps it until `tend` looks.
+            log.warning("receipt_failed", spool_key=kept.key)
+            raise
+        if not made.new:
+            self._context.spool.remove(kept.key)
+        log.info(
+            "received" if made.new else "received_again",
+            instance=made.instance_id,
+            calling_aet=received.association.calling_aet,
+            verdict="accepted" if verdict.accepted else "ignored",
+            reason=verdict.reason,
+            jobs=list(made.job_ids),
+        )
+        if made.job_ids:
+            wake(self._config.node.data_dir, "infer")
+        return Answer(status=SUCCESS)
+
+    def _route(self, header: Header, association: Association) -> Verdict:
+        today = datetime.datetime.now(self._zone).date()
+        return route(header, association, self._rules, self._words, today)
+
+    def _orders(self, verdict: Verdict) -> list[Order]:
+        if not verdict.accepted or verdict.rule is None:
+            return []
+        rule = verdict.rule
+        return [
+            Order(
+                model=name,
+                mode=self._config.models[name].mode,
+                outputs=rule.outputs,
+                send_to=rule.send_to,
+                priority=rule.priority,
+            )
+            for name in rule.models
+        ]
+
+    def _require_room(self) -> None:
+        """Refuse while the disk is nearly full, before it is full. Raises Transient; asks the disk once a second."""
+        now = time.monotonic()
+        if now - self._room_checked > 1.0:
+            self._room_checked = now
+            full = self._context.spool.free() < self._config.spool.min_free
+            if full and self._full_until == 0.0:
+                log.error("spool_full", remedy="free space, or lower spool.min_free")
+            self._full_until = now if full else 0.0
+        if self._full_until:
+            raise Transient("no room in the spool; send again later")
+
+
+def _arrival(received: Received, header: Header, identity: Identity, verdict: Verdict, key: str) -> Arrival:
+    return Arrival(
+        sop_instance_uid=received.sop_instance_uid,
+        dataset_sha256=received.sha256,
+        sop_class_uid=received.sop_class_uid[:128],
+        transfer_syntax_uid=received.transfer_syntax_uid,
+        calling_aet=received.association.calling_aet,
+        called_aet=received.association.called_aet,
+        accepted=verdict.accepted,
+        reason=verdict.reason,
+        rule=verdict.rule_name,
+        header=header.as_json(),
+        identity={
+            "patient_id": identity.patient_id,
+            "issuer": identity.issuer,
+            "patient_name": identity.patient_name,
+            "birth_date": identity.birth_date,
+            "sex": identity.sex,
+            "accession": identity.accession,
+            "study_instance_uid": identity.study_uid,
+            "series_instance_uid": identity.series_uid,
+        },
+        spool_key=key,
+        size=received.size,
+    )
+
+
+def run(context: Context, listening: socket.socket) -> None:
+    """Accept associations on the supervisor's socket until the role stops."""
+    listen = context.config.listen
+    receiver = Receiver(context)
+    context.spool.sweep_incoming(_SWEEP_AFTER)
+    listener = Listener(
+        ae_title=context.config.node.ae_title,
+        folder=context.spool.incoming,
+        admit=receiver.admit,
+        receive=receiver.receive,
+        adopted=listening,
+        max_associations=listen.max_associations,
+        timeouts=Timeouts(acse=listen.acse_timeout, network=listen.network_timeout, dimse=listen.dimse_timeout),
+        max_object=listen.max_instance,
+    )
+    listener.start()
+    context.ready()
+    while not context.stopping.wait(1.0):
+        context.beat()
+    aborted = listener.drain(_DRAIN_SECONDS)
+    log.info("listener_drained", aborted=aborted)

@@ -1,0 +1,246 @@
+"""The send role: outputs go to their destinations, the bytes as they are. One thread a destination; never torch.
+
+Faults of an association open the destination's circuit and cost a delivery nothing; faults of an object belong to
+its delivery (design, rule 6). A dead destination delays nobody else.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from cxrnode.config import Config
+from cxrnode.dicom.sender import (
+    AssociationFault,
+    DeadlineReached,
+    Destination,
+    FaultKind,
+    Outbound,
+    Sent,
+    Stage,
+    Timeouts,
+    open_association,
+)
+from cxrnode.dicom.statuses import StatusClass
+from cxrnode.dicom.tls import Tls, client_context
+from cxrnode.errors import LeaseLost, Rejected, Transient
+from cxrnode.roles.context import Context, work_until_stopped
+from cxrnode.roles.leases import LeaseKeeper
+from cxrnode.store import circuits, deliveries
+from cxrnode.store.deliveries import Answer, DeliveryClaim, Parcel
+from cxrnode.wakeup import Waiter
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 1.0
+
+
+def destination_of(config: Config, name: str) -> Destination:
+    """The destination behind a node's name. Raises ConfigError where its TLS files cannot be used."""
+    node = config.nodes[name]
+    tls = client_context(Tls(ca=node.tls.ca, cert=node.tls.cert, key=node.tls.key)) if node.tls else None
+    return Destination(name=name, aet=node.aet, host=node.host, port=node.port, tls=tls)
+
+
+class Sender:
+    """Sends what is due to one destination."""
+
+    def __init__(self, context: Context, destination: Destination) -> None:
+        """Send for `destination` as this node's AE title."""
+        self._context = context
+        self._destination = destination
+        self._settings = context.config.send
+        self._timeouts = Timeouts(
+            connect=self._settings.connect_timeout, acse=self._settings.acse_timeout, dimse=self._settings.dimse_timeout
+        )
+        self._jitter = random.Random()
+
+    def run(self) -> None:
+        """Send until the role stops."""
+        lease = self._settings.lease
+        with (
+            Waiter(self._context.config.node.data_dir, "send") as waiter,
+            LeaseKeeper[DeliveryClaim](
+                lambda held: deliveries.renew(self._context.database, held, lease=lease), lease=lease
+            ) as keeper,
+        ):
+            work_until_stopped(self._context, waiter, lambda: self._turn(keeper), poll=POLL_SECONDS)
+
+    def _turn(self, keeper: LeaseKeeper[DeliveryClaim]) -> bool:
+        claims = deliveries.claim(
+            self._context.database,
+            destination=self._destination.name,
+            owner=self._context.owner,
+            limit=self._settings.batch,
+            lease=self._settings.lease,
+        )
+        if not claims:
+            return False
+        keeper.hold(claims)
+        try:
+            self._send(claims, keeper)
+        finally:
+            for claim in claims:
+                keeper.drop(claim)
+        return True
+
+    def _send(self, claims: Sequence[DeliveryClaim], keeper: LeaseKeeper[DeliveryClaim]) -> None:
+        """One association for the batch, each delivery settled alone."""
+        waiting = list(claims)
+        pairs = sorted({(p.sop_class_uid, p.transfer_syntax_uid) for c in claims for p in c.parcels})
+        try:
+            with open_association(
+                self._destination, calling_aet=self._context.config.node.ae_title, pairs=pairs, timeouts=self._timeouts
+            ) as outbound:
+                circuits.close_circuit(self._context.database, self._destination.name)
+                while waiting and not self._context.stopping.is_set():
+                    self._deliver(outbound, waiting.pop(0), keeper)
+        except AssociationFault as fault:
+            self._open_circuit(fault)
+        finally:
+            for claim in waiting:
+                self._give_back(claim)
+
+    def _deliver(self, outbound: Outbound, claim: DeliveryClaim, keeper: LeaseKeeper[DeliveryClaim]) -> None:
+        """Send one delivery's objects and settle it. Raises AssociationFault after giving it back."""
+        started = time.monotonic()
+        answers: list[Answer] = []
+        worst: tuple[StatusClass, str] | None = None
+        for parcel in claim.parcels:
+            self._context.beat()
+            try:
+                sent = outbound.store(self._read(parcel))
+            except (AssociationFault, DeadlineReached) as fault:
+                self._break(claim, answers, parcel, fault)
+                raise
+            except Rejected as fault:
+                worst = (StatusClass.PERMANENT, f"{parcel.kind}: {fault}")
+                answers.append(Answer(output_id=parcel.output_id, status=None, done=False, comment="not in the spool"))
+                continue
+            answers.append(
+                Answer(
+                    output_id=parcel.output_id, status=sent.status, done=sent.kind.delivered, comment=sent.comment
+                )
+            )
+            if not sent.kind.delivered and (worst is None or sent.kind is StatusClass.PERMANENT):
+                worst = (sent.kind, _said(parcel, sent))
+        self._conclude(claim, answers, worst)
+        keeper.drop(claim)
+        log.info(
+            "delivery_tried",
+            job=claim.job_id,
+            destination=claim.destination,
+            objects=len(answers),
+            taken=sum(a.done for a in answers),
+            ms=round(1000 * (time.monotonic() - started)),
+        )
+
+    def _conclude(
+        self, claim: DeliveryClaim, answers: Sequence[Answer], worst: tuple[StatusClass, str] | None
+    ) -> None:
+        database = self._context.database
+        if worst is None:
+            self._settle(claim, lambda: deliveries.settle_sent(database, claim, answers))
+            return
+        kind, reason = worst
+        if kind is StatusClass.TRANSIENT and not self._too_often(claim):
+            pause = self._pause(claim.attempts)
+            self._settle(claim, lambda: deliveries.settle_faulted(database, claim, answers, reason, pause=pause))
+            return
+        if kind is StatusClass.TRANSIENT:
+            reason = f"{reason} (after {claim.attempts + 1} attempts)"
+        log.error("delivery_parked", job=claim.job_id, destination=claim.destination, reason=reason)
+        self._settle(claim, lambda: deliveries.settle_parked(database, claim, answers, reason))
+
+    def _too_often(self, claim: DeliveryClaim) -> bool:
+        return claim.attempts + 1 >= self._settings.max_attempts or claim.age >= self._settings.max_age
+
+    def _pause(self, attempts: int) -> float:
+        """Back-off with full jitter, so that a recovering PACS is not met by all at once."""
+        cap = min(self._settings.backoff_cap, self._settings.backoff_base * 2.0 ** min(attempts, 30))
+        return cap * (0.5 + self._jitter.random() / 2)
+
+    def _break(
+        self, claim: DeliveryClaim, answers: Sequence[Answer], parcel: Parcel, fault: AssociationFault | DeadlineReached
+    ) -> None:
+        """The association ended with this object under way: it may be the cause, so the attempt is the delivery's."""
+        database = self._context.database
+        reason = f"{parcel.kind}: {fault}"
+        if isinstance(fault, AssociationFault) and fault.stage is Stage.TRANSFER and not self._too_often(claim):
+            pause = self._pause(claim.attempts)
+            self._settle(claim, lambda: deliveries.settle_faulted(database, claim, answers, reason, pause=pause))
+        elif isinstance(fault, AssociationFault) and fault.stage is Stage.TRANSFER and fault.kind is FaultKind.ABORTED:
+            # A peer that ends the association on this object every time will not take it as it is.
+            self._settle(claim, lambda: deliveries.settle_parked(database, claim, answers, reason))
+        else:
+            self._settle(claim, lambda: deliveries.give_back(database, claim, answers, reason))
+
+    def _open_circuit(self, fault: AssociationFault) -> None:
+        pause = circuits.open_circuit(
+            self._context.database,
+            self._destination.name,
+            str(fault),
+            base=min(1.0, self._settings.probe_every),
+            cap=self._settings.probe_every,
+        )
+        log.error(
+            "destination_down",
+            destination=self._destination.name,
+            kind=fault.kind.value,
+            remedy=fault.remedy,
+            probe_in_s=round(pause, 1),
+        )
+
+    def _read(self, parcel: Parcel) -> bytes:
+        return self._context.spool.read(parcel.spool_key, sha256=parcel.sha256)
+
+    def _give_back(self, claim: DeliveryClaim) -> None:
+        self._settle(claim, lambda: deliveries.give_back(self._context.database, claim, (), "not sent"))
+
+    def _settle(self, claim: DeliveryClaim, settle: Callable[[], None]) -> None:
+        try:
+            settle()
+        except LeaseLost as lost:
+            log.warning("lease_lost", delivery=claim.delivery_id, reason=str(lost))
+
+
+def _said(parcel: Parcel, sent: Sent) -> str:
+    comment = f": {sent.comment}" if sent.comment else ""
+    return f"{parcel.kind} answered 0x{sent.status:04X}{comment}"
+
+
+def run(context: Context) -> None:
+    """Send to every node that a rule names until the role stops."""
+    names = sorted({name for rule in context.config.rules for name in rule.send_to})
+    failed = threading.Event()
+
+    def work(name: str) -> None:
+        try:
+            Sender(context, destination_of(context.config, name)).run()
+        except Exception as bug:
+            log.error("sender_failed", destination=name, error=type(bug).__name__, where=_where(bug))
+            failed.set()
+
+    threads = [threading.Thread(target=work, args=(name,), name=f"send-{name}", daemon=True) for name in names]
+    for thread in threads:
+        thread.start()
+    context.ready()
+    while not context.stopping.wait(0.5):
+        context.beat()
+        if failed.is_set():
+            raise Transient("a sender failed; the role starts anew")
+    until = time.monotonic() + 15.0
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+
+
+def _where(bug: BaseException) -> list[str]:
+    trace, places = bug.__traceback__, []
+    while trace is not None:
+        places.append(f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return places

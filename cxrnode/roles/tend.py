@@ -1,0 +1,109 @@
+"""The tend role: what must happen from time to time, each duty guarded by a lease row so that one node does it.
+
+Every duty is idempotent. Nothing here reads a film or sends one, and no audit row is ever removed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from cxrnode.errors import Transient
+from cxrnode.roles.context import Context
+from cxrnode.store import deliveries, duties, jobs, retention
+from cxrnode.store.jobs import Limits
+from cxrnode.wakeup import wake
+
+log = structlog.get_logger()
+
+#: A file that no row knows is an orphan after a day: until then its row may still be on its way (design, rule 12).
+ORPHAN_SECONDS = 86400.0
+#: What a lost association left in `incoming`.
+INCOMING_SECONDS = 900.0
+
+
+def expire_leases(context: Context) -> None:
+    """Return what lost workers and senders held to the queues."""
+    reading = context.config.reading
+    limits = Limits(attempts=reading.max_attempts, losses=2 * reading.max_attempts)
+    with context.database.write() as transaction:
+        lost_jobs, lost_deliveries = jobs.expire(transaction, limits), deliveries.expire(transaction)
+    if lost_jobs:
+        wake(context.config.node.data_dir, "infer")
+    if lost_deliveries:
+        wake(context.config.node.data_dir, "send")
+
+
+def retire(context: Context) -> None:
+    """Remove the bytes whose time is over; their rows stay, and each removal is an event."""
+    kept = context.config.retention
+    periods = retention.Periods(accepted=kept.accepted, ignored=kept.ignored, failed=kept.failed)
+    total = 0
+    while keys := retention.retire(context.database, periods, limit=200):
+        for key in keys:
+            context.spool.remove(key)
+        total += len(keys)
+    if total:
+        log.info("retired", files=total)
+
+
+def sweep(context: Context) -> None:
+    """Remove what no row knows: remains of lost associations, and orphans of a day and more after a fresh look-up."""
+    swept = context.spool.sweep_incoming(INCOMING_SECONDS)
+    batch: list[str] = []
+    orphans = 0
+    for key in context.spool.keys_older_than(ORPHAN_SECONDS):
+        batch.append(key)
+        if len(batch) == 500:
+            orphans += _remove_orphans(context, batch)
+            batch = []
+    orphans += _remove_orphans(context, batch)
+    if swept or orphans:
+        log.warning("swept", incoming=swept, orphans=orphans)
+
+
+def _remove_orphans(context: Context, keys: list[str]) -> int:
+    orphans = retention.unknown_keys(context.database, keys)
+    for key in orphans:
+        context.spool.remove(key)
+    return len(orphans)
+
+
+def watch_disk(context: Context) -> None:
+    """Say so while the spool's disk is nearly full; `receive` refuses with 0xA700 meanwhile."""
+    free = context.spool.free()
+    if free < context.config.spool.min_free:
+        log.error("spool_full", free_mib=free >> 20, remedy="free space, or lower spool.min_free")
+
+
+#: Every duty, and how often it is due, in seconds.
+DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
+    ("expire_leases", expire_leases, 10.0),
+    ("retire", retire, 600.0),
+    ("sweep", sweep, 900.0),
+    ("watch_disk", watch_disk, 60.0),
+)
+
+
+def perform(context: Context, name: str, duty: Callable[[Context], None], every: float) -> None:
+    """Do a duty if no other node does it at the moment; a passing fault waits for the next time."""
+    try:
+        if duties.take(context.database, name, owner=context.owner, seconds=every * 0.9):
+            duty(context)
+    except Transient as fault:
+        log.warning("duty_waits", duty=name, reason=str(fault))
+
+
+def run(context: Context) -> None:
+    """Schedule the duties until the role stops."""
+    scheduler = BackgroundScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 60})
+    for name, duty, every in DUTIES:
+        scheduler.add_job(functools.partial(perform, context, name, duty, every), "interval", seconds=every, id=name)
+    scheduler.start()
+    context.ready()
+    while not context.stopping.wait(1.0):
+        context.beat()
+    scheduler.shutdown(wait=True)

@@ -1,0 +1,144 @@
+"""The spool: durable bytes under random keys. A file belongs to one row of the store, which knows its SHA-256.
+
+It never names a file after what a peer sent, and it never decides what may go: `tend` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cxrnode.core.kept import Kept
+from cxrnode.errors import Rejected, Transient
+
+_KEY = re.compile(r"[0-9a-f]{32}")
+
+
+class FolderSpool:
+    """A spool in a folder of one file system: temp file, fsync, rename, fsync of the folder."""
+
+    def __init__(self, root: Path) -> None:
+        """Use `root`, made when it is missing. Raises Transient where it cannot be made."""
+        self.root = root
+        #: Where data sets are received; on the same file system, so that the rename is atomic.
+        self.incoming = root / "incoming"
+        self._objects = root / "objects"
+        try:
+            for folder in (self.incoming, self._objects):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise Transient(f"the spool folder {root} cannot be made: {error.strerror}") from error
+
+    def path(self, key: str) -> Path:
+        """The file of a key. Raises Rejected for anything that is not a key of ours."""
+        if not _KEY.fullmatch(key):
+            raise Rejected("this is no key of the spool")
+        return self._objects / key[:2] / key
+
+    def adopt(self, received: Path, *, sha256: str) -> Kept:
+        """Make a file in `incoming` durable under a new key; it is moved, not copied. Raises Transient.
+
+        `sha256` is what the caller's row records for it.
+        """
+        try:
+            with received.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                os.fsync(file.fileno())
+            key = self._place([received], secrets.token_hex(1))[0]
+            return Kept(key=key, sha256=sha256, size=size)
+        except OSError as error:
+            raise Transient(f"the spool cannot keep a file: {error.strerror}") from error
+
+    def put(self, *contents: bytes) -> tuple[Kept, ...]:
+        """Make some byte strings durable, each under a new key. Raises Transient where the disk will not take them.
+
+        They share a folder, whose one fsync serves them all: a film makes half a dozen files.
+        """
+        prefix = secrets.token_hex(1)
+        parts: list[Path] = []
+        try:
+            for content in contents:
+                part = self.incoming / f"put-{secrets.token_hex(16)}"
+                parts.append(part)
+                with part.open("xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            keys = self._place(parts, prefix)
+        except OSError as error:
+            for part in parts:
+                part.unlink(missing_ok=True)
+            raise Transient(f"the spool cannot keep a file: {error.strerror}") from error
+        return tuple(
+            Kept(key=key, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+            for key, content in zip(keys, contents, strict=True)
+        )
+
+    def _place(self, parts: Sequence[Path], prefix: str) -> list[str]:
+        keys = [prefix + secrets.token_hex(15) for _ in parts]
+        folder = self._objects / prefix
+        if not folder.exists():
+            folder.mkdir(exist_ok=True, mode=0o700)
+            _fsync_folder(self._objects)
+        for part, key in zip(parts, keys, strict=True):
+            part.rename(folder / key)
+        _fsync_folder(folder)
+        return keys
+
+    def read(self, key: str, *, sha256: str) -> bytes:
+        """Return a file's bytes. Raises Rejected where it is missing or not what was kept."""
+        try:
+            content = self.path(key).read_bytes()
+        except FileNotFoundError:
+            raise Rejected(f"the spool has no file {key}: restore it from the backup, or send the film again") from None
+        except OSError as error:
+            raise Transient(f"the spool does not answer: {error.strerror}") from error
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise Rejected(f"the spool's file {key} was altered: its SHA-256 is not the recorded one")
+        return content
+
+    def remove(self, key: str) -> bool:
+        """Remove a file; True where there was one."""
+        try:
+            self.path(key).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def keys_older_than(self, seconds: float) -> Iterator[str]:
+        """The keys of files last changed more than `seconds` ago by the file system's clock."""
+        before = time.time() - seconds
+        for folder in sorted(self._objects.iterdir()):
+            for file in sorted(folder.iterdir()):
+                if _KEY.fullmatch(file.name) and file.stat().st_mtime < before:
+                    yield file.name
+
+    def sweep_incoming(self, seconds: float) -> int:
+        """Remove what a lost association or a killed process left in `incoming` longer than `seconds` ago."""
+        before, swept = time.time() - seconds, 0
+        for file in self.incoming.iterdir():
+            try:
+                if file.stat().st_mtime < before:
+                    file.unlink()
+                    swept += 1
+            except FileNotFoundError:  # its owner was faster
+                continue
+        return swept
+
+    def free(self) -> int:
+        """Free bytes on the spool's file system."""
+        return shutil.disk_usage(self.root).free
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

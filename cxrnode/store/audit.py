@@ -1,0 +1,130 @@
+"""The audit trail: events, append-only, chained by hash, written in the transaction that made the change.
+
+Nothing here changes a job, and no event ever holds a patient identifier.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from cxrnode.store.database import Database, Transaction
+from cxrnode.store.schema import event, job
+
+
+def note(
+    transaction: Transaction,
+    name: str,
+    *,
+    instance_id: int | None = None,
+    job_id: int | None = None,
+    delivery_id: int | None = None,
+    **detail: Any,
+) -> None:
+    """Append one event. A job's events are chained: each hash covers the one before (design, rule 11).
+
+    The caller's change has already locked the job's row, so that its chain head cannot move meanwhile.
+    """
+    text = json.dumps(detail, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    head = transaction.scalar(sa.select(job.c.chain_head).where(job.c.id == job_id)) if job_id is not None else ""
+    link = link_hash(head or "", at=transaction.now, job_id=job_id, delivery_id=delivery_id, name=name, detail=text)
+    transaction.connection.execute(
+        sa.insert(event).values(
+            at=transaction.now,
+            instance_id=instance_id,
+            job_id=job_id,
+            delivery_id=delivery_id,
+            name=name,
+            detail=text,
+            hash=link,
+        )
+    )
+    if job_id is not None:
+        transaction.connection.execute(sa.update(job).where(job.c.id == job_id).values(chain_head=link))
+
+
+def link_hash(before: str, *, at: float, job_id: int | None, delivery_id: int | None, name: str, detail: str) -> str:
+    """SHA-256 of one link of a chain: the hash before it and everything that the event says."""
+    said = json.dumps([before, repr(at), job_id, delivery_id, name, detail], separators=(",", ":"))
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line of the audit trail."""
+
+    id: int
+    at: float
+    instance_id: int | None
+    job_id: int | None
+    delivery_id: int | None
+    name: str
+    detail: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """What `query` selects; None leaves a condition out. Times are seconds since 1970 in UTC."""
+
+    job_id: int | None = None
+    instance_id: int | None = None
+    name: str | None = None
+    since: float | None = None
+    until: float | None = None
+
+
+def query(database: Database, chosen: EventFilter, *, limit: int, page: int = 1000) -> Iterator[Event]:
+    """Yield up to `limit` events, oldest first, by keyset pages so that no read lasts long (design, rule 13)."""
+    conditions = [
+        column == value
+        for column, value in (
+            (event.c.job_id, chosen.job_id),
+            (event.c.instance_id, chosen.instance_id),
+            (event.c.name, chosen.name),
+        )
+        if value is not None
+    ]
+    if chosen.since is not None:
+        conditions.append(event.c.at >= chosen.since)
+    if chosen.until is not None:
+        conditions.append(event.c.at < chosen.until)
+    last = 0
+    while limit > 0:
+        statement = sa.select(event).where(event.c.id > last, *conditions).order_by(event.c.id).limit(min(page, limit))
+        with database.read() as transaction:
+            rows = transaction.rows(statement)
+        for row in rows:
+            yield Event(
+                id=row.id,
+                at=row.at,
+                instance_id=row.instance_id,
+                job_id=row.job_id,
+                delivery_id=row.delivery_id,
+                name=row.name,
+                detail=json.loads(row.detail),
+            )
+        if len(rows) < min(page, limit):
+            return
+        limit -= len(rows)
+        last = rows[-1].id
+
+
+def broken_link(database: Database, job_id: int) -> int | None:
+    """Return the id of the first event whose hash does not follow from the chain, 0 if the head is wrong, else None."""
+    with database.read() as transaction:
+        rows = transaction.rows(sa.select(event).where(event.c.job_id == job_id).order_by(event.c.id))
+        head = transaction.scalar(sa.select(job.c.chain_head).where(job.c.id == job_id))
+    before = ""
+    for row in rows:
+        link = link_hash(
+            before, at=row.at, job_id=row.job_id, delivery_id=row.delivery_id, name=row.name, detail=row.detail
+        )
+        if link != row.hash:
+            return int(row.id)
+        before = link
+    return None if before == head else 0

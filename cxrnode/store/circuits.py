@@ -1,0 +1,49 @@
+"""The circuit of each destination: open after a fault of an association, closed by the first good one (rule 6)."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from cxrnode.store.audit import note
+from cxrnode.store.database import Database
+from cxrnode.store.schema import circuit
+
+
+def open_circuit(database: Database, destination: str, reason: str, *, base: float, cap: float) -> float:
+    """Open or keep open a destination's circuit after a fault of its association; return the pause in seconds."""
+    with database.write() as transaction:
+        way = transaction.row(sa.select(circuit).where(circuit.c.destination == destination).with_for_update())
+        faults = (way.faults if way else 0) + 1
+        pause = min(cap, base * 2.0 ** min(faults - 1, 16))
+        was_open = bool(way and way.open)
+        transaction.upsert(
+            circuit,
+            {
+                "destination": destination,
+                "open": True,
+                "opened_at": way.opened_at if way and was_open else transaction.now,
+                "reason": reason,
+                "faults": faults,
+                "next_probe_at": transaction.now + pause,
+            },
+            key=("destination",),
+        )
+        if not was_open:
+            note(transaction, "circuit_opened", destination=destination, reason=reason)
+        return pause
+
+
+def close_circuit(database: Database, destination: str) -> bool:
+    """Close a destination's circuit after a good association; True where it was open."""
+    with database.read() as transaction:
+        if not transaction.scalar(sa.select(circuit.c.open).where(circuit.c.destination == destination)):
+            return False
+    with database.write() as transaction:
+        changed = transaction.count(
+            sa.update(circuit)
+            .where(circuit.c.destination == destination, circuit.c.open.is_(True))
+            .values(open=False, faults=0, reason="", next_probe_at=0.0)
+        )
+        if changed:
+            note(transaction, "circuit_closed", destination=destination)
+        return bool(changed)

@@ -1,0 +1,116 @@
+"""The connection to SQLite or PostgreSQL, and the one kind of transaction that cxrnode makes.
+
+It never decides anything about jobs: it opens transactions, tells the database's time and speaks the dialect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from cxrnode.errors import Transient
+
+#: First SQLite release whose WAL mode is safe with several writing processes.
+_SAFE_WAL = (3, 51, 3)
+
+Row = sa.Row[Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transaction:
+    """An open transaction and the database's time at its start, seconds since 1970 in UTC."""
+
+    connection: sa.Connection
+    now: float
+
+    def rows(self, statement: sa.Executable) -> Sequence[Row]:
+        """Execute and fetch everything."""
+        return self.connection.execute(statement).all()
+
+    def row(self, statement: sa.Executable) -> Row | None:
+        """Execute and fetch the first row, or None."""
+        return self.connection.execute(statement).first()
+
+    def scalar(self, statement: sa.Executable) -> Any:
+        """Execute and fetch the first column of the first row, or None."""
+        return self.connection.execute(statement).scalar()
+
+    def count(self, statement: sa.Executable) -> int:
+        """Execute a change and return the number of rows that it met."""
+        return self.connection.execute(statement).rowcount
+
+    def insert_new(self, table: sa.Table, values: Mapping[str, Any], *, unique: Sequence[str]) -> Row | None:
+        """Insert unless a row with the same unique columns stands; return the new row, or None."""
+        make = sqlite.insert if self.connection.dialect.name == "sqlite" else postgresql.insert
+        statement = make(table).values(**values).on_conflict_do_nothing(index_elements=list(unique))
+        return self.row(statement.returning(*table.c))
+
+    def upsert(self, table: sa.Table, values: Mapping[str, Any], *, key: Sequence[str]) -> None:
+        """Insert, or overwrite the row with the same key."""
+        make = sqlite.insert if self.connection.dialect.name == "sqlite" else postgresql.insert
+        change = {name: value for name, value in values.items() if name not in key}
+        self.connection.execute(
+            make(table).values(**values).on_conflict_do_update(index_elements=list(key), set_=change)
+        )
+
+
+class Database:
+    """An engine for SQLite or PostgreSQL; safe to share between threads, never across a fork."""
+
+    def __init__(self, url: str) -> None:
+        """Connect lazily to `url`. Raises ConfigError by way of SQLAlchemy's own errors only at first use."""
+        parsed = sa.make_url(url)
+        self.url = parsed.render_as_string(hide_password=True)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self.engine = sa.create_engine(parsed, connect_args={"timeout": 30}, pool_size=8, max_overflow=8)
+            sa.event.listen(self.engine, "connect", _on_sqlite_connect)
+            sa.event.listen(self.engine, "begin", _on_sqlite_begin)
+            self._clock = sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0")
+        else:
+            self.engine = sa.create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=8)
+            self._clock = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """One short writing transaction. Raises Transient where the database cannot be reached or stays busy."""
+        with self._open(readonly=False) as transaction:
+            yield transaction
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """One reading transaction; keep it under 50 ms (design, rule 13). Raises Transient as `write` does."""
+        with self._open(readonly=True) as transaction:
+            yield transaction
+
+    @contextlib.contextmanager
+    def _open(self, *, readonly: bool) -> Iterator[Transaction]:
+        try:
+            with self.engine.connect().execution_options(cxrnode_readonly=readonly) as connection, connection.begin():
+                yield Transaction(connection, float(connection.execute(self._clock).scalar_one()))
+        except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+            # The statement and its parameters may hold identifiers: only the driver's class is told.
+            raise Transient(f"the database {self.url} does not answer: {type(error.orig).__name__}") from None
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self.engine.dispose()
+
+
+def _on_sqlite_connect(dbapi: sqlite3.Connection, _record: object) -> None:
+    dbapi.isolation_level = None  # BEGIN is ours, see below
+    journal = "WAL" if sqlite3.sqlite_version_info >= _SAFE_WAL else "TRUNCATE"
+    for pragma in (f"journal_mode={journal}", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
+        dbapi.execute(f"PRAGMA {pragma}")
+
+
+def _on_sqlite_begin(connection: sa.Connection) -> None:
+    # The writer's lock is taken first: upgrading a reader's lock later ends in SQLITE_BUSY without any wait.
+    readonly = connection.get_execution_options().get("cxrnode_readonly", False)
+    connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")

@@ -1,0 +1,351 @@
+"""The queue of deliveries, and the circuit of each destination (design, rules 3, 6 and 8).
+
+Faults of an association open the circuit and cost a delivery nothing; faults of an object belong to its delivery.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+
+from cxrnode.core.lifecycle import (
+    DONE,
+    RESTING,
+    DeliveryEvent,
+    DeliveryState,
+    JobEvent,
+    JobState,
+    advance_delivery,
+    advance_job,
+)
+from cxrnode.errors import LeaseLost
+from cxrnode.store.audit import note
+from cxrnode.store.database import Database, Transaction
+from cxrnode.store.schema import circuit, delivery, delivery_output, job, output
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Parcel:
+    """One object of a delivery that the destination does not have yet."""
+
+    output_id: int
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    spool_key: str
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryClaim:
+    """A sender's time-limited right to a delivery; `age` in seconds since it was made."""
+
+    delivery_id: int
+    job_id: int
+    token: int
+    destination: str
+    attempts: int
+    age: float
+    parcels: tuple[Parcel, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the destination said to one object: its C-STORE status, and whether it has it now."""
+
+    output_id: int
+    status: int | None
+    done: bool
+    comment: str = ""
+
+
+def claim(database: Database, *, destination: str, owner: str, limit: int, lease: float) -> list[DeliveryClaim]:
+    """Take up to `limit` deliveries for one destination; with its circuit open, one as a probe when one is due."""
+    ready = (
+        delivery.c.destination == destination,
+        delivery.c.state == DeliveryState.PENDING,
+        delivery.c.held.is_(False),
+    )
+    with database.read() as transaction:  # an idle sender takes no writer's lock
+        due = (*ready, delivery.c.not_before <= transaction.now)
+        waiting = transaction.scalar(sa.select(sa.exists().where(*due)))
+        lost = transaction.scalar(sa.select(sa.exists().where(*_expired(transaction.now))))
+        blocked = transaction.scalar(
+            sa.select(circuit.c.open & (circuit.c.next_probe_at > transaction.now)).where(
+                circuit.c.destination == destination
+            )
+        )
+    if not lost and (blocked or not waiting):
+        return []
+    with database.write() as transaction:
+        expire(transaction)
+        way = transaction.row(sa.select(circuit).where(circuit.c.destination == destination).with_for_update())
+        if way is not None and way.open:
+            if way.next_probe_at > transaction.now:
+                return []
+            limit = 1
+            # Whoever probes holds the probe for the length of a lease; others stay away meanwhile.
+            transaction.connection.execute(
+                sa.update(circuit)
+                .where(circuit.c.destination == destination)
+                .values(next_probe_at=transaction.now + lease)
+            )
+        pick = (
+            sa.select(delivery.c.id)
+            .where(*ready, delivery.c.not_before <= transaction.now)
+            .order_by(delivery.c.rank, delivery.c.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .cte("pick")
+        )
+        claimed = transaction.rows(
+            sa.update(delivery)
+            .where(delivery.c.id.in_(sa.select(pick.c.id)))
+            .values(
+                state=advance_delivery(DeliveryState.PENDING, DeliveryEvent.CLAIMED),
+                token=delivery.c.token + 1,
+                lease_owner=owner,
+                lease_until=transaction.now + lease,
+            )
+            .returning(*delivery.c)
+        )
+        claims = []
+        for row in sorted(claimed, key=lambda one: (one.rank, one.id)):
+            _lock_job(transaction, row.job_id)
+            note(
+                transaction,
+                DeliveryEvent.CLAIMED,
+                job_id=row.job_id,
+                delivery_id=row.id,
+                owner=owner,
+                token=row.token,
+                probe=bool(way is not None and way.open),
+            )
+            claims.append(
+                DeliveryClaim(
+                    delivery_id=row.id,
+                    job_id=row.job_id,
+                    token=row.token,
+                    destination=row.destination,
+                    attempts=row.attempts,
+                    age=transaction.now - row.created_at,
+                    parcels=_parcels(transaction, row.id),
+                )
+            )
+        return claims
+
+
+def _parcels(transaction: Transaction, delivery_id: int) -> tuple[Parcel, ...]:
+    rows = transaction.rows(
+        sa.select(output)
+        .join(delivery_output, delivery_output.c.output_id == output.c.id)
+        .where(delivery_output.c.delivery_id == delivery_id, delivery_output.c.done.is_(False))
+        .order_by(output.c.id)
+    )
+    return tuple(
+        Parcel(
+            output_id=row.id,
+            kind=row.kind,
+            sop_class_uid=row.sop_class_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            transfer_syntax_uid=row.transfer_syntax_uid,
+            spool_key=row.spool_key or "",
+            sha256=row.sha256,
+        )
+        for row in rows
+    )
+
+
+def _lock_job(transaction: Transaction, job_id: int) -> JobState:
+    """Lock the job's row: its chain head and its closing hang on it. Jobs are always locked after deliveries."""
+    return JobState(transaction.scalar(sa.select(job.c.state).where(job.c.id == job_id).with_for_update()))
+
+
+def _expired(now: float) -> tuple[sa.ColumnElement[bool], ...]:
+    return (delivery.c.state == DeliveryState.SENDING, delivery.c.lease_until < now)
+
+
+def expire(transaction: Transaction) -> int:
+    """Return deliveries whose sender was lost to the queue; the same bytes go again."""
+    lost = transaction.rows(
+        sa.select(delivery.c.id, delivery.c.job_id, delivery.c.lease_owner)
+        .where(*_expired(transaction.now))
+        .order_by(delivery.c.id)
+        .limit(100)
+        .with_for_update(skip_locked=True)
+    )
+    for row in lost:
+        _lock_job(transaction, row.job_id)
+        move(transaction, row.id, DeliveryState.SENDING, DeliveryEvent.LEASE_EXPIRED)
+        note(transaction, DeliveryEvent.LEASE_EXPIRED, job_id=row.job_id, delivery_id=row.id, owner=row.lease_owner)
+    return len(lost)
+
+
+def release_owner(database: Database, owner: str) -> int:
+    """End at once the leases of a sender that is known to be dead; return how many."""
+    with database.write() as transaction:
+        return transaction.count(
+            sa.update(delivery)
+            .where(delivery.c.lease_owner == owner, delivery.c.state == DeliveryState.SENDING)
+            .values(lease_until=transaction.now - 0.001)
+        )
+
+
+def renew(database: Database, claims: Sequence[DeliveryClaim], *, lease: float) -> int:
+    """Lengthen the leases still held; return how many are."""
+    with database.write() as transaction:
+        return sum(
+            transaction.count(
+                sa.update(delivery)
+                .where(
+                    delivery.c.id == one.delivery_id,
+                    delivery.c.token == one.token,
+                    delivery.c.state == DeliveryState.SENDING,
+                )
+                .values(lease_until=transaction.now + lease)
+            )
+            for one in claims
+        )
+
+
+def move(
+    transaction: Transaction, delivery_id: int, before: DeliveryState, happened: DeliveryEvent, **values: object
+) -> None:
+    """Change the state as the table allows and end the lease; the caller notes the event in the same transaction."""
+    after = advance_delivery(before, happened)
+    settled = {"settled_at": transaction.now} if after in RESTING else {}
+    transaction.connection.execute(
+        sa.update(delivery)
+        .where(delivery.c.id == delivery_id)
+        .values(state=after, lease_owner=None, lease_until=None, **settled, **values)
+    )
+
+
+def _fence(transaction: Transaction, held: DeliveryClaim) -> None:
+    row = transaction.row(
+        sa.select(delivery.c.token, delivery.c.state).where(delivery.c.id == held.delivery_id).with_for_update()
+    )
+    if row is None or row.token != held.token or row.state != DeliveryState.SENDING:
+        raise LeaseLost(f"delivery {held.delivery_id} is no longer held under token {held.token}")
+    _lock_job(transaction, held.job_id)
+
+
+def _write_answers(transaction: Transaction, held: DeliveryClaim, answers: Sequence[Answer]) -> None:
+    for one in answers:
+        transaction.connection.execute(
+            sa.update(delivery_output)
+            .where(delivery_output.c.delivery_id == held.delivery_id, delivery_output.c.output_id == one.output_id)
+            .values(status=one.status, done=one.done, comment=one.comment[:128])
+        )
+
+
+def _statuses(answers: Sequence[Answer]) -> Mapping[str, int]:
+    counts: dict[str, int] = {}
+    for one in answers:
+        name = "none" if one.status is None else f"0x{one.status:04X}"
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def settle_sent(database: Database, held: DeliveryClaim, answers: Sequence[Answer]) -> None:
+    """Record that the destination has every object, close its circuit, and close the job if this was the last.
+
+    Raises LeaseLost.
+    """
+    with database.write() as transaction:
+        _fence(transaction, held)
+        _write_answers(transaction, held, answers)
+        move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.SENT, reason="")
+        warned = sorted({f"0x{a.status:04X}" for a in answers if a.status})
+        note(
+            transaction,
+            DeliveryEvent.SENT,
+            job_id=held.job_id,
+            delivery_id=held.delivery_id,
+            statuses=_statuses(answers),
+            warnings=warned,
+        )
+        _close_job(transaction, held.job_id)
+
+
+def settle_parked(database: Database, held: DeliveryClaim, answers: Sequence[Answer], reason: str) -> None:
+    """Park a delivery that the destination will not take as it is, and close the job if this was the last.
+
+    Raises LeaseLost.
+    """
+    with database.write() as transaction:
+        _fence(transaction, held)
+        _write_answers(transaction, held, answers)
+        move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.PARKED, reason=reason)
+        note(
+            transaction,
+            DeliveryEvent.PARKED,
+            job_id=held.job_id,
+            delivery_id=held.delivery_id,
+            statuses=_statuses(answers),
+            reason=reason,
+        )
+        _close_job(transaction, held.job_id)
+
+
+def settle_faulted(
+    database: Database, held: DeliveryClaim, answers: Sequence[Answer], reason: str, *, pause: float
+) -> None:
+    """Return a delivery to the queue after a passing fault of an object; what was taken stays taken.
+
+    Raises LeaseLost.
+    """
+    with database.write() as transaction:
+        _fence(transaction, held)
+        _write_answers(transaction, held, answers)
+        move(
+            transaction,
+            held.delivery_id,
+            DeliveryState.SENDING,
+            DeliveryEvent.FAULTED,
+            attempts=held.attempts + 1,
+            not_before=transaction.now + pause,
+            reason=reason,
+        )
+        note(
+            transaction,
+            DeliveryEvent.FAULTED,
+            job_id=held.job_id,
+            delivery_id=held.delivery_id,
+            statuses=_statuses(answers),
+            attempts=held.attempts + 1,
+            reason=reason,
+        )
+
+
+def give_back(database: Database, held: DeliveryClaim, answers: Sequence[Answer], reason: str) -> None:
+    """Return a delivery to the queue with nothing counted against it; what was taken stays taken. Raises LeaseLost."""
+    with database.write() as transaction:
+        _fence(transaction, held)
+        _write_answers(transaction, held, answers)
+        move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.GIVEN_BACK)
+        note(transaction, DeliveryEvent.GIVEN_BACK, job_id=held.job_id, delivery_id=held.delivery_id, reason=reason)
+
+
+def _close_job(transaction: Transaction, job_id: int) -> None:
+    """Close the job under its row lock when its last delivery rests (design, rule 8)."""
+    state = _lock_job(transaction, job_id)
+    states = [
+        DeliveryState(row.state)
+        for row in transaction.rows(
+            sa.select(delivery.c.state).where(delivery.c.job_id == job_id, delivery.c.act == "report")
+        )
+    ]
+    if state is not JobState.REPORTED or not set(states) <= RESTING:
+        return
+    failed = DeliveryState.FAILED in states
+    if not failed and not DONE & set(states):
+        return
+    happened = JobEvent.UNDELIVERED if failed else JobEvent.DELIVERED
+    transaction.connection.execute(
+        sa.update(job).where(job.c.id == job_id).values(state=advance_job(state, happened), settled_at=transaction.now)
+    )
+    note(transaction, happened, job_id=job_id)

@@ -1,0 +1,293 @@
+"""The queue of jobs: claim, renew, give back, fault, park, retry. Every settle is fenced by the claim's token.
+
+It never opens a film; what a reading ends in is recorded by `store.reports`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from cxrnode.core.lifecycle import JobEvent, JobState, advance_job
+from cxrnode.errors import LeaseLost, Rejected
+from cxrnode.store.audit import note
+from cxrnode.store.database import Database, Row, Transaction
+from cxrnode.store.receipt import Order, enqueue
+from cxrnode.store.schema import instance, job
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A worker's time-limited right to a job, with what it needs to read the film."""
+
+    job_id: int
+    token: int
+    instance_id: int
+    model: str
+    revision: int
+    mode: str
+    alone: bool
+    attempts: int
+    claimed_at: float
+    outputs: tuple[str, ...]
+    send_to: tuple[str, ...]
+    spool_key: str | None
+    dataset_sha256: str
+    header: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How often a job is tried (design, rule 7): `losses` counts workers lost, `attempts` faults of its own."""
+
+    attempts: int = 3
+    losses: int = 6
+
+
+def claim(
+    database: Database,
+    *,
+    owner: str,
+    models: Mapping[str, str],
+    engine: str,
+    limit: int,
+    lease: float,
+    limits: Limits,
+) -> list[Claim]:
+    """Take up to `limit` queued jobs of the loaded `models` (name -> bundle digest) for `lease` seconds.
+
+    A job whose worker was lost before is claimed alone, so that a poison film costs nobody else an attempt.
+    """
+    ready = (job.c.state == JobState.QUEUED, job.c.model.in_(list(models)))
+    with database.read() as transaction:  # an idle worker takes no writer's lock
+        waiting = transaction.scalar(sa.select(sa.exists().where(*ready, job.c.not_before <= transaction.now)))
+        lost = transaction.scalar(sa.select(sa.exists().where(*_expired(transaction.now))))
+    if not (waiting or lost):
+        return []
+    with database.write() as transaction:
+        expire(transaction, limits)
+        due = (*ready, job.c.not_before <= transaction.now)
+        first = transaction.row(sa.select(job.c.id, job.c.alone).where(*due).order_by(job.c.rank, job.c.id).limit(1))
+        if first is None:
+            return []
+        chosen = (job.c.id == first.id, *due) if first.alone else (job.c.alone.is_(False), *due)
+        pick = (
+            sa.select(job.c.id)
+            .where(*chosen)
+            .order_by(job.c.rank, job.c.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .cte("pick")
+        )
+        claimed = transaction.rows(
+            sa.update(job)
+            .where(job.c.id.in_(sa.select(pick.c.id)))
+            .values(
+                state=advance_job(JobState.QUEUED, JobEvent.CLAIMED),
+                token=job.c.token + 1,
+                lease_owner=owner,
+                lease_until=transaction.now + lease,
+                claimed_at=transaction.now,
+                engine=engine,
+            )
+            .returning(job.c.id)
+        )
+        ids = [row.id for row in claimed]
+        rows = transaction.rows(
+            sa.select(job, instance.c.spool_key, instance.c.dataset_sha256, instance.c.header)
+            .join(instance, instance.c.id == job.c.instance_id)
+            .where(job.c.id.in_(ids))
+            .order_by(job.c.rank, job.c.id)
+        )
+        claims = [_claim(row, alone=len(rows) == 1) for row in rows]
+        for one in claims:
+            digest = models[one.model]
+            transaction.connection.execute(sa.update(job).where(job.c.id == one.job_id).values(bundle_digest=digest))
+            note(
+                transaction,
+                JobEvent.CLAIMED,
+                job_id=one.job_id,
+                owner=owner,
+                token=one.token,
+                alone=one.alone,
+                bundle=digest,
+            )
+        return claims
+
+
+def _claim(row: Row, *, alone: bool) -> Claim:
+    wanted = json.loads(row.wanted)
+    return Claim(
+        job_id=row.id,
+        token=row.token,
+        instance_id=row.instance_id,
+        model=row.model,
+        revision=row.revision,
+        mode=row.mode,
+        alone=alone,
+        attempts=row.attempts,
+        claimed_at=row.claimed_at,
+        outputs=tuple(wanted["outputs"]),
+        send_to=tuple(wanted["send_to"]),
+        spool_key=row.spool_key,
+        dataset_sha256=row.dataset_sha256,
+        header=json.loads(row.header),
+    )
+
+
+def _expired(now: float) -> tuple[sa.ColumnElement[bool], ...]:
+    return (job.c.state == JobState.READING, job.c.lease_until < now)
+
+
+def expire(transaction: Transaction, limits: Limits) -> int:
+    """Return jobs whose lease ran out to the queue, alone from now on; park those that lost too many workers."""
+    lost = transaction.rows(
+        sa.select(job.c.id, job.c.losses, job.c.lease_owner)
+        .where(*_expired(transaction.now))
+        .order_by(job.c.id)
+        .limit(100)
+        .with_for_update(skip_locked=True)
+    )
+    for row in lost:
+        losses = row.losses + 1
+        if losses >= limits.losses:
+            reason = f"{losses} workers were lost while they read this film; look at the film before a retry"
+            move(transaction, row.id, JobState.READING, JobEvent.PARKED, reason=reason, losses=losses)
+            note(transaction, JobEvent.PARKED, job_id=row.id, reason=reason)
+        else:
+            move(transaction, row.id, JobState.READING, JobEvent.LEASE_EXPIRED, losses=losses, alone=True)
+            note(transaction, JobEvent.LEASE_EXPIRED, job_id=row.id, owner=row.lease_owner, losses=losses)
+    return len(lost)
+
+
+def release_owner(database: Database, owner: str) -> int:
+    """End at once the leases of a worker that is known to be dead, rather than wait for their time; return how many."""
+    with database.write() as transaction:
+        return transaction.count(
+            sa.update(job)
+            .where(job.c.lease_owner == owner, job.c.state == JobState.READING)
+            .values(lease_until=transaction.now - 0.001)
+        )
+
+
+def renew(database: Database, claims: Sequence[Claim], *, lease: float) -> int:
+    """Lengthen the leases still held; return how many are."""
+    with database.write() as transaction:
+        return sum(
+            transaction.count(
+                sa.update(job)
+                .where(job.c.id == one.job_id, job.c.token == one.token, job.c.state == JobState.READING)
+                .values(lease_until=transaction.now + lease)
+            )
+            for one in claims
+        )
+
+
+def move(transaction: Transaction, job_id: int, before: JobState, happened: JobEvent, **values: Any) -> None:
+    """Change the state as the table allows and end the lease. The caller notes the event in the same transaction."""
+    after = advance_job(before, happened)
+    freed = {"lease_owner": None, "lease_until": None}
+    if after is not JobState.QUEUED:
+        freed["settled_at"] = transaction.now  # type: ignore[assignment]
+    transaction.connection.execute(sa.update(job).where(job.c.id == job_id).values(state=after, **freed, **values))
+
+
+def fence(transaction: Transaction, held: Claim) -> None:
+    """Lock the claimed row and make sure that it is still ours. Raises LeaseLost."""
+    row = transaction.row(sa.select(job.c.token, job.c.state).where(job.c.id == held.job_id).with_for_update())
+    if row is None or row.token != held.token or row.state != JobState.READING:
+        raise LeaseLost(f"job {held.job_id} is no longer held under token {held.token}")
+
+
+def give_back(database: Database, held: Claim) -> None:
+    """Return a job to the queue because the worker stops; nothing is counted against it. Raises LeaseLost."""
+    with database.write() as transaction:
+        fence(transaction, held)
+        move(transaction, held.job_id, JobState.READING, JobEvent.GIVEN_BACK)
+        note(transaction, JobEvent.GIVEN_BACK, job_id=held.job_id)
+
+
+def fault(
+    database: Database, held: Claim, reason: str, *, pause: float, limits: Limits, counts: bool, alone: bool = True
+) -> bool:
+    """Return a job to the queue after a passing fault, or park it at the limit; True where it was parked.
+
+    `counts`: whether it is the film's own fault (its decode child died, or it was claimed alone). Raises LeaseLost.
+    """
+    with database.write() as transaction:
+        fence(transaction, held)
+        attempts = held.attempts + int(counts)
+        if attempts >= limits.attempts:
+            said = f"{reason} ({attempts} attempts)"
+            move(transaction, held.job_id, JobState.READING, JobEvent.PARKED, reason=said, attempts=attempts)
+            note(transaction, JobEvent.PARKED, job_id=held.job_id, reason=said)
+            return True
+        later = transaction.now + pause
+        move(
+            transaction,
+            held.job_id,
+            JobState.READING,
+            JobEvent.FAULTED,
+            attempts=attempts,
+            not_before=later,
+            alone=alone,
+        )
+        note(transaction, JobEvent.FAULTED, job_id=held.job_id, reason=reason, attempts=attempts, not_before=later)
+        return False
+
+
+def park(database: Database, held: Claim, reason: str) -> None:
+    """Park a job that will not work as it is. Raises LeaseLost."""
+    with database.write() as transaction:
+        fence(transaction, held)
+        move(transaction, held.job_id, JobState.READING, JobEvent.PARKED, reason=reason)
+        note(transaction, JobEvent.PARKED, job_id=held.job_id, reason=reason)
+
+
+def retry(database: Database, job_id: int, *, reason: str) -> int:
+    """Read a film again: a job never reported is reset, a reported one gets its next revision; return the job's id.
+
+    Raises Rejected where the job does not exist, is under way, or its film is gone.
+    """
+    with database.write() as transaction:
+        row = transaction.row(
+            sa.select(job, instance.c.spool_key, instance.c.received_at)
+            .join(instance, instance.c.id == job.c.instance_id)
+            .where(job.c.id == job_id)
+            .with_for_update(of=job)
+        )
+        if row is None:
+            raise Rejected(f"there is no job {job_id}; `cxrnode jobs ls` shows those that are")
+        if row.spool_key is None:
+            raise Rejected(f"job {job_id}: retention removed the film's bytes; send the film again")
+        state = JobState(row.state)
+        if state in (JobState.QUEUED, JobState.READING):
+            raise Rejected(f"job {job_id} is {state}: it is under way already")
+        if state is JobState.FAILED and row.report is None:
+            fresh = {"attempts": 0, "losses": 0, "alone": True, "not_before": 0.0, "reason": "", "settled_at": None}
+            move(transaction, job_id, state, JobEvent.RETRIED, **fresh)
+            note(transaction, JobEvent.RETRIED, job_id=job_id, reason=reason)
+            return job_id
+        newest = transaction.scalar(
+            sa.select(sa.func.max(job.c.revision)).where(job.c.instance_id == row.instance_id, job.c.model == row.model)
+        )
+        if newest != row.revision or state in (JobState.SUPERSEDED, JobState.WITHDRAWN):
+            raise Rejected(f"job {job_id} is {state} and has a later revision; retry that one")
+        wanted = json.loads(row.wanted)
+        order = Order(model=row.model, mode=row.mode, outputs=wanted["outputs"], send_to=wanted["send_to"])
+        new = enqueue(
+            transaction,
+            row.instance_id,
+            order,
+            received_at=row.received_at,
+            ageing=0.0,
+            config_digest=row.config_digest,
+            revision=newest + 1,
+            predecessor=job_id,
+        )
+        note(transaction, "revision_asked", job_id=job_id, reason=reason, revision=newest + 1, job=new)
+        return new

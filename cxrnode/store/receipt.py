@@ -1,0 +1,142 @@
+"""Receipt: one instance, its identity and its jobs, in one transaction. Idempotent: the same bytes count once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from cxrnode.core.lifecycle import JobEvent, advance_job
+from cxrnode.store.audit import note
+from cxrnode.store.database import Database, Transaction
+from cxrnode.store.schema import identity, instance, job
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """What was received and what was decided about it. `identity` holds the columns of that table."""
+
+    sop_instance_uid: str
+    dataset_sha256: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    calling_aet: str
+    called_aet: str
+    accepted: bool
+    reason: str
+    rule: str
+    header: Mapping[str, Any]
+    identity: Mapping[str, str]
+    spool_key: str
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One job to make: a model, how it runs, and what the rule wants made and sent."""
+
+    model: str
+    mode: str
+    outputs: Sequence[str]
+    send_to: Sequence[str]
+    priority: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What the store made of an arrival; `new` is false where the same bytes stood already."""
+
+    instance_id: int
+    new: bool
+    job_ids: tuple[int, ...] = ()
+
+
+def record(
+    database: Database, arrival: Arrival, orders: Sequence[Order], *, ageing: float, config_digest: str
+) -> Receipt:
+    """Insert the instance with its verdict and one job for each order, and return after the commit.
+
+    `ageing`: seconds of waiting that one step of priority is worth (design, rule 10).
+    """
+    row = dataclasses.asdict(arrival)
+    accepted, who, header = row.pop("accepted"), row.pop("identity"), row.pop("header")
+    with database.write() as transaction:
+        new = transaction.insert_new(
+            instance,
+            {
+                **row,
+                "received_at": transaction.now,
+                "verdict": "accepted" if accepted else "ignored",
+                "header": json.dumps(header, sort_keys=True),
+            },
+            unique=("sop_instance_uid", "dataset_sha256"),
+        )
+        if new is None:
+            known = transaction.scalar(
+                sa.select(instance.c.id).where(
+                    instance.c.sop_instance_uid == arrival.sop_instance_uid,
+                    instance.c.dataset_sha256 == arrival.dataset_sha256,
+                )
+            )
+            note(transaction, "received_again", instance_id=known, calling_aet=arrival.calling_aet)
+            return Receipt(instance_id=known, new=False)
+        transaction.connection.execute(sa.insert(identity).values(instance_id=new.id, **who))
+        note(transaction, "received", instance_id=new.id, calling_aet=arrival.calling_aet, size=arrival.size)
+        note(
+            transaction,
+            "accepted" if accepted else "ignored",
+            instance_id=new.id,
+            reason=arrival.reason,
+            rule=arrival.rule,
+        )
+        jobs = tuple(
+            enqueue(transaction, new.id, order, received_at=transaction.now, ageing=ageing, config_digest=config_digest)
+            for order in orders
+        )
+        return Receipt(instance_id=new.id, new=True, job_ids=jobs)
+
+
+def enqueue(
+    transaction: Transaction,
+    instance_id: int,
+    order: Order,
+    *,
+    received_at: float,
+    ageing: float,
+    config_digest: str,
+    revision: int = 1,
+    predecessor: int | None = None,
+) -> int:
+    """Insert one queued job and its first event; return its id."""
+    state = advance_job(None, JobEvent.ENQUEUED)
+    job_id = int(
+        transaction.scalar(
+            sa.insert(job)
+            .values(
+                instance_id=instance_id,
+                model=order.model,
+                revision=revision,
+                predecessor=predecessor,
+                mode=order.mode,
+                state=state,
+                rank=received_at - order.priority * ageing,
+                created_at=transaction.now,
+                wanted=json.dumps({"outputs": list(order.outputs), "send_to": list(order.send_to)}),
+                config_digest=config_digest,
+            )
+            .returning(job.c.id)
+        )
+    )
+    note(
+        transaction,
+        JobEvent.ENQUEUED,
+        instance_id=instance_id,
+        job_id=job_id,
+        model=order.model,
+        mode=order.mode,
+        revision=revision,
+    )
+    return job_id

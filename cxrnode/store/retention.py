@@ -1,0 +1,91 @@
+"""Retention: which bytes have had their time, and which files no row knows. Rows of the audit trail always stay."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from cxrnode.core.lifecycle import JobState
+from cxrnode.store.audit import note
+from cxrnode.store.database import Database
+from cxrnode.store.schema import instance, job, output
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Periods:
+    """How long bytes are kept, in seconds: of films whose jobs rest well, of ignored ones, of failed ones."""
+
+    accepted: float
+    ignored: float
+    failed: float
+
+
+#: States in which nothing more happens to a job by itself. A shadow job rests as reported; so does a duplicate.
+_RESTING = (JobState.DELIVERED, JobState.FAILED, JobState.SUPERSEDED, JobState.WITHDRAWN)
+
+
+def retire(database: Database, periods: Periods, *, limit: int) -> list[str]:
+    """Take the spool keys out of up to `limit` instances whose time is over, with an event each; return the keys.
+
+    The caller removes the files after this commit: one that is then left over is an orphan and goes later.
+    """
+    with database.write() as transaction:
+        now = transaction.now
+        resting = sa.or_(
+            job.c.state.in_(_RESTING),
+            sa.and_(job.c.state == JobState.REPORTED, sa.or_(job.c.mode == "shadow", job.c.outcome == "duplicate")),
+        )
+        busy = sa.exists().where(job.c.instance_id == instance.c.id, sa.not_(resting))
+        fresh = sa.exists().where(job.c.instance_id == instance.c.id, job.c.settled_at > now - periods.accepted)
+        failed = sa.exists().where(
+            job.c.instance_id == instance.c.id,
+            job.c.state == JobState.FAILED,
+            job.c.settled_at > now - periods.failed,
+        )
+        over = sa.or_(
+            sa.and_(instance.c.verdict == "ignored", instance.c.received_at <= now - periods.ignored),
+            sa.and_(instance.c.verdict == "accepted", ~busy, ~fresh, ~failed),
+        )
+        rows = transaction.rows(
+            sa.select(instance.c.id, instance.c.spool_key)
+            .where(instance.c.spool_key.is_not(None), over)
+            .order_by(instance.c.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        keys: list[str] = []
+        for row in rows:
+            taken = [row.spool_key]
+            jobs = transaction.rows(
+                sa.select(job.c.id, job.c.saliency_key, job.c.preview_key).where(job.c.instance_id == row.id)
+            )
+            for one in jobs:
+                taken += [key for key in (one.saliency_key, one.preview_key) if key]
+                taken += [
+                    found.spool_key
+                    for found in transaction.rows(
+                        sa.select(output.c.spool_key).where(output.c.job_id == one.id, output.c.spool_key.is_not(None))
+                    )
+                ]
+            ids = [one.id for one in jobs]
+            transaction.connection.execute(
+                sa.update(job).where(job.c.id.in_(ids)).values(saliency_key=None, preview_key=None)
+            )
+            transaction.connection.execute(sa.update(output).where(output.c.job_id.in_(ids)).values(spool_key=None))
+            transaction.connection.execute(sa.update(instance).where(instance.c.id == row.id).values(spool_key=None))
+            note(transaction, "bytes_removed", instance_id=row.id, files=len(taken))
+            keys += taken
+        return keys
+
+
+def unknown_keys(database: Database, keys: Sequence[str]) -> list[str]:
+    """Those of the keys that no row has."""
+    if not keys:
+        return []
+    known: set[str] = set()
+    with database.read() as transaction:
+        for column in (instance.c.spool_key, output.c.spool_key, job.c.saliency_key, job.c.preview_key):
+            known |= {row[0] for row in transaction.rows(sa.select(column).where(column.in_(keys)))}
+    return [key for key in keys if key not in known]

@@ -1,0 +1,217 @@
+"""The tables. The queue row is the audit row: one source of truth about an image.
+
+Times are seconds since 1970 in UTC by the database's clock. Identifiers of patients stand in `identity` alone, so
+that they can be erased; `event` never holds one. JSON is stored as canonical text, so that digests can be checked.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+#: Names of constraints, so that Alembic can address them on every database.
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite only counts up by itself on INTEGER; PostgreSQL wants BIGINT for ten million events a year.
+_ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_Time: sa.Double[float] = sa.Double()
+
+
+def _digest(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.String(64), nullable=False, default="")
+
+
+instance = sa.Table(
+    "instance",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("sop_instance_uid", sa.String(128), nullable=False),
+    sa.Column("dataset_sha256", sa.String(64), nullable=False),
+    sa.Column("sop_class_uid", sa.String(128), nullable=False),
+    sa.Column("transfer_syntax_uid", sa.String(128), nullable=False),
+    sa.Column("calling_aet", sa.String(16), nullable=False),
+    sa.Column("called_aet", sa.String(16), nullable=False),
+    sa.Column("received_at", _Time, nullable=False, index=True),
+    sa.Column("verdict", sa.String(16), nullable=False, index=True),  # accepted | ignored
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("rule", sa.String(128), nullable=False, default=""),
+    sa.Column("header", sa.Text, nullable=False),  # the routing header as JSON: no identifier
+    sa.Column("spool_key", sa.String(64)),  # NULL once retention took the bytes
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("sop_instance_uid", "dataset_sha256"),
+)
+
+identity = sa.Table(
+    "identity",
+    metadata,
+    sa.Column("instance_id", _ID, sa.ForeignKey("instance.id"), primary_key=True, autoincrement=False),
+    sa.Column("patient_id", sa.Text, nullable=False, index=True),
+    sa.Column("issuer", sa.Text, nullable=False, default=""),
+    sa.Column("patient_name", sa.Text, nullable=False),
+    sa.Column("birth_date", sa.Text, nullable=False),
+    sa.Column("sex", sa.Text, nullable=False),
+    sa.Column("accession", sa.Text, nullable=False, index=True),
+    sa.Column("study_instance_uid", sa.Text, nullable=False, index=True),
+    sa.Column("series_instance_uid", sa.Text, nullable=False),
+)
+
+job = sa.Table(
+    "job",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("instance_id", _ID, sa.ForeignKey("instance.id"), nullable=False),
+    sa.Column("model", sa.String(64), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False, default=1),
+    sa.Column("mode", sa.String(16), nullable=False),  # active | shadow
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False, default=""),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("rank", _Time, nullable=False),
+    sa.Column("not_before", _Time, nullable=False, default=0.0),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("claimed_at", _Time),
+    sa.Column("settled_at", _Time),
+    # What the rule asked for, kept because rules change: {"outputs": [...], "send_to": [...]}.
+    sa.Column("wanted", sa.Text, nullable=False),
+    # Lease and fencing (design, rule 3); attempts and losses (rule 7).
+    sa.Column("token", sa.Integer, nullable=False, default=0),
+    sa.Column("lease_owner", sa.String(128)),
+    sa.Column("lease_until", _Time),
+    sa.Column("alone", sa.Boolean, nullable=False, default=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("losses", sa.Integer, nullable=False, default=0),
+    # Provenance.
+    _digest("bundle_digest"),
+    _digest("config_digest"),
+    sa.Column("engine", sa.String(64), nullable=False, default=""),
+    _digest("pixel_digest"),
+    _digest("identity_digest"),
+    sa.Column("duplicate_of", _ID, sa.ForeignKey("job.id")),
+    sa.Column("predecessor", _ID, sa.ForeignKey("job.id")),
+    sa.Column("report", sa.Text),
+    _digest("report_sha256"),
+    sa.Column("saliency_key", sa.String(64)),
+    _digest("saliency_sha256"),
+    sa.Column("preview_key", sa.String(64)),
+    _digest("preview_sha256"),
+    _digest("chain_head"),
+    sa.UniqueConstraint("instance_id", "model", "revision"),
+    sa.Index("ix_job_ready", "state", "model", "rank", "id"),
+    sa.Index("ix_job_lease", "state", "lease_until"),
+    sa.Index("ix_job_created", "created_at"),
+)
+
+#: One row a film (pixels and identity) and model: the guard that makes a second reading a duplicate.
+film = sa.Table(
+    "film",
+    metadata,
+    sa.Column("pixel_digest", sa.String(64), nullable=False),
+    sa.Column("identity_digest", sa.String(64), nullable=False),
+    sa.Column("model", sa.String(64), nullable=False),
+    sa.Column("job_id", _ID, sa.ForeignKey("job.id"), nullable=False, index=True),
+    sa.PrimaryKeyConstraint("pixel_digest", "identity_digest", "model"),
+)
+
+finding = sa.Table(
+    "finding",
+    metadata,
+    sa.Column("job_id", _ID, sa.ForeignKey("job.id"), nullable=False),
+    sa.Column("label", sa.String(64), nullable=False),
+    sa.Column("score", sa.Double, nullable=False),
+    sa.Column("scale", sa.String(16), nullable=False),
+    sa.Column("decision", sa.String(16), nullable=False),
+    sa.Column("rule_out", sa.Double),
+    sa.Column("rule_in", sa.Double),
+    sa.PrimaryKeyConstraint("job_id", "label"),
+    sa.Index("ix_finding_label", "label", "decision"),
+)
+
+output = sa.Table(
+    "output",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("job_id", _ID, sa.ForeignKey("job.id"), nullable=False, index=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("label", sa.String(64), nullable=False, default=""),
+    sa.Column("sop_class_uid", sa.String(64), nullable=False),
+    sa.Column("sop_instance_uid", sa.String(64), nullable=False, unique=True),
+    sa.Column("transfer_syntax_uid", sa.String(64), nullable=False),
+    sa.Column("instance_number", sa.Integer, nullable=False),
+    sa.Column("spool_key", sa.String(64)),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+)
+
+delivery = sa.Table(
+    "delivery",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("job_id", _ID, sa.ForeignKey("job.id"), nullable=False, index=True),
+    sa.Column("destination", sa.String(64), nullable=False),
+    sa.Column("act", sa.String(16), nullable=False),  # report | withdrawal
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("held", sa.Boolean, nullable=False, default=False),
+    sa.Column("rank", _Time, nullable=False),
+    sa.Column("not_before", _Time, nullable=False, default=0.0),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("settled_at", _Time),
+    sa.Column("token", sa.Integer, nullable=False, default=0),
+    sa.Column("lease_owner", sa.String(128)),
+    sa.Column("lease_until", _Time),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.UniqueConstraint("job_id", "destination", "act"),
+    sa.Index("ix_delivery_ready", "destination", "state", "rank", "id"),
+    sa.Index("ix_delivery_lease", "state", "lease_until"),
+)
+
+delivery_output = sa.Table(
+    "delivery_output",
+    metadata,
+    sa.Column("delivery_id", _ID, sa.ForeignKey("delivery.id"), nullable=False),
+    sa.Column("output_id", _ID, sa.ForeignKey("output.id"), nullable=False),
+    sa.Column("status", sa.Integer),  # the C-STORE status (PS3.7 Annex C); NULL: not yet answered
+    sa.Column("done", sa.Boolean, nullable=False, default=False),
+    sa.Column("comment", sa.String(128), nullable=False, default=""),
+    sa.PrimaryKeyConstraint("delivery_id", "output_id"),
+)
+
+#: The state of the way to a destination (design, rule 6): no row, or `open` false, means deliveries flow.
+circuit = sa.Table(
+    "circuit",
+    metadata,
+    sa.Column("destination", sa.String(64), primary_key=True),
+    sa.Column("open", sa.Boolean, nullable=False, default=False),
+    sa.Column("opened_at", _Time),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("faults", sa.Integer, nullable=False, default=0),
+    sa.Column("next_probe_at", _Time, nullable=False, default=0.0),
+)
+
+event = sa.Table(
+    "event",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("at", _Time, nullable=False, index=True),
+    sa.Column("instance_id", _ID, sa.ForeignKey("instance.id"), index=True),
+    sa.Column("job_id", _ID, sa.ForeignKey("job.id"), index=True),
+    sa.Column("delivery_id", _ID, sa.ForeignKey("delivery.id")),
+    sa.Column("name", sa.String(32), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False, default="{}"),
+    sa.Column("hash", sa.String(64), nullable=False),
+)
+
+#: Who does a periodic duty of `tend` at the moment: a lease by name.
+duty = sa.Table(
+    "duty",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("owner", sa.String(128), nullable=False),
+    sa.Column("until", _Time, nullable=False),
+)

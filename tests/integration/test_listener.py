@@ -1,0 +1,616 @@
+"""The listener against DCMTK, scripted peers and raw sockets."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import resource
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from cxrnode.dicom import incoming, sender
+from cxrnode.dicom.listener import Answer, Listener, Received, Timeouts
+from cxrnode.dicom.tls import Tls, server_context
+from cxrnode.errors import Rejected, Transient
+from tests.integration.scripted import (
+    PATIENT,
+    answered_status,
+    await_that,
+    certificates,
+    data_pdu,
+    dataset_of,
+    dcmtk,
+    film,
+    read_pdu,
+    request_pdu,
+    run,
+    settled_threads,
+    store_command,
+)
+
+Make = Callable[..., Listener]
+SHORT = Timeouts(acse=2.0, network=2.0, dimse=2.0)
+
+
+class Kept:
+    """A callback that moves what it gets to a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.received: list[Received] = []
+        self.files: list[bytes] = []
+        folder.mkdir()
+
+    def __call__(self, received: Received) -> Answer:
+        kept = self.folder / f"{len(self.received)}.dcm"
+        received.path.rename(kept)
+        self.received.append(received)
+        self.files.append(kept.read_bytes())
+        return Answer(status=0x0000)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    return Kept(tmp_path / "kept")
+
+
+@pytest.fixture
+def make(spool: Path, kept: Kept) -> Iterator[Make]:
+    started: list[Listener] = []
+
+    def listener(**changes: object) -> Listener:
+        settings: dict[str, object] = {
+            "ae_title": "CXRNODE",
+            "folder": spool,
+            "admit": lambda calling, called, address: None,
+            "receive": kept,
+            "host": "127.0.0.1",
+            "timeouts": SHORT,
+        }
+        one = Listener(**(settings | changes))  # type: ignore[arg-type]
+        one.start()
+        started.append(one)
+        return one
+
+    yield listener
+    for one in started:
+        one.close()
+
+
+def write(folder: Path, data: bytes, name: str = "film.dcm") -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def storescu(listener: Listener, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    return run("storescu", "-v", "-aec", "CXRNODE", "127.0.0.1", str(listener.address[1]), *args)
+
+
+def connected(listener: Listener) -> socket.socket:
+    return socket.create_connection(listener.address, timeout=10)
+
+
+def associated(listener: Listener) -> socket.socket:
+    conversation = connected(listener)
+    conversation.sendall(request_pdu())
+    assert read_pdu(conversation)[0] == 2
+    return conversation
+
+
+# ------------------------------------------------------------------------------------------------ the good case
+
+
+@pytest.mark.peers
+def test_an_object_of_storescu_arrives_with_its_data_set_unchanged(make: Make, kept: Kept, tmp_path: Path) -> None:
+    data = film(syntax=ExplicitVRLittleEndian)
+    done = storescu(make(), "-xe", write(tmp_path, data))
+    assert done.returncode == 0, done.stderr
+    assert dataset_of(kept.files[0]) == dataset_of(data)
+    (one,) = kept.received
+    assert one.sha256 == hashlib.sha256(dataset_of(data)).hexdigest()
+    assert kept.files[0][one.dataset_offset :] == dataset_of(data)
+    assert one.size == len(kept.files[0])
+    assert (one.sop_instance_uid, one.transfer_syntax_uid) == ("2.25.1", ExplicitVRLittleEndian)
+    assert one.association.calling_aet == "STORESCU"
+    assert (one.association.called_aet, one.association.host) == ("CXRNODE", "127.0.0.1")
+
+
+@pytest.mark.peers
+def test_echoscu_is_answered(make: Make) -> None:
+    assert run("echoscu", "-aec", "CXRNODE", "127.0.0.1", str(make().address[1])).returncode == 0
+
+
+@pytest.mark.peers
+def test_films_of_the_corpus_arrive_in_their_own_syntax(make: Make, kept: Kept, data_dir: Path) -> None:
+    films = sorted((data_dir / "dicom" / "chest").iterdir())[:12]
+    listener = make()
+    done = run("dcmsend", "-dn", "-nuc", "-aec", "CXRNODE", "127.0.0.1", str(listener.address[1]), *films, timeout=60)
+    assert done.returncode == 0, done.stderr
+    sent = {sender.Part10.of(f.read_bytes()).transfer_syntax_uid for f in films}
+    compressed = sent - {ImplicitVRLittleEndian, ExplicitVRLittleEndian}  # dcmsend turns one of these into the other
+    assert len(kept.received) == len(films)
+    assert compressed and compressed <= {r.transfer_syntax_uid for r in kept.received}
+
+
+@pytest.mark.peers
+def test_a_class_nobody_reads_is_taken_too(make: Make, kept: Kept, tmp_path: Path) -> None:
+    data = film(sop_class=SecondaryCaptureImageStorage)
+    assert storescu(make(), "-xe", write(tmp_path, data)).returncode == 0
+    assert kept.received[0].sop_class_uid == SecondaryCaptureImageStorage
+
+
+def test_it_serves_a_socket_that_somebody_else_listens_on(spool: Path, kept: Kept, make: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        one, two = make(adopted=ours.dup()), make(adopted=ours.dup())
+        destination = sender.Destination(name="N", aet="CXRNODE", host="127.0.0.1", port=ours.getsockname()[1])
+        for _ in range(6):
+            sender.echo(destination, calling_aet="TEST")
+        assert one.drain(1.0) == 0
+        sender.echo(destination, calling_aet="TEST")  # the other one still serves, and the socket still listens
+        assert two.drain(1.0) == 0
+        waiting = socket.create_connection(ours.getsockname(), timeout=2)
+        waiting.close()
+
+
+# ------------------------------------------------------------------------------------------------ answers
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "comment"),
+    [
+        (Answer(status=0x0000, comment="not said"), 0x0000, ""),
+        (Answer(status=0xA900, comment="no such\\class \x1b é " + "x" * 90), 0xA900, "no such?class ? ? " + "x" * 46),
+        (Transient("disk full"), 0xA700, "disk full"),
+        (Rejected("unusable"), 0xC000, "unusable"),
+        (RuntimeError(PATIENT), 0xA700, "internal fault (RuntimeError)"),
+    ],
+)
+def test_the_answer_of_the_callback_is_the_response(
+    make: Make, spool: Path, outcome: Answer | Exception, status: int, comment: str
+) -> None:
+    def receive(received: Received) -> Answer:
+        assert received.path.exists()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    conversation = associated(make(receive=receive))
+    conversation.sendall(data_pdu(store_command(), is_command=True, last=True))
+    conversation.sendall(data_pdu(b"\x08\0\x60\0\x02\0\0\0CR", is_command=False, last=True))
+    kind, body = read_pdu(conversation)
+    assert kind == 4
+    assert answered_status(body) == (status, comment)
+    conversation.close()
+    assert await_that(lambda: not list(spool.iterdir()))
+
+
+def test_a_bug_is_logged_without_what_it_said(make: Make) -> None:
+    def receive(received: Received) -> Answer:
+        raise KeyError(PATIENT)
+
+    with structlog.testing.capture_logs() as lines:
+        conversation = associated(make(receive=receive))
+        conversation.sendall(data_pdu(store_command(), is_command=True, last=True))
+        conversation.sendall(data_pdu(b"\x08\0\x60\0\x02\0\0\0CR", is_command=False, last=True))
+        read_pdu(conversation)
+        conversation.close()
+    (line,) = [one for one in lines if one["event"] == "receive_failed"]
+    assert line["error"] == "KeyError"
+    assert any(where.endswith(" receive") for where in line["where"])
+    assert PATIENT not in repr(lines)
+
+
+def test_an_object_over_the_limit_is_refused_for_good(make: Make, spool: Path) -> None:
+    conversation = associated(make(max_object=10_000))
+    conversation.sendall(data_pdu(store_command(), is_command=True, last=True))
+    for last in (False, False, True):
+        conversation.sendall(data_pdu(bytes(8_000), is_command=False, last=last))
+    _, body = read_pdu(conversation)
+    assert answered_status(body) == (0xC000, "larger than 10000 bytes")
+    assert not list(spool.iterdir())
+    conversation.close()
+
+
+def test_a_folder_that_cannot_be_written_is_a_passing_fault(make: Make, spool: Path) -> None:
+    listener = make()
+    conversation = associated(listener)
+    spool.rmdir()
+    conversation.sendall(data_pdu(store_command(), is_command=True, last=True))
+    conversation.sendall(data_pdu(bytes(100), is_command=False, last=True))
+    _, body = read_pdu(conversation)
+    assert answered_status(body) == (0xA700, "No such file or directory")
+    spool.mkdir()
+    conversation.sendall(data_pdu(store_command(), is_command=True, last=True))
+    conversation.sendall(data_pdu(bytes(100), is_command=False, last=True))
+    _, body = read_pdu(conversation)
+    assert answered_status(body) == (0x0000, "")
+    conversation.close()
+
+
+def test_a_class_other_than_the_contexts_is_a_mismatch(make: Make, kept: Kept) -> None:
+    conversation = associated(make())
+    other = store_command().replace(b"1.2.840.10008.5.1.4.1.1.1\0", b"1.2.840.10008.5.1.4.1.1.7\0")
+    conversation.sendall(data_pdu(other, is_command=True, last=True))
+    conversation.sendall(data_pdu(bytes(100), is_command=False, last=True))
+    _, body = read_pdu(conversation)
+    assert answered_status(body)[0] == 0xA900
+    assert kept.received == []
+    conversation.close()
+
+
+def test_a_file_is_never_named_after_what_the_peer_sent(make: Make, spool: Path) -> None:
+    paths: list[Path] = []
+
+    def receive(received: Received) -> Answer:
+        paths.append(received.path)
+        assert received.sop_instance_uid == "../../evil"
+        return Answer(status=0)
+
+    conversation = associated(make(receive=receive))
+    conversation.sendall(data_pdu(store_command(b"../../evil"), is_command=True, last=True))
+    conversation.sendall(data_pdu(bytes(100), is_command=False, last=True))
+    read_pdu(conversation)
+    conversation.close()
+    (path,) = paths
+    assert path.parent == spool
+    assert "evil" not in path.name
+    assert await_that(lambda: not list(spool.iterdir()))
+
+
+# ------------------------------------------------------------------------------------------------ admission
+
+
+@pytest.mark.peers
+def test_an_unknown_ae_is_told_so_and_the_log_says_what_to_add(make: Make) -> None:
+    with structlog.testing.capture_logs() as lines:
+        listener = make(admit=lambda calling, called, address: f"unknown AE at {address}")
+        port = str(listener.address[1])
+        done = [run("echoscu", "-aet", "XRAY1", "-aec", "CXRNODE", "127.0.0.1", port) for _ in range(3)]
+    assert all(d.returncode != 0 and "Calling AE Title Not Recognized" in d.stderr for d in done)
+    assert "Rejected Permanent" in done[0].stderr
+    (line,) = [one for one in lines if one["event"] == "association_rejected"]
+    assert line["remedy"] == '[nodes.XRAY1] aet = "XRAY1", host = "127.0.0.1", can_send = true'
+    assert line["reason"] == "unknown AE at 127.0.0.1"
+
+
+@pytest.mark.peers
+def test_a_wrong_called_title_is_told_so(make: Make) -> None:
+    with structlog.testing.capture_logs() as lines:
+        listener = make(aliases=frozenset({"OTHER"}))
+        port = str(listener.address[1])
+        assert run("echoscu", "-aec", "OTHER", "127.0.0.1", port).returncode == 0
+        done = run("echoscu", "-aec", "WRONG", "127.0.0.1", port)
+    assert "Called AE Title Not Recognized" in done.stderr
+    (line,) = [one for one in lines if one["event"] == "association_rejected"]
+    assert '"CXRNODE"' in line["remedy"]
+
+
+def test_one_association_too_many_is_refused_for_now_and_welcome_later(make: Make) -> None:
+    listener = make(max_associations=2, timeouts=Timeouts())
+    first, second, third = associated(listener), associated(listener), connected(listener)
+    third.sendall(request_pdu())
+    assert read_pdu(third) == (3, bytes([0, 2, 3, 2]))
+    first.close()
+    assert await_that(lambda: listener.active == 1)
+    associated(listener).close()
+    second.close()
+    third.close()
+
+
+def test_nobody_is_let_in_when_deciding_fails(make: Make) -> None:
+    def admit(calling: str, called: str, address: str) -> str | None:
+        raise Transient("the store is away") if calling == "SCRIPT" else RuntimeError(calling)
+
+    listener = make(admit=admit)
+    for calling in ("SCRIPT", "OTHER"):
+        conversation = connected(listener)
+        conversation.sendall(request_pdu(calling=calling))
+        assert read_pdu(conversation) == (3, bytes([0, 2, 3, 1]))
+        conversation.close()
+    assert listener.active == 0
+
+
+def test_made_up_titles_do_not_fill_the_log(make: Make) -> None:
+    with structlog.testing.capture_logs() as lines:
+        listener = make(admit=lambda *_: "unknown")
+        listener._said = type(listener._said)(keys=4)
+        for i in range(12):
+            conversation = connected(listener)
+            conversation.sendall(request_pdu(calling=f"AE{i}"))
+            read_pdu(conversation)
+            conversation.close()
+    assert len([one for one in lines if one["event"] == "association_rejected"]) == 4
+
+
+# ------------------------------------------------------------------------------------------------ peers that vanish
+
+
+@pytest.mark.parametrize("cut", ["mid PDU", "between PDUs", "after the command"])
+def test_a_peer_that_vanishes_leaves_nothing(make: Make, spool: Path, kept: Kept, cut: str) -> None:
+    listener = make()
+    conversation = associated(listener)
+    conversation.sendall(data_pdu(store_command(), is_command=True, last=True))
+    if cut != "after the command":
+        conversation.sendall(data_pdu(bytes(50_000), is_command=False, last=False))
+    assert await_that(lambda: len(list(spool.iterdir())) == 1)
+    if cut == "mid PDU":
+        conversation.sendall(data_pdu(bytes(50_000), is_command=False, last=False)[:20_000])
+    conversation.close()
+    assert await_that(lambda: not list(spool.iterdir()))
+    assert await_that(lambda: listener.active == 0)
+    assert kept.received == []
+
+
+def test_a_peer_that_falls_silent_within_a_pdu_is_given_up(make: Make, spool: Path) -> None:
+    listener = make()
+    conversation = associated(listener)
+    conversation.sendall(data_pdu(store_command(), is_command=True, last=True))
+    conversation.sendall(data_pdu(bytes(50_000), is_command=False, last=False)[:20_000])
+    assert await_that(lambda: len(list(spool.iterdir())) == 1)
+    assert await_that(lambda: listener.active == 0, SHORT.network + 5)
+    assert await_that(lambda: not list(spool.iterdir()))
+    conversation.close()
+
+
+@pytest.mark.peers
+def test_storescu_killed_in_the_middle_leaves_nothing(make: Make, spool: Path, kept: Kept, tmp_path: Path) -> None:
+    listener = make()
+    big = write(tmp_path, film(side=3000))
+    for _ in range(3):
+        process = subprocess.Popen(
+            [dcmtk("storescu"), "-xe", "--max-send-pdu", "4096", "--repeat", "50",
+             "-aec", "CXRNODE", "127.0.0.1", str(listener.address[1]), str(big)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert await_that(lambda: bool(list(spool.iterdir())))
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        assert await_that(lambda: listener.active == 0)
+        assert await_that(lambda: not list(spool.iterdir()))
+    assert all(len(f) > 18_000_000 for f in kept.files)  # only whole objects were handed over
+
+
+def test_health_checks_leave_no_thread(make: Make) -> None:
+    listener = make()
+    connected(listener).close()
+    before = settled_threads()
+    for _ in range(200):
+        connected(listener).close()
+    assert await_that(lambda: threading.active_count() <= before)
+    assert settled_threads() == before
+    associated(listener).close()
+
+
+def test_silent_connections_do_not_use_up_the_associations(make: Make) -> None:
+    listener = make(max_associations=2, timeouts=Timeouts(acse=3, network=3))
+    silent = [connected(listener) for _ in range(40)]
+    started = time.monotonic()
+    associated(listener).close()
+    assert time.monotonic() - started < 2.0
+    for one in silent:
+        one.close()
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    old, new = tmp_path / "incoming-a.part", tmp_path / "incoming-b.part"
+    other = tmp_path / "film.dcm"
+    for path in (old, new, other):
+        path.write_bytes(b"x")
+    hour_ago = time.time() - 3600
+    os.utime(old, (hour_ago, hour_ago))
+    os.utime(other, (hour_ago, hour_ago))
+    assert incoming.sweep(tmp_path, 900) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["film.dcm", "incoming-b.part"]
+
+
+# ------------------------------------------------------------------------------------------------ hostile peers
+
+
+def _resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+@pytest.mark.parametrize("pdu_type", [1, 4])
+def test_a_pdu_of_two_gigabytes_is_not_buffered(make: Make, pdu_type: int) -> None:
+    listener = make()
+    conversation = associated(listener) if pdu_type == 4 else connected(listener)
+    before = _resident_mib()
+    conversation.sendall(struct.pack(">BBI", pdu_type, 0, 0x7FFFFFF0))
+    sent = 0
+    with pytest.raises(OSError):
+        for _ in range(200):
+            conversation.sendall(bytes(1 << 20))
+            sent += 1
+    assert sent < 32
+    assert _resident_mib() - before < 32
+    conversation.close()
+    associated(listener).close()
+
+
+@pytest.mark.filterwarnings("ignore:End of file reached:UserWarning:pydicom")
+@pytest.mark.parametrize(
+    "fragments",
+    [
+        [data_pdu(b"", is_command=True, last=True)],
+        [data_pdu(b"\xff" * 40, is_command=True, last=True)],
+        [data_pdu(store_command(), is_command=True, last=True, context_id=99)],
+        [data_pdu(store_command(b"1" * 70), is_command=True, last=True), data_pdu(b"xx", is_command=False, last=True)],
+        [data_pdu(bytes(200_000), is_command=True, last=False)] * 8,
+        [struct.pack(">BBI", 9, 0, 4) + bytes(4)],
+        [struct.pack(">BBI", 4, 0, 3) + bytes(3)],
+    ],
+    ids=["empty", "garbage", "no such context", "long UID", "endless command", "no such PDU", "torn value"],
+)
+def test_a_malformed_message_ends_the_association_and_nothing_else(
+    make: Make, spool: Path, fragments: list[bytes]
+) -> None:
+    listener = make()
+    conversation = associated(listener)
+    for fragment in fragments:
+        try:
+            conversation.sendall(fragment)
+        except OSError:
+            break
+    assert read_pdu(conversation)[0] in (0, 7)
+    conversation.close()
+    assert await_that(lambda: listener.active == 0)
+    assert await_that(lambda: not list(spool.iterdir()))
+    associated(listener).close()
+
+
+def test_pynetdicoms_log_quotes_nothing_that_passed_through(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    listener = make()
+    with caplog.at_level(logging.WARNING):
+        conversation = associated(listener)
+        long_uid = b"1.2.3." + b"9" * 70
+        conversation.sendall(data_pdu(store_command(long_uid), is_command=True, last=True))
+        conversation.sendall(data_pdu(b"xx", is_command=False, last=True))
+        read_pdu(conversation)
+        conversation.close()
+        assert await_that(lambda: listener.active == 0)
+    said = [r for r in caplog.records if r.name.startswith("pynetdicom")]
+    assert said
+    assert not [r for r in said if "999999" in r.getMessage() or r.exc_info]
+
+
+# ------------------------------------------------------------------------------------------------ the end
+
+
+def test_draining_lets_an_association_finish(make: Make, kept: Kept) -> None:
+    listener = make()
+    conversation = associated(listener)
+    conversation.sendall(data_pdu(store_command(), is_command=True, last=True))
+    aborted: list[int] = []
+    draining = threading.Thread(target=lambda: aborted.append(listener.drain(10)))
+    draining.start()
+    time.sleep(0.5)
+    with pytest.raises(OSError):
+        connected(listener)
+    conversation.sendall(data_pdu(bytes(100), is_command=False, last=True))
+    assert answered_status(read_pdu(conversation)[1]) == (0x0000, "")
+    conversation.sendall(bytes([5, 0, 0, 0, 0, 4, 0, 0, 0, 0]))
+    assert read_pdu(conversation)[0] == 6
+    conversation.close()
+    draining.join(5)
+    assert aborted == [0]
+    assert len(kept.received) == 1
+
+
+def test_draining_aborts_who_stays_too_long(make: Make, spool: Path) -> None:
+    listener = make(timeouts=Timeouts())
+    before = settled_threads()
+    idle, stuck = associated(listener), associated(listener)
+    stuck.sendall(data_pdu(store_command(), is_command=True, last=True))
+    stuck.sendall(data_pdu(bytes(5000), is_command=False, last=False)[:300])
+    assert await_that(lambda: len(list(spool.iterdir())) == 1)
+    started = time.monotonic()
+    assert listener.drain(0.3) == 2
+    assert time.monotonic() - started < 4
+    assert read_pdu(idle)[0] == 7
+    assert listener.active == 0
+    assert not list(spool.iterdir())
+    assert settled_threads() < before
+    idle.close()
+    stuck.close()
+
+
+# ------------------------------------------------------------------------------------------------ TLS
+
+
+@pytest.fixture
+def pem(tmp_path: Path) -> dict[str, Path]:
+    return certificates(tmp_path)
+
+
+@pytest.fixture
+def tls(pem: dict[str, Path]) -> ssl.SSLContext:
+    return server_context(Tls(ca=pem["ca"], cert=pem["server"], key=pem["server_key"]))
+
+
+@pytest.mark.peers
+def test_storescu_over_tls_with_its_certificate_is_served(
+    make: Make, kept: Kept, tls: ssl.SSLContext, pem: dict[str, Path], tmp_path: Path
+) -> None:
+    data = film()
+    listener = make(tls=tls)
+    done = storescu(listener, "-xe", "+tls", pem["client_key"], pem["client"], "+cf", pem["ca"], write(tmp_path, data))
+    assert done.returncode == 0, done.stderr
+    assert dataset_of(kept.files[0]) == dataset_of(data)
+
+
+@pytest.mark.peers
+def test_a_peer_without_a_certificate_is_refused_and_the_log_says_why(
+    make: Make, kept: Kept, tls: ssl.SSLContext, pem: dict[str, Path], tmp_path: Path
+) -> None:
+    with structlog.testing.capture_logs() as lines:
+        listener = make(tls=tls)
+        assert storescu(listener, "-xe", "+tla", "+cf", pem["ca"], write(tmp_path, film())).returncode != 0
+        assert await_that(lambda: any(one["event"] == "tls_handshake_failed" for one in lines))
+    assert kept.received == []
+
+
+def test_idle_connections_do_not_hold_up_a_handshake(make: Make, tls: ssl.SSLContext, pem: dict[str, Path]) -> None:
+    from cxrnode.dicom.tls import client_context
+
+    listener = make(tls=tls, timeouts=Timeouts())
+    before = settled_threads()
+    idle = [connected(listener) for _ in range(20)]
+    context = client_context(Tls(ca=pem["ca"], cert=pem["client"], key=pem["client_key"]))
+    node = sender.Destination(name="N", aet="CXRNODE", host="localhost", port=listener.address[1], tls=context)
+    started = time.monotonic()
+    sender.echo(node, calling_aet="TEST")
+    assert time.monotonic() - started < 2.0
+    assert await_that(lambda: threading.active_count() <= before, 8)  # each idle one is closed after 5 s
+    for one in idle:
+        one.close()
+
+
+# ------------------------------------------------------------------------------------------------ start-up
+
+
+def test_it_is_ready_within_two_seconds_and_without_torch(spool: Path) -> None:
+    code = (
+        "import sys, time; t = time.perf_counter()\n"
+        "from pathlib import Path\n"
+        "from cxrnode.dicom.listener import Answer, Listener\n"
+        f"l = Listener(ae_title='CXRNODE', folder=Path({str(spool)!r}), admit=lambda *a: None,\n"
+        "             receive=lambda r: Answer(status=0), host='127.0.0.1')\n"
+        "l.start(); print(time.perf_counter() - t)\n"
+        "print([m for m in ('torch', 'torchvision', 'highdicom', 'matplotlib', 'sqlalchemy') if m in sys.modules])\n"
+        "l.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    seconds, heavy = done.stdout.splitlines()
+    assert heavy == "[]"
+    assert float(seconds) < 2.0
+
+
+def test_implicit_little_endian_is_taken_when_it_is_all_that_is_offered(make: Make, kept: Kept) -> None:
+    conversation = associated(make())
+    conversation.sendall(data_pdu(store_command(), is_command=True, last=True))
+    conversation.sendall(data_pdu(b"\x08\0\x60\0\x02\0\0\0CR", is_command=False, last=True))
+    read_pdu(conversation)
+    conversation.close()
+    assert kept.received[0].transfer_syntax_uid == ImplicitVRLittleEndian
+    assert dataset_of(kept.files[0]) == b"\x08\0\x60\0\x02\0\0\0CR"
