@@ -5,6 +5,7 @@ study, which may speak of several films. `core.routing` turns this evidence into
 attributes and words of the list leave this module, never the text itself: free text may name the patient.
 """
 
+# ruff: noqa: SIM905 - tables of codes are read and compared as words, not as quoted lists
 from __future__ import annotations
 
 import dataclasses
@@ -33,8 +34,7 @@ FRONTAL_VIEWS = frozenset({View.PA, View.AP, View.FRONTAL})
 _CHEST_CODES = frozenset({"816094009", "51185008", "T-D3000", "39607008", "T-28000"})
 #: Chest together with neighbours (babygrams): neither chest nor something else.
 _MIXED_CODES = frozenset(
-    "416775004 R-FAB56 416550000 R-FAB55 417437006 R-FAB52 416319003 R-FAB54 416152001 R-FAB53"
-    " 38266002 T-D0010".split()
+    "416775004 R-FAB56 416550000 R-FAB55 417437006 R-FAB52 416319003 R-FAB54 416152001 R-FAB53 38266002 T-D0010".split()
 )
 #: PS3.16 CID 4009 and 4031, SNOMED CT and SRT values, less the chest, its mixtures and what lies within it.
 _OTHER_CODES = frozenset(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from cxrnode.dicom.header import PARSE_FAULTS
 from cxrnode.errors import UnreadableImage
@@ -264,15 +265,19 @@ def _lut_item(header: Dataset, keyword: str) -> Dataset | None:
     return first if first is not None and "LUTDescriptor" in first else None
 
 
+def many_texts(header: Dataset, keyword: str) -> tuple[str, ...]:
+    """The values of an element that are text, upper case and not empty; () where it is absent or unreadable."""
+    try:
+        value: Any = header[keyword].value if keyword in header else None
+    except PARSE_FAULTS:
+        return ()
+    many = [value] if isinstance(value, str) else value if isinstance(value, MultiValue) else []
+    return tuple(v.strip().upper() for v in many if isinstance(v, str) and v.strip())
+
+
 def text(header: Dataset, keyword: str) -> str:
     """The first value of an element, upper case; "" where it is absent or unreadable."""
-    try:
-        value = header[keyword].value if keyword in header else None
-    except PARSE_FAULTS:
-        return ""
-    if isinstance(value, str):
-        return value.strip().upper()
-    return str(value[0]).strip().upper() if isinstance(value, Sequence) and len(value) else ""
+    return next(iter(many_texts(header, keyword)), "")
 
 
 def many_numbers(header: Dataset, keyword: str) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ Each point was seen to fail without it (tests/integration/test_listener.py and t
   socket has a deadline here;
 - the reason why a connection failed is logged and forgotten: kept here as `fault`;
 - the TLS handshake runs inside accept(), so one idle peer stops all others: it has a thread and 5 s here;
+- an idle association is polled by two threads a thousand times a second: here fifty times;
 - a TCP health check costs an association with two threads for the ACSE time-out: here it costs one for an instant;
 - the port is always bound anew: here a socket bound by the supervisor can be adopted, and is left listening.
 """
@@ -45,16 +46,31 @@ BACKLOG = 128
 class BoundedSocket(AssociationSocket):
     """The socket of an association, with a cap on lengths and a deadline on every wait.
 
-    `fault` is why connecting failed; `moved_at` (monotonic seconds) is when bytes last left.
+    `fault` is why connecting failed; `moved_at` and `heard_at` (monotonic seconds) are when bytes last left and came.
     """
 
     fault: OSError | None = None
     moved_at: float = 0.0
+    heard_at: float = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.heard_at = time.monotonic()
         if self._is_connected:
             self._bound_waits()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing has passed for a second."""
+        return time.monotonic() - max(self.heard_at, self.moved_at) > 1.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether bytes wait to be read. Asked in a loop, which goes slower while nothing passes."""
+        ready = super().ready
+        # 50 idle associations polled a thousand times a second took a whole core.
+        self.assoc.dul._run_loop_delay = 0.05 if self.idle and not ready else 0.001
+        return ready
 
     @property
     def _patience(self) -> float:
@@ -110,7 +126,8 @@ class BoundedSocket(AssociationSocket):
                 if not count:
                     break
                 filled += count
-                if time.monotonic() > deadline:
+                self.heard_at = time.monotonic()
+                if self.heard_at > deadline:
                     raise TimeoutError("the peer sends a PDU too slowly")
         del received[filled:]
         return received
@@ -280,7 +297,6 @@ def install() -> None:
         setattr(module, "AssociationSocket", BoundedSocket)  # noqa: B010 - neither module exports the name
     _config.LOG_HANDLER_LEVEL = "none"
     _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
-    _config.STORE_RECV_CHUNKED_DATASET = True
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)
     for name in [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "pynetdicom"]:
         logger = logging.getLogger(name)

@@ -8,22 +8,28 @@ C-STORE response to tell.
 from __future__ import annotations
 
 import hashlib
+import queue
 import secrets
 import struct
-import tempfile
-import threading
 import time
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pynetdicom.dimse_messages
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_primitives import DimseServiceType
+from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.pdu_primitives import P_DATA
+
+from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
 
+IMPLEMENTATION_VERSION_NAME = "CXRNODE"
 PREFIX = "incoming-"
 SUFFIX = ".part"
 #: Bytes of a message that is no C-STORE, and of any command set: these are held in memory.
@@ -70,7 +76,7 @@ class IncomingFile:
 
     def begin_dataset(self) -> None:
         """What comes from here on is data set."""
-        self.dataset_offset = self.dataset_offset or self.size
+        self.dataset_offset = self.size
 
     def write(self, piece: bytes) -> int:
         """Append, or drop once there is a fault. Never raises OSError."""
@@ -128,37 +134,55 @@ class IncomingMessages(DIMSEServiceProvider):
                 return
             one = P_DATA()
             one.presentation_data_value_list.append((context_id, fragment))
-            _filling.provider = self
             try:
-                self._take(one, len(fragment))
+                self._take(one, context_id, len(fragment))
             except (*_MALFORMED, *_MALFORMED_TOO):
                 self._break_off()
-            finally:
-                _filling.provider = None
 
-    def _take(self, one: P_DATA, size: int) -> None:
+    def get_msg(self, block: bool = False) -> tuple[None, None] | tuple[int, DimseServiceType]:
+        """Return the next message or (None, None); the association's loop waits here rather than polls."""
+        if block:
+            return super().get_msg(True)
+        try:
+            return self.msg_queue.get(timeout=0.05 if getattr(self.dul.socket, "idle", False) else 0.002)
+        except queue.Empty:
+            return None, None
+
+    def _take(self, one: P_DATA, context_id: int, size: int) -> None:
         if self._arriving is None:
             self._held += size
             if self._held > MAX_MESSAGE or self.msg_queue.qsize() > MAX_WAITING:
                 self._break_off()
                 return
         super().receive_primitive(one)
-        if self.message is None:
+        message: Any = self.message
+        if message is None:
             self._held = 0
             self._arriving = None
-        elif self._arriving is not None:
-            self._arriving.begin_dataset()
+        elif self._arriving is None and isinstance(message, C_STORE_RQ):
+            # The command is complete and a data set follows: pynetdicom writes it where these two point.
+            self._arriving = self._new_file(message.command_set, context_id)
+            setattr(message, "_data_set_file", self._arriving)  # noqa: B010 - typed as tempfile's own class
+            message._data_set_path = self._arriving.path
+
+    def _new_file(self, request: Dataset, context_id: int) -> IncomingFile:
+        """Open the file of the next object and write what goes before its data set (PS3.10 section 7.1)."""
+        meta = create_file_meta(
+            sop_class_uid=request.AffectedSOPClassUID,
+            sop_instance_uid=request.AffectedSOPInstanceUID,
+            transfer_syntax=self.assoc._accepted_cx[context_id].transfer_syntax[0],
+            implementation_uid=UID(IMPLEMENTATION_CLASS_UID),
+            implementation_version=IMPLEMENTATION_VERSION_NAME,
+        )
+        file = IncomingFile(self._folder, self._limit)
+        self.files[file.path] = file
+        file.write(bytes(128) + b"DICM" + encode_file_meta(meta))
+        file.begin_dataset()
+        return file
 
     def _break_off(self) -> None:
         self._broken = True
         self.dul.event_queue.put("Evt19")  # PS3.8 table 9-10: an unexpected PDU, answered with A-ABORT
-
-    def new_file(self) -> IncomingFile:
-        """Open the file of the next object."""
-        file = IncomingFile(self._folder, self._limit)
-        self.files[file.path] = file
-        self._arriving = file
-        return file
 
     def forget(self, path: Path) -> None:
         """The object at this path has been answered."""
@@ -169,26 +193,6 @@ class IncomingMessages(DIMSEServiceProvider):
         for file in list(self.files.values()):
             file.discard()
         self.files.clear()
-
-
-class _Filling(threading.local):
-    """Which provider the running thread works for, so that listeners in one process keep their folders apart."""
-
-    provider: IncomingMessages | None = None
-
-
-_filling = _Filling()
-_standard_file = tempfile.NamedTemporaryFile
-
-
-def _file_of_thread(*args: Any, **kwargs: Any) -> Any:
-    provider = _filling.provider
-    return provider.new_file() if provider is not None else _standard_file(*args, **kwargs)
-
-
-def install() -> None:
-    """Make pynetdicom ask the association for the file. Calling it again changes nothing."""
-    setattr(pynetdicom.dimse_messages, "NamedTemporaryFile", _file_of_thread)  # noqa: B010 - it is not exported
 
 
 def sweep(folder: Path, older_than: float) -> int:

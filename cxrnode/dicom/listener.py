@@ -31,13 +31,14 @@ from pynetdicom.transport import RequestHandler
 
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.core.routing import Association
-from cxrnode.dicom import contexts, hardening, incoming, statuses
-from cxrnode.dicom.incoming import IncomingFile, IncomingMessages
+from cxrnode.dicom import contexts, hardening, statuses
+from cxrnode.dicom.incoming import IMPLEMENTATION_VERSION_NAME, IncomingFile, IncomingMessages, sweep
 from cxrnode.errors import Rejected, Transient
 
 log = structlog.get_logger(__name__)
 
-IMPLEMENTATION_VERSION_NAME = "CXRNODE"
+__all__ = ["Answer", "Listener", "Received", "Refusal", "Timeouts", "sweep"]
+
 #: Connections beyond the associations allowed: those still being negotiated, refused, or only checking the port.
 SPARE_SEATS = 64
 #: An object larger than this is refused with 0xC000 and not kept.
@@ -120,7 +121,6 @@ class Listener:
         extra_handlers: Sequence[EventHandlerType] = (),
     ) -> None:
         hardening.install()
-        incoming.install()
         timeouts = timeouts or Timeouts()
         self.ae_title = ae_title
         self._titles = frozenset(t.strip() for t in (ae_title, *aliases))
@@ -195,7 +195,7 @@ class Listener:
         while self._admitted and time.monotonic() < until:
             time.sleep(0.02)
         aborted = len(self._admitted)
-        self._end(lambda wire: wire.abort(block=False), 0.5)
+        self._end(_abort, 0.5)
         self._end(_hang_up, 2.0)
         return aborted
 
@@ -360,6 +360,11 @@ class _Server(hardening.BoundedServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         self.listener.report_address("connection_failed", client_address[0])
+
+
+def _abort(wire: Wire) -> None:
+    if wire.is_established:
+        wire.abort(block=False)
 
 
 def _hang_up(wire: Wire) -> None:

@@ -21,7 +21,8 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, AllTransferSyntaxes, JPEGExtended12Bit
 
 from cxrnode.dicom import display
-from cxrnode.dicom.header import LARGEST_INFLATED, PARSE_FAULTS, opened, parse, quiet, read_header
+from cxrnode.dicom.header import PARSE_FAULTS, parse, quiet, read_header
+from cxrnode.dicom.part10 import LARGEST_INFLATED, opened
 from cxrnode.dicom.shutters import outside_shutters
 from cxrnode.errors import UnreadableImage
 
@@ -147,7 +148,7 @@ def _layout(source: Dataset, limits: Limits) -> _Layout:
         raise UnreadableImage(f"{columns} x {rows} pixels are more than the limit of {limits.pixels:,}")
     if whole("SamplesPerPixel", 1) != 1 or _photometric(source) not in ("MONOCHROME1", "MONOCHROME2"):
         raise UnreadableImage("not a grey image: PhotometricInterpretation must be MONOCHROME1 or MONOCHROME2")
-    if source.get("NumberOfFrames") not in (None, "") and whole("NumberOfFrames") > 1:
+    if (display.number(source, "NumberOfFrames") or 1) > 1:
         raise UnreadableImage("NumberOfFrames is more than 1: send each frame as an image of its own")
     allocated = whole("BitsAllocated")
     stored = whole("BitsStored", allocated)
@@ -168,7 +169,11 @@ def _layout(source: Dataset, limits: Limits) -> _Layout:
 
 def _stored_numbers(whole: Dataset, layout: _Layout) -> npt.NDArray[np.uint16]:
     """Decode and return the stored bits of each pixel, uint16 (H, W), without overlays in the bits above them."""
-    if not whole.get("PixelData"):
+    try:
+        data = whole["PixelData"].value
+    except PARSE_FAULTS:
+        data = None
+    if not data or not isinstance(data, bytes):
         raise UnreadableImage("PixelData is missing or empty: this instance has no image")
     syntax = UID(str(getattr(whole.file_meta, "TransferSyntaxUID", "")))
     if syntax not in AllTransferSyntaxes and syntax:
@@ -196,7 +201,7 @@ def _is_little(whole: Dataset, syntax: UID) -> bool:
 
 def _native(whole: Dataset, layout: _Layout, *, little: bool) -> npt.NDArray[np.unsignedinteger[Any]]:
     """Uncompressed cells, unsigned (H, W). PS3.5 8.2: big endian OW holds 8-bit pixels in swapped pairs."""
-    data = bytes(whole.PixelData) if not isinstance(whole.PixelData, bytes) else whole.PixelData
+    data: bytes = whole["PixelData"].value
     size = layout.bits_allocated // 8
     expected = layout.rows * layout.columns * size
     if len(data) < expected:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
-from cxrnode.dicom.display import many_numbers, number
+from cxrnode.dicom.display import many_numbers, many_texts, number
 
 #: A shutter that leaves less of the film than this is taken for a mistake.
 _LEAST_VISIBLE = 0.01
@@ -19,7 +19,7 @@ def outside_shutters(header: Dataset, shape: tuple[int, ...], notes: list[str]) 
 
     Several shutters hide what any of them hides. Rows and columns in the header count from 1.
     """
-    shapes = _shapes(header)
+    shapes = many_texts(header, "ShutterShape")
     if not shapes:
         return None
     rows, columns = shape[0], shape[1]
@@ -34,12 +34,6 @@ def outside_shutters(header: Dataset, shape: tuple[int, ...], notes: list[str]) 
         notes.append("the shutters hide the whole film: they were left out")
         return None
     return None if visible.all() else ~visible
-
-
-def _shapes(header: Dataset) -> tuple[str, ...]:
-    value = header.get("ShutterShape")
-    many = [value] if isinstance(value, str) else list(value or ())
-    return tuple(str(v).strip().upper() for v in many if str(v).strip())
 
 
 def _rectangle(header: Dataset, rows: int, columns: int) -> npt.NDArray[np.bool_] | None:

@@ -95,8 +95,8 @@ def plan(seed: int, finding: PhantomFinding | None, view: View) -> Anatomy:
     u = person.uniform(-1, 1, 20)
     woman = bool(person.random() < 0.45)
     portable = view == "AP"
-    thorax = 13.7 + 0.7 * u[0] - 0.8 * woman
-    dome_right = 26.6 + 0.9 * u[1] - 0.6 * woman - 1.6 * portable
+    thorax = 13.2 + 0.6 * u[0] - 0.8 * woman
+    dome_right = 27.3 + 0.9 * u[1] - 0.6 * woman - 1.6 * portable
     dome_left = dome_right + 1.3 + 0.35 * u[2]
     ratio = 0.445 + 0.025 * u[3] + 0.045 * portable
     side = 1 if ill.random() < 0.5 else -1
@@ -135,6 +135,6 @@ def plan(seed: int, finding: PhantomFinding | None, view: View) -> Anatomy:
 def half_width(body: Anatomy, y: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Half the inner width of the thorax at each y in cm: a dome above its widest line, nearly upright below."""
     rise = (np.float32(body.widest) - y) / np.float32(body.widest - body.apex)
-    dome = np.clip(1 - np.clip(rise, 0, 1) ** np.float32(2.7), 0, None) ** np.float32(1 / 2.15)
+    dome = np.clip(1 - np.clip(rise, 0, 1) ** np.float32(2.45), 0, None) ** np.float32(0.49)
     sides = 1 - (np.clip(y - np.float32(body.widest), 0, None) / np.float32(26)) ** 2
     return np.asarray(np.float32(body.thorax) * dome * sides + np.float32(1e-3), dtype=np.float32)

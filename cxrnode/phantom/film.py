@@ -75,7 +75,7 @@ def _response(path: Plane, canvas: Canvas, body: Anatomy) -> Plane:
     wide = _blurred(path, canvas, 3.0)
     detail = path - _blurred(path, canvas, 0.5)
     evened = path - np.float32(0.15) * (wide - np.float32(12.0)) + np.float32(1.2) * np.tanh(detail)
-    lifted = np.clip(evened / np.float32(11.8 + body.exposure), 0, None) ** np.float32(4.2 * body.contrast)
+    lifted = np.clip(evened / np.float32(11.6 + body.exposure), 0, None) ** np.float32(3.6 * body.contrast)
     grey = lifted / (1 + lifted)
     # Outside the body the plate is black, whatever lies near.
     return np.asarray(grey * np.clip(path / np.float32(5.0), 0.06, 1), dtype=np.float32)

@@ -17,7 +17,7 @@ from cxrnode.phantom.canvas import Canvas, Plane, union
 from cxrnode.phantom.skeleton import skeleton
 
 #: What a centimetre of bone absorbs more than soft tissue, and of inflated lung less.
-_BONE, _LUNG = 1.35, 0.76
+_BONE, _LUNG = 1.15, 0.76
 
 
 def absorbed(canvas: Canvas, body: Anatomy) -> Plane:

@@ -18,8 +18,10 @@ from cxrnode.errors import Transient
 
 #: First SQLite release whose WAL mode is safe with several writing processes.
 _SAFE_WAL = (3, 51, 3)
+#: How long PostgreSQL may take to answer a new connection, unless the URL says otherwise.
+_CONNECT_SECONDS = 10
 
-Row = sa.Row[Any]
+Row = sa.Row[*tuple[Any, ...]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,12 +71,17 @@ class Database:
         self.url = parsed.render_as_string(hide_password=True)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            self.engine = sa.create_engine(parsed, connect_args={"timeout": 30}, pool_size=8, max_overflow=8)
+            self.engine = sa.create_engine(
+                parsed, connect_args={"timeout": 30}, hide_parameters=True, pool_size=8, max_overflow=8
+            )
             sa.event.listen(self.engine, "connect", _on_sqlite_connect)
             sa.event.listen(self.engine, "begin", _on_sqlite_begin)
             self._clock = sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0")
         else:
-            self.engine = sa.create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=8)
+            limits = {} if "connect_timeout" in parsed.query else {"connect_timeout": _CONNECT_SECONDS}
+            self.engine = sa.create_engine(
+                parsed, connect_args=limits, hide_parameters=True, pool_pre_ping=True, pool_size=8, max_overflow=8
+            )
             self._clock = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
 
     @contextlib.contextmanager
@@ -97,6 +104,8 @@ class Database:
         except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
             # The statement and its parameters may hold identifiers: only the driver's class is told.
             raise Transient(f"the database {self.url} does not answer: {type(error.orig).__name__}") from None
+        except sa.exc.TimeoutError:
+            raise Transient(f"the database {self.url} has no connection free") from None
 
     def close(self) -> None:
         """Close the pooled connections."""

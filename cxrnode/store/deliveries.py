@@ -22,7 +22,7 @@ from cxrnode.core.lifecycle import (
 )
 from cxrnode.errors import LeaseLost
 from cxrnode.store.audit import note
-from cxrnode.store.database import Database, Transaction
+from cxrnode.store.database import Database, Row, Transaction
 from cxrnode.store.schema import circuit, delivery, delivery_output, job, output
 
 
@@ -80,19 +80,16 @@ def claim(database: Database, *, destination: str, owner: str, limit: int, lease
         )
     if not lost and (blocked or not waiting):
         return []
+    if lost:
+        # A transaction of its own: the jobs that it locks would stand out of order with those locked below.
+        with database.write() as transaction:
+            expire(transaction)
     with database.write() as transaction:
-        expire(transaction)
         way = transaction.row(sa.select(circuit).where(circuit.c.destination == destination).with_for_update())
         if way is not None and way.open:
             if way.next_probe_at > transaction.now:
                 return []
             limit = 1
-            # Whoever probes holds the probe for the length of a lease; others stay away meanwhile.
-            transaction.connection.execute(
-                sa.update(circuit)
-                .where(circuit.c.destination == destination)
-                .values(next_probe_at=transaction.now + lease)
-            )
         pick = (
             sa.select(delivery.c.id)
             .where(*ready, delivery.c.not_before <= transaction.now)
@@ -112,9 +109,17 @@ def claim(database: Database, *, destination: str, owner: str, limit: int, lease
             )
             .returning(*delivery.c)
         )
+        if claimed and way is not None and way.open:
+            # Whoever probes holds the probe for the length of a lease; others stay away meanwhile.
+            transaction.connection.execute(
+                sa.update(circuit)
+                .where(circuit.c.destination == destination)
+                .values(next_probe_at=transaction.now + lease)
+            )
+        for job_id in sorted({row.job_id for row in claimed}):
+            _lock_job(transaction, job_id)
         claims = []
         for row in sorted(claimed, key=lambda one: (one.rank, one.id)):
-            _lock_job(transaction, row.job_id)
             note(
                 transaction,
                 DeliveryEvent.CLAIMED,
@@ -160,8 +165,21 @@ def _parcels(transaction: Transaction, delivery_id: int) -> tuple[Parcel, ...]:
 
 
 def _lock_job(transaction: Transaction, job_id: int) -> JobState:
-    """Lock the job's row: its chain head and its closing hang on it. Jobs are always locked after deliveries."""
+    """Lock the job's row: its chain head and its closing hang on it.
+
+    Jobs are always locked after deliveries, and several of them by their ids upwards: so there is no deadlock.
+    """
     return JobState(transaction.scalar(sa.select(job.c.state).where(job.c.id == job_id).with_for_update()))
+
+
+def lock_deliveries(transaction: Transaction, job_id: int) -> Sequence[Row]:
+    """Lock and return the reports' deliveries of a job, before its row is locked."""
+    return transaction.rows(
+        sa.select(delivery)
+        .where(delivery.c.job_id == job_id, delivery.c.act == "report")
+        .order_by(delivery.c.id)
+        .with_for_update()
+    )
 
 
 def _expired(now: float) -> tuple[sa.ColumnElement[bool], ...]:
@@ -173,14 +191,15 @@ def expire(transaction: Transaction) -> int:
     lost = transaction.rows(
         sa.select(delivery.c.id, delivery.c.job_id, delivery.c.lease_owner)
         .where(*_expired(transaction.now))
-        .order_by(delivery.c.id)
+        .order_by(delivery.c.job_id, delivery.c.id)
         .limit(100)
         .with_for_update(skip_locked=True)
     )
     for row in lost:
-        _lock_job(transaction, row.job_id)
+        state = _lock_job(transaction, row.job_id)
         move(transaction, row.id, DeliveryState.SENDING, DeliveryEvent.LEASE_EXPIRED)
         note(transaction, DeliveryEvent.LEASE_EXPIRED, job_id=row.job_id, delivery_id=row.id, owner=row.lease_owner)
+        _cancel_if_replaced(transaction, row.id, row.job_id, state)
     return len(lost)
 
 
@@ -216,7 +235,7 @@ def move(
 ) -> None:
     """Change the state as the table allows and end the lease; the caller notes the event in the same transaction."""
     after = advance_delivery(before, happened)
-    settled = {"settled_at": transaction.now} if after in RESTING else {}
+    settled = {"settled_at": transaction.now, "held": False} if after in RESTING else {}
     transaction.connection.execute(
         sa.update(delivery)
         .where(delivery.c.id == delivery_id)
@@ -224,13 +243,23 @@ def move(
     )
 
 
-def _fence(transaction: Transaction, held: DeliveryClaim) -> None:
+def _cancel_if_replaced(transaction: Transaction, delivery_id: int, job_id: int, state: JobState) -> None:
+    """Cancel a report that came back to the queue after its job was superseded or withdrawn."""
+    if state not in (JobState.SUPERSEDED, JobState.WITHDRAWN):
+        return
+    if transaction.scalar(sa.select(delivery.c.act).where(delivery.c.id == delivery_id)) == "report":
+        move(transaction, delivery_id, DeliveryState.PENDING, DeliveryEvent.CANCELLED)
+        note(transaction, DeliveryEvent.CANCELLED, job_id=job_id, delivery_id=delivery_id)
+
+
+def _fence(transaction: Transaction, held: DeliveryClaim) -> JobState:
+    """Lock the claimed row and its job, make sure that it is still ours, and return the job's state."""
     row = transaction.row(
         sa.select(delivery.c.token, delivery.c.state).where(delivery.c.id == held.delivery_id).with_for_update()
     )
     if row is None or row.token != held.token or row.state != DeliveryState.SENDING:
         raise LeaseLost(f"delivery {held.delivery_id} is no longer held under token {held.token}")
-    _lock_job(transaction, held.job_id)
+    return _lock_job(transaction, held.job_id)
 
 
 def _write_answers(transaction: Transaction, held: DeliveryClaim, answers: Sequence[Answer]) -> None:
@@ -251,7 +280,7 @@ def _statuses(answers: Sequence[Answer]) -> Mapping[str, int]:
 
 
 def settle_sent(database: Database, held: DeliveryClaim, answers: Sequence[Answer]) -> None:
-    """Record that the destination has every object, close its circuit, and close the job if this was the last.
+    """Record that the destination has every object, and close the job if this was the last.
 
     Raises LeaseLost.
     """
@@ -299,7 +328,7 @@ def settle_faulted(
     Raises LeaseLost.
     """
     with database.write() as transaction:
-        _fence(transaction, held)
+        state = _fence(transaction, held)
         _write_answers(transaction, held, answers)
         move(
             transaction,
@@ -319,15 +348,17 @@ def settle_faulted(
             attempts=held.attempts + 1,
             reason=reason,
         )
+        _cancel_if_replaced(transaction, held.delivery_id, held.job_id, state)
 
 
 def give_back(database: Database, held: DeliveryClaim, answers: Sequence[Answer], reason: str) -> None:
     """Return a delivery to the queue with nothing counted against it; what was taken stays taken. Raises LeaseLost."""
     with database.write() as transaction:
-        _fence(transaction, held)
+        state = _fence(transaction, held)
         _write_answers(transaction, held, answers)
         move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.GIVEN_BACK)
         note(transaction, DeliveryEvent.GIVEN_BACK, job_id=held.job_id, delivery_id=held.delivery_id, reason=reason)
+        _cancel_if_replaced(transaction, held.delivery_id, held.job_id, state)
 
 
 def _close_job(transaction: Transaction, job_id: int) -> None:

@@ -71,7 +71,13 @@ def claim(
     with database.write() as transaction:
         expire(transaction, limits)
         due = (*ready, job.c.not_before <= transaction.now)
-        first = transaction.row(sa.select(job.c.id, job.c.alone).where(*due).order_by(job.c.rank, job.c.id).limit(1))
+        first = transaction.row(
+            sa.select(job.c.id, job.c.alone)
+            .where(*due)
+            .order_by(job.c.rank, job.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
         if first is None:
             return []
         chosen = (job.c.id == first.id, *due) if first.alone else (job.c.alone.is_(False), *due)
@@ -254,6 +260,9 @@ def retry(database: Database, job_id: int, *, reason: str) -> int:
     Raises Rejected where the job does not exist, is under way, or its film is gone.
     """
     with database.write() as transaction:
+        # The instance before the job, as retention locks them: the film's bytes stay until the new job stands.
+        its_instance = sa.select(job.c.instance_id).where(job.c.id == job_id).scalar_subquery()
+        transaction.scalar(sa.select(instance.c.id).where(instance.c.id == its_instance).with_for_update())
         row = transaction.row(
             sa.select(job, instance.c.spool_key, instance.c.received_at)
             .join(instance, instance.c.id == job.c.instance_id)

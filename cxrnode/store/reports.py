@@ -15,6 +15,7 @@ from cxrnode.core.kept import Kept
 from cxrnode.core.lifecycle import DeliveryEvent, DeliveryState, JobEvent, JobState, advance_delivery
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Transaction
+from cxrnode.store.deliveries import lock_deliveries
 from cxrnode.store.jobs import Claim, fence, move
 from cxrnode.store.schema import delivery, delivery_output, film, finding, job, output
 
@@ -105,14 +106,11 @@ def settle_report(
     with database.write() as transaction:
         fence(transaction, held)
         if report.pixel_digest:
+            _lock_film(transaction, report.pixel_digest)
             key = {"pixel_digest": report.pixel_digest, "identity_digest": report.identity_digest, "model": held.model}
             if _settle_duplicate(transaction, held, report.pixel_digest, report.identity_digest) is not None:
                 return False
-            if transaction.insert_new(film, {**key, "job_id": held.job_id}, unique=tuple(key)) is None:
-                # PostgreSQL: another worker committed between our look and our insert.
-                if _settle_duplicate(transaction, held, report.pixel_digest, report.identity_digest) is not None:
-                    return False
-                transaction.upsert(film, {**key, "job_id": held.job_id}, key=tuple(key))
+            transaction.upsert(film, {**key, "job_id": held.job_id}, key=tuple(key))
         move(
             transaction,
             held.job_id,
@@ -145,6 +143,16 @@ def settle_report(
                 _create_delivery(transaction, held.job_id, destination, output_ids, held_reason=held_reason)
         _supersede(transaction, held)
         return True
+
+
+def _lock_film(transaction: Transaction, pixel_digest: str) -> None:
+    """Let the settles of the same pixels come one after the other, so that the later one sees the earlier.
+
+    SQLite has one writer at a time anyway; on PostgreSQL there is no row yet that could be locked.
+    """
+    if transaction.connection.dialect.name == "postgresql":
+        number = int(pixel_digest[:15], 16)  # below 2**60: the lock's key is a signed 64-bit number
+        transaction.scalar(sa.select(sa.func.pg_advisory_xact_lock(number)))
 
 
 def _insert_findings(transaction: Transaction, job_id: int, report: Report) -> None:
@@ -218,10 +226,13 @@ def _identity_change(transaction: Transaction, held: Claim, report: Report) -> s
     )
     if known is None:
         return ""
+    lock_deliveries(transaction, known.job_id)
     transaction.scalar(sa.select(job.c.id).where(job.c.id == known.job_id).with_for_update())
+    # One under way is held too: it may come back.
+    under_way = (DeliveryState.PENDING, DeliveryState.SENDING)
     pending = transaction.count(
         sa.update(delivery)
-        .where(delivery.c.job_id == known.job_id, delivery.c.state == DeliveryState.PENDING)
+        .where(delivery.c.job_id == known.job_id, delivery.c.state.in_(under_way))
         .values(held=True, reason=f"held: job {held.job_id} has the same pixels under another identity")
     )
     note(transaction, "identity_changed", job_id=known.job_id, other=held.job_id, deliveries_held=pending)
@@ -233,6 +244,7 @@ def _supersede(transaction: Transaction, held: Claim) -> None:
     predecessor = transaction.scalar(sa.select(job.c.predecessor).where(job.c.id == held.job_id))
     if predecessor is None:
         return
+    lock_deliveries(transaction, predecessor)
     state = JobState(transaction.scalar(sa.select(job.c.state).where(job.c.id == predecessor).with_for_update()))
     move(transaction, predecessor, state, JobEvent.SUPERSEDED)
     note(transaction, JobEvent.SUPERSEDED, job_id=predecessor, by=held.job_id)

@@ -8,7 +8,7 @@ from cxrnode.core.lifecycle import RESTING, DeliveryEvent, DeliveryState, JobEve
 from cxrnode.errors import Rejected
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database
-from cxrnode.store.deliveries import move
+from cxrnode.store.deliveries import lock_deliveries, move
 from cxrnode.store.schema import delivery, delivery_output, job, output
 
 
@@ -18,10 +18,12 @@ def resend(database: Database, job_id: int, *, reason: str) -> int:
     Raises Rejected where the job does not exist, is not reported, or retention took its outputs.
     """
     with database.write() as transaction:
+        rows = lock_deliveries(transaction, job_id)
         state = transaction.scalar(sa.select(job.c.state).where(job.c.id == job_id).with_for_update())
         if state is None:
             raise Rejected(f"there is no job {job_id}; `cxrnode jobs ls` shows those that are")
-        rows = transaction.rows(sa.select(delivery).where(delivery.c.job_id == job_id, delivery.c.act == "report"))
+        if state in (JobState.SUPERSEDED, JobState.WITHDRAWN):
+            raise Rejected(f"job {job_id} is {state}: its results are not sent again")
         if not rows:
             raise Rejected(f"job {job_id} is {state} and has nothing to send")
         gone = transaction.scalar(

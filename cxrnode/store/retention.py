@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from cxrnode.core.lifecycle import JobState
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database
-from cxrnode.store.schema import instance, job, output
+from cxrnode.store.schema import delivery, instance, job, output
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,8 @@ class Periods:
     failed: float
 
 
-#: States in which nothing more happens to a job by itself. A shadow job rests as reported; so does a duplicate.
+#: States in which nothing more happens to a job by itself. One that is reported rests where nothing is to be sent:
+#: a shadow job, a duplicate, a rule without destinations.
 _RESTING = (JobState.DELIVERED, JobState.FAILED, JobState.SUPERSEDED, JobState.WITHDRAWN)
 
 
@@ -35,7 +36,7 @@ def retire(database: Database, periods: Periods, *, limit: int) -> list[str]:
         now = transaction.now
         resting = sa.or_(
             job.c.state.in_(_RESTING),
-            sa.and_(job.c.state == JobState.REPORTED, sa.or_(job.c.mode == "shadow", job.c.outcome == "duplicate")),
+            sa.and_(job.c.state == JobState.REPORTED, ~sa.exists().where(delivery.c.job_id == job.c.id)),
         )
         busy = sa.exists().where(job.c.instance_id == instance.c.id, sa.not_(resting))
         fresh = sa.exists().where(job.c.instance_id == instance.c.id, job.c.settled_at > now - periods.accepted)
@@ -46,14 +47,26 @@ def retire(database: Database, periods: Periods, *, limit: int) -> list[str]:
         )
         over = sa.or_(
             sa.and_(instance.c.verdict == "ignored", instance.c.received_at <= now - periods.ignored),
-            sa.and_(instance.c.verdict == "accepted", ~busy, ~fresh, ~failed),
+            sa.and_(
+                instance.c.verdict == "accepted",
+                instance.c.received_at <= now - periods.accepted,
+                ~busy,
+                ~fresh,
+                ~failed,
+            ),
         )
-        rows = transaction.rows(
-            sa.select(instance.c.id, instance.c.spool_key)
+        locked = transaction.rows(
+            sa.select(instance.c.id)
             .where(instance.c.spool_key.is_not(None), over)
             .order_by(instance.c.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
+        )
+        # Looked at again under the lock: PostgreSQL judged `over` by a snapshot older than the last retry's commit.
+        rows = transaction.rows(
+            sa.select(instance.c.id, instance.c.spool_key)
+            .where(instance.c.id.in_([row.id for row in locked]), over)
+            .order_by(instance.c.id)
         )
         keys: list[str] = []
         for row in rows:

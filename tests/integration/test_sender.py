@@ -31,6 +31,7 @@ from cxrnode.dicom.sender import (
     DeadlineReached,
     Destination,
     FaultKind,
+    Outbound,
     Part10,
     Sent,
     Stage,
@@ -48,13 +49,12 @@ from tests.integration.scripted import (
     await_that,
     certificates,
     dataset_of,
-    dcmtk,
     film,
     read_pdu,
     settled_threads,
     tcp_peer,
-    unused_port,
 )
+from tests.peers import require_tool, unused_port
 
 SHORT = Timeouts(connect=2.0, acse=1.0, dimse=1.0)
 CR = (ComputedRadiographyImageStorage, ExplicitVRLittleEndian)
@@ -68,6 +68,10 @@ def to(port: int, *, aet: str = "ARCHIVE", host: str = "127.0.0.1", tls: ssl.SSL
 def send_one(port: int, data: bytes, timeouts: Timeouts = SHORT) -> Sent:
     with open_association(to(port), calling_aet="CXRNODE", pairs=[Part10.of(data).pair], timeouts=timeouts) as outbound:
         return outbound.store(data)
+
+
+def associated(port: int, pairs: list[tuple[str, str]]) -> Outbound:
+    return open_association(to(port), calling_aet="CXRNODE", pairs=pairs, timeouts=SHORT)
 
 
 def fault_of(
@@ -85,7 +89,7 @@ def fault_of(
 def storescp(folder: Path, *options: str | Path) -> Iterator[int]:
     """DCMTK's storescp, keeping what it gets bit by bit."""
     port = unused_port()
-    command = [dcmtk("storescp"), "+B", "-od", str(folder), *map(str, options), str(port)]
+    command = [require_tool("storescp"), "+B", "-od", str(folder), *map(str, options), str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def listening() -> bool:
@@ -117,9 +121,8 @@ def test_many_objects_of_several_classes_share_an_association() -> None:
         film(uid=f"2.25.{i}", sop_class=(ComputedRadiographyImageStorage, SecondaryCaptureImageStorage)[i % 2])
         for i in range(1, 21)
     ]
-    with archive() as (port, got):
-        with open_association(to(port), calling_aet="CXRNODE", pairs=[CR, SC], timeouts=SHORT) as outbound:
-            answers = [outbound.store(data).status for data in films]
+    with archive() as (port, got), associated(port, [CR, SC]) as outbound:
+        answers = [outbound.store(data).status for data in films]
     assert answers == [0] * 20
     assert got == [dataset_of(data) for data in films]
 
@@ -159,21 +162,19 @@ def test_the_conversion_gives_the_same_bytes_each_time() -> None:
 def test_what_the_peer_did_not_accept_is_a_matter_of_that_object_alone() -> None:
     compressed = film(syntax=ExplicitVRLittleEndian).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0")
     pairs = [Part10.of(compressed).pair, CR]
-    with archive() as (port, got):
-        with open_association(to(port), calling_aet="CXRNODE", pairs=pairs, timeouts=SHORT) as outbound:
-            assert outbound.store(compressed).status == 0x0122
-            assert outbound.store(compressed).kind is StatusClass.PERMANENT
-            assert outbound.store(film()).status == 0
+    with archive() as (port, got), associated(port, pairs) as outbound:
+        assert outbound.store(compressed).status == 0x0122
+        assert outbound.store(compressed).kind is StatusClass.PERMANENT
+        assert outbound.store(film()).status == 0
     assert got == [dataset_of(film())]
 
 
 def test_what_is_no_dicom_file_is_rejected_and_the_association_goes_on() -> None:
-    with archive() as (port, _):
-        with open_association(to(port), calling_aet="CXRNODE", pairs=[CR], timeouts=SHORT) as outbound:
-            for data in (b"", b"hello" * 100, bytes(128) + b"DICM", film()[:150]):
-                with pytest.raises(Rejected):
-                    outbound.store(data)
-            assert outbound.store(film()).status == 0
+    with archive() as (port, _), associated(port, [CR]) as outbound:
+        for data in (b"", b"hello" * 100, bytes(128) + b"DICM", film()[:150]):
+            with pytest.raises(Rejected):
+                outbound.store(data)
+        assert outbound.store(film()).status == 0
 
 
 # ------------------------------------------------------------------------------------------------ statuses
@@ -324,6 +325,7 @@ def accepting(behave_after: str) -> Iterator[int]:
             conversation.close()
         elif behave_after == "aborts":
             conversation.sendall(bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, 0]))
+            conversation.close()
         elif behave_after == "claims two gigabytes":
             conversation.sendall(struct.pack(">BBI", 4, 0, 0x7FFFFFF0) + bytes(100))
 

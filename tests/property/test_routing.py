@@ -74,7 +74,7 @@ LENIENT = Rule(name="lenient", unsure="read")
 
 
 @given(HEADERS)
-def test_the_gate_answers_for_any_header(header):
+def test_the_gate_answers_for_any_header(header: Header) -> None:
     said = gate(header)
     assert said.text
     verdict = route(header, Association(), [LENIENT])
@@ -83,7 +83,7 @@ def test_the_gate_answers_for_any_header(header):
 
 
 @given(HEADERS)
-def test_what_is_no_film_for_presentation_is_read_under_no_rule(header):
+def test_what_is_no_film_for_presentation_is_read_under_no_rule(header: Header) -> None:
     barred = (
         header.own_output
         or header.presentation_intent == "FOR PROCESSING"
@@ -98,25 +98,25 @@ def test_what_is_no_film_for_presentation_is_read_under_no_rule(header):
 
 
 @given(FILMS, st.sampled_from(["LL", "RL", "LLD", "RLO", "LAO", "LATERAL", "Left lateral", "CC"]))
-def test_a_tag_that_is_not_frontal_is_never_accepted(header, view):
+def test_a_tag_that_is_not_frontal_is_never_accepted(header: Header, view: str) -> None:
     assert gate(dataclasses.replace(header, view_position=view)).answer is not Answer.ACCEPT
 
 
 @given(FILMS, st.sampled_from(["399173006", "399198007", "R-10236", "399182000", "399135007"]))
-def test_a_lateral_or_oblique_code_is_never_accepted(header, code):
+def test_a_lateral_or_oblique_code_is_never_accepted(header: Header, code: str) -> None:
     assert gate(dataclasses.replace(header, view_codes=(*header.view_codes, code))).answer is not Answer.ACCEPT
 
 
 @given(FILMS, st.sampled_from(["lat", "Chest LATERAL", "Thorax seitl.", "profil", "胸部側面", "oblique", "decubitus"]))
-def test_a_text_of_the_image_that_says_sideways_is_never_accepted(header, text):
+def test_a_text_of_the_image_that_says_sideways_is_never_accepted(header: Header, text: str) -> None:
     assert gate(dataclasses.replace(header, series_description=text)).answer is not Answer.ACCEPT
 
 
 @given(FILMS, st.sampled_from(["HAND", "KNEE", "ABDOMEN", "SKULL", "LSPINE", "HIP", "EXTREMITY"]))
-def test_another_body_part_is_never_accepted(header, part):
+def test_another_body_part_is_never_accepted(header: Header, part: str) -> None:
     assert gate(dataclasses.replace(header, body_part=part)).answer is not Answer.ACCEPT
 
 
 @given(HEADERS)
-def test_the_header_survives_the_store(header):
+def test_the_header_survives_the_store(header: Header) -> None:
     assert Header.from_json(header.as_json()) == header

@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from cxrnode.config import Config, RemoteNode, load_config, parse_config, template, without_secrets
+from cxrnode.core import routing
 from cxrnode.errors import ConfigError
 
 PACS = {"aet": "ORTHANC", "host": "127.0.0.1", "port": 4242}
@@ -277,3 +278,11 @@ def test_it_does_not_load_what_it_does_not_need() -> None:
     heavy = "('torch', 'numpy', 'pydicom', 'sqlalchemy')"
     code = f"import sys, cxrnode.config; print(*(m for m in {heavy} if m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_routing_knows_every_condition_that_the_shipped_file_shows() -> None:
+    shown = re.findall(r"^#? ?when = (\{.*?\})", template(), re.MULTILINE)
+    assert len(shown) == 2
+    for condition in shown:
+        when = tomllib.loads(f"when = {condition}")["when"]
+        routing.Rule.from_mapping({"name": "shown", "when": when})

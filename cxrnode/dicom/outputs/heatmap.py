@@ -46,7 +46,7 @@ def legend_of(subject: Subject, finding: Finding, shown: Influence) -> Legend:
             Line(NOT_AN_OUTLINE, SMALL, AMBER),
             Line(f"Film: {subject.film}."),
             Line(f"Read {subject.moment.spoken} by {subject.model}, {subject.bundle}."),
-            Line(f"{open_findings(subject)} All findings: image 1 of this series.", SMALL, MUTED),
+            Line(f"{open_findings(subject)} All findings: image 1. Check on the film itself.", SMALL, MUTED),
         ),
         last=Line(NOT_FOR_DIAGNOSIS, BODY, AMBER),
         warning=Badge(DEMONSTRATION, BLACK, AMBER) if demonstration else None,
@@ -72,8 +72,8 @@ def open_findings(subject: Subject) -> str:
 
 def _scale_in_words(shown: Influence, *, colour: bool) -> str:
     peak = f"peak here {shown.peak:.2f}" if shown.peak <= 1 else "peak here above 1"
-    line = f"White line: {CONTOUR_LEVEL}" if shown.peak >= CONTOUR_LEVEL else f"Too weak for a line, drawn at {CONTOUR_LEVEL}"
-    scale = "of the fixed scale of influence on the score"
+    strong = shown.peak >= CONTOUR_LEVEL
+    line = f"White line: {CONTOUR_LEVEL}" if strong else f"Too weak for the white line, which stands at {CONTOUR_LEVEL}"
     if colour:
         return f"Colour: influence on the score, fixed scale, nothing drawn at 0. {line}; {peak}."
-    return f"{line} {scale}; {peak}."
+    return f"{line} of a fixed scale of influence on the score; {peak}."

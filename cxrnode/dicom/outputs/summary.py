@@ -38,6 +38,7 @@ _MARGIN = 24
 _ROW = 37
 _THUMBNAIL = 300
 _CAPTION = 212
+_NOTE = 1000
 _INKS: dict[Decision, Colour] = {
     Decision.PRESENT: AMBER,
     Decision.UNDETERMINED: BLUE,
@@ -93,7 +94,8 @@ def _draw_head(page: Page, subject: Subject) -> int:
 def _draw_reason(page: Page, subject: Subject, y: int) -> int:
     width = page.image.width - 2 * _MARGIN
     y = page.paragraph(_MARGIN, y + 16, width, "AI: not analysed", LARGE, AMBER)
-    y = page.paragraph(_MARGIN, y + 6, width, f"Reason: {subject.report.reason or 'no reason recorded'}", BODY)
+    reason = shortened(subject.report.reason or "no reason recorded", BODY, 4 * width)
+    y = page.paragraph(_MARGIN, y + 6, width, f"Reason: {reason}", BODY)
     silence = "Nothing is said about any finding: this is neither positive nor negative."
     return page.paragraph(_MARGIN, y + 6, width, silence, BODY)
 
@@ -180,6 +182,8 @@ def _notes(subject: Subject, thumbnails: bool) -> list[str]:
     kind = "Probability in percent." if subject.report.scale is Scale.PROBABILITY else "A score is not a probability."
     ticks = "White marks on a bar: its thresholds; present from the right one on, absent below the left one."
     notes = [open_findings(subject), f"{kind} {ticks}"]
+    if subject.report.notes:
+        notes.insert(1, shortened(f"Note: {'; '.join(subject.report.notes)}.", SMALL, 2 * _NOTE))
     if thumbnails:
         notes.append(f"Colour and line: {NOT_AN_OUTLINE[0].lower()}{NOT_AN_OUTLINE[1:]}")
     return notes

@@ -78,7 +78,7 @@ def test_a_header_of_more_than_16_mib_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_deflated_bomb_is_inflated_no_further_than_the_limit(tmp_path: Path) -> None:
-    body = struct.pack("<HH2sHI", 0x0009, 0x1001, b"OB", 0, 400 * 1024 * 1024) + b"\0" * (400 * 1024 * 1024)
+    body = struct.pack("<HH2sHI", 0x0009, 0x1001, b"OB", 0, 80 * 1024 * 1024) + b"\0" * (80 * 1024 * 1024)
     small = save(tmp_path / "a.dcm", film(), DeflatedExplicitVRLittleEndian)
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     start = small.read_bytes()[: dataset_offset(small)]
@@ -159,17 +159,10 @@ def test_the_start_of_the_data_set_is_found_where_the_length_of_group_2_lies(tmp
     assert dataset_offset(lying) == dataset_offset(path)
 
 
-def test_values_that_break_their_vr_count_as_missing(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.dcm", film(SamplesPerPixel=1, NumberOfFrames="1"))
-    raw = path.read_bytes()
-    raw = raw.replace(b"IS\x02\x001 ", b"IS\x02\x00xx").replace(b"US\x02\x00\x58\x02", b"US\x01\x00\x58", 1)
-    broken = tmp_path / "broken.dcm"
-    broken.write_bytes(raw)
-    try:
-        header = to_header(read_header(broken))
-    except Rejected:
-        return
-    assert header.frames == 0
+def test_a_number_that_is_none_counts_as_zero(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.dcm", film(NumberOfFrames="1"))
+    path.write_bytes(path.read_bytes().replace(b"IS\x02\x001 ", b"IS\x02\x00xx"))
+    assert to_header(read_header(path)).frames == 0
 
 
 def test_several_values_bytes_and_emptiness_are_survived() -> None:
@@ -198,7 +191,11 @@ def test_codes_are_read_with_their_modifiers() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"Manufacturer": "cxrnode project"}, {"Manufacturer": "CXRNODE"}, {"InstanceCreatorUID": IMPLEMENTATION_CLASS_UID}],
+    [
+        {"Manufacturer": "cxrnode project"},
+        {"Manufacturer": "CXRNODE"},
+        {"InstanceCreatorUID": IMPLEMENTATION_CLASS_UID},
+    ],
 )
 def test_our_own_outputs_are_known_by_their_maker(changes: dict[str, str]) -> None:
     assert gate(to_header(film(**changes))).reason is Reason.OWN_OUTPUT
@@ -228,7 +225,7 @@ def test_the_identity_is_read_and_kept_out_of_the_header() -> None:
 
 def test_japanese_names_are_read_as_their_character_set_says(data_dir: Path) -> None:
     for path in sorted((data_dir / "dicom" / "chest_charset").glob("*.dcm")):
-        assert "=" in identity_of(read_header(path)).patient_name, path.name
+        assert "やまだ^たろう" in identity_of(read_header(path)).patient_name, path.name
 
 
 def test_every_chest_film_at_hand_is_accepted_where_doubt_is_read(data_dir: Path) -> None:
@@ -247,7 +244,7 @@ def test_every_other_image_at_hand_is_ignored_by_its_header_even_where_doubt_is_
 
 
 def test_every_malformed_file_at_hand_has_a_header_or_is_refused(data_dir: Path) -> None:
-    outcomes = set()
+    outcomes: set[str] = set()
     for path in sorted((data_dir / "dicom" / "malformed").iterdir()):
         try:
             outcomes.add(gate(to_header(read_header(path))).answer)

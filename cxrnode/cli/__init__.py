@@ -1,0 +1,41 @@
+"""The command line: `cxrnode NOUN VERB`. One module a noun; what is slow to load is loaded by the command that needs it.
+
+Exit status: 0 good, 1 the answer is no, 2 usage. What cxrnode knows to be wrong is a line on stderr with its remedy,
+never a traceback. Nothing here decides about a film: the commands ask the store, the sender and the node.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cxrnode import __version__
+from cxrnode.cli.audit import audit
+from cxrnode.cli.check import check
+from cxrnode.cli.database import db
+from cxrnode.cli.demo import demo
+from cxrnode.cli.dicom import echo, send
+from cxrnode.cli.init import init
+from cxrnode.cli.instances import instances
+from cxrnode.cli.jobs import jobs
+from cxrnode.cli.models import model
+from cxrnode.cli.options import Commands, config_option
+from cxrnode.cli.rules import rules
+from cxrnode.cli.serve import serve
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="cxrnode")
+@config_option
+def main(config_path: Path | None) -> None:
+    """Read chest radiographs beside a PACS: a film in, a structured report and heatmaps back.
+
+    Research software, not a medical device.
+    """
+
+
+for _command in (init, check, serve, demo, echo, send, rules, instances, jobs, model, audit, db):
+    main.add_command(_command)
+
+__all__ = ["main"]

@@ -1,0 +1,278 @@
+"""`cxrnode check`: is everything that the configuration names really there? Looks, and changes nothing.
+
+Each check is a function from the configuration to findings; a fault carries its remedy. No torch is loaded: the
+forward pass of a model is looked at by `cxrnode model verify`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import datetime
+import errno
+import os
+import shutil
+import socket
+import tempfile
+import time
+import zoneinfo
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cxrnode.cli import tables
+from cxrnode.cli.options import config_option, connect, hush, json_option, load
+from cxrnode.errors import CxrnodeError
+
+if TYPE_CHECKING:
+    from cxrnode.config import Config
+    from cxrnode.dicom.sender import Timeouts
+
+#: A clock further from the database's than this makes leases and times wrong, in seconds.
+MOST_SKEW = 2.0
+#: How long one node may take to answer C-ECHO, at each step, in seconds.
+_PATIENCE = 5.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """One thing that was looked at; a fault says what to do."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+@click.command()
+@json_option
+@config_option
+@click.pass_context
+def check(ctx: click.Context, as_json: bool, config_path: Path | None) -> None:
+    """Check configuration, database, spool, models, nodes (C-ECHO), clock and port. Exit status 1 for a fault."""
+    found = list(checks(config_path))
+    if as_json:
+        tables.emit({"ok": all(one.ok for one in found), "checks": found})
+    else:
+        tables.table(
+            ("what", "state", "seen", "what to do"),
+            ((one.name, "ok" if one.ok else "FAULT", one.detail, one.remedy) for one in found),
+        )
+    ctx.exit(0 if all(one.ok for one in found) else 1)
+
+
+def checks(config_path: Path | None) -> Iterator[Checked]:
+    """Look at everything; without a configuration that is the one finding."""
+    try:
+        config = load(config_path)
+    except CxrnodeError as error:
+        for line in str(error).splitlines():
+            yield Checked(name="configuration", ok=False, detail=line, remedy="mend the key that is named")
+        return
+    detail = f"{config.source}, AE title {config.node.ae_title}, digest {config.digest[:12]}"
+    yield Checked(name="configuration", ok=True, detail=detail)
+    parts: tuple[Callable[[Config], Iterator[Checked]], ...]
+    parts = (_rules, _database, _spool, _models, _nodes, _zone, _port)
+    for part in parts:
+        yield from part(config)
+
+
+def _fault(name: str, error: CxrnodeError, remedy: str = "") -> Checked:
+    """A fault whose message ends in its remedy, as those of `cxrnode.errors` do: `what is wrong; what to do`."""
+    said = " ".join(str(error).split())
+    if not remedy:
+        for mark in ("; ", ": run ", ". "):
+            what, found, remedy = said.rpartition(mark)
+            if found:
+                return Checked(name=name, ok=False, detail=what, remedy=(found.strip(":;. ") + " " + remedy).strip())
+    return Checked(name=name, ok=False, detail=said, remedy=remedy)
+
+
+def _rules(config: Config) -> Iterator[Checked]:
+    from cxrnode.roles.rules import configured_rules
+
+    try:
+        rules = configured_rules(config)
+    except CxrnodeError as error:
+        yield _fault("rules", error)
+        return
+    if not rules:
+        yield Checked(
+            name="rules",
+            ok=False,
+            detail="there are none: every film is ignored",
+            remedy="add [[rules]]; see cxrnode init",
+        )
+        return
+    yield Checked(name="rules", ok=True, detail=", ".join(rule.name for rule in rules))
+    senders = sorted(name for name, node in config.nodes.items() if node.can_send)
+    if "receive" in config.node.roles and not senders and not config.listen.accept_unknown:
+        yield Checked(
+            name="senders",
+            ok=False,
+            detail="no node may send: every association is refused",
+            remedy="set can_send = true in the [nodes.X] of each modality or router",
+        )
+
+
+def _database(config: Config) -> Iterator[Checked]:
+    from cxrnode.store import upgrade
+
+    try:
+        database = connect(config, patience=int(_PATIENCE))
+        asked = time.time()
+        with database.read() as transaction:
+            skew = transaction.now - (asked + time.time()) / 2
+    except CxrnodeError as error:
+        yield _fault("database", error, "" if ";" in str(error) else "start it, and check database.url and its rights")
+        return
+    try:
+        upgrade.require(database)
+        yield Checked(name="database", ok=True, detail=f"{database.url}, schema {upgrade.HEAD}")
+    except CxrnodeError as error:
+        yield _fault("database", error, "cxrnode db upgrade")
+    finally:
+        database.close()
+    far = abs(skew) > MOST_SKEW
+    yield Checked(
+        name="clock",
+        ok=not far,
+        detail=f"{tables.span(skew)} from the database's",
+        remedy="let both machines follow the same time server (chrony, systemd-timesyncd)" if far else "",
+    )
+
+
+def _spool(config: Config) -> Iterator[Checked]:
+    folder = config.spool_dir
+    # Before the first start the folder is not there: what counts is whether it can be made.
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        if there == folder:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-"):
+                pass
+        elif not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        yield Checked(
+            name="spool",
+            ok=False,
+            detail=f"{folder} cannot be written to ({error.strerror})",
+            remedy="give the folder to the service's user, or name another in spool.url or node.data_dir",
+        )
+        return
+    short = free < config.spool.min_free
+    made = "" if there == folder else " (not made yet)"
+    yield Checked(
+        name="spool",
+        ok=not short,
+        detail=f"{folder}{made}, {free / 2**30:.1f} GiB free, {config.spool.min_free / 2**30:.1f} GiB must be",
+        remedy="free space, or lower spool.min_free: C-STORE is refused with 0xA700 meanwhile" if short else "",
+    )
+
+
+def _models(config: Config) -> Iterator[Checked]:
+    from cxrnode.reading.bundle import find_bundle, load_bundle
+
+    if not config.models and "infer" in config.node.roles:
+        yield Checked(
+            name="models", ok=False, detail="there are none", remedy='add [models.chest] with bundle = "demo"'
+        )
+    for name, model in config.models.items():
+        try:
+            bundle = load_bundle(find_bundle(model.bundle, config.node.data_dir))
+        except CxrnodeError as error:
+            yield _fault(f"model {name}", error)
+            continue
+        card = bundle.manifest
+        words = [f"{card.name} {card.version}", f"digest {bundle.digest[:12]}", model.mode]
+        words += ["DEMONSTRATION MODEL"] if card.demonstration else []
+        yield Checked(name=f"model {name}", ok=True, detail=", ".join(words))
+
+
+def _nodes(config: Config) -> Iterator[Checked]:
+    from cxrnode.dicom.sender import Timeouts
+
+    hush()
+    send = config.send
+    timeouts = Timeouts(
+        connect=min(send.connect_timeout, _PATIENCE),
+        acse=min(send.acse_timeout, _PATIENCE),
+        dimse=min(send.dimse_timeout, _PATIENCE),
+    )
+    with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
+        yield from pool.map(lambda name: _node(config, name, timeouts), config.nodes)
+
+
+def _node(config: Config, name: str, timeouts: Timeouts) -> Checked:
+    from cxrnode.dicom.sender import AssociationFault, echo
+    from cxrnode.roles.send import destination_of
+
+    node = config.nodes[name]
+    triple = f"{node.aet}@{node.host}:{node.port}"
+    started = time.monotonic()
+    try:
+        echo(destination_of(config, name), calling_aet=config.node.ae_title, timeouts=timeouts)
+    except AssociationFault as fault:
+        why = f" ({fault.detail})" if fault.detail else ""
+        said = f"{triple}: {fault.kind.value.replace('_', ' ')}{why}"
+        return Checked(name=f"node {name}", ok=False, detail=said, remedy=fault.remedy)
+    except CxrnodeError as error:
+        return _fault(f"node {name}", error, f"check [nodes.{name}] tls")
+    took = tables.span(time.monotonic() - started)
+    return Checked(name=f"node {name}", ok=True, detail=f"{triple} answers C-ECHO in {took}")
+
+
+def _zone(config: Config) -> Iterator[Checked]:
+    """Films without an offset, and the dates of outputs, are in node.timezone: the default must be meant."""
+    now = datetime.datetime.now(datetime.UTC)
+    name = config.node.timezone
+    if "timezone" in config.node.model_fields_set:
+        there = now.astimezone(zoneinfo.ZoneInfo(name)).isoformat(timespec="seconds")
+        yield Checked(name="time zone", ok=True, detail=f"{name}, where it is {there}")
+        return
+    here = now.astimezone()
+    agrees = here.utcoffset() == now.astimezone(zoneinfo.ZoneInfo(name)).utcoffset()
+    yield Checked(
+        name="time zone",
+        ok=agrees,
+        detail=f"{name}, the default" if agrees else f"{name}, the default, but this machine's is {here:%Z (UTC%z)}",
+        remedy="" if agrees else 'set node.timezone, like "Europe/Berlin"; "UTC" if that is meant',
+    )
+
+
+def _port(config: Config) -> Iterator[Checked]:
+    if "receive" not in config.node.roles:
+        return
+    host, port = config.listen.host, config.listen.port
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and _is_ours(config):
+                yield Checked(name="port", ok=True, detail=f"{host}:{port}, this node answers there already")
+                return
+            yield Checked(
+                name="port",
+                ok=False,
+                detail=f"{host}:{port} cannot be used ({error.strerror})",
+                remedy="stop what holds it, or choose another listen.host or listen.port",
+            )
+            return
+    yield Checked(name="port", ok=True, detail=f"{host}:{port} is free")
+
+
+def _is_ours(config: Config) -> bool:
+    """Whether a DICOM node answers to our AE title on our port: it takes C-ECHO, or refuses us as a sender alone."""
+    from cxrnode.dicom.sender import AssociationFault, Destination, FaultKind, Timeouts, echo
+
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.listen.host, config.listen.host)
+    here = Destination(name="this node", aet=config.node.ae_title, host=local, port=config.listen.port)
+    try:
+        echo(here, calling_aet=config.node.ae_title, timeouts=Timeouts(connect=2.0, acse=2.0, dimse=2.0))
+    except AssociationFault as fault:
+        return fault.kind is FaultKind.CALLING_AET
+    return True

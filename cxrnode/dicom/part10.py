@@ -1,0 +1,145 @@
+"""Files of instances as bytes: where the data set begins, its digest, and reading it within limits (PS3.10 7).
+
+Nothing here interprets an element but those of group 0002 that it needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+from cxrnode.errors import Rejected
+
+#: A deflated data set (PS3.5 A.5), inflated, at most, in bytes.
+LARGEST_INFLATED = 64 * 1024 * 1024
+_MAGIC = b"DICM"
+_PREAMBLE = 128
+_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+
+
+def opened(file: BinaryIO, limit: int, *, whole: bool) -> BinaryIO:
+    """Return the file itself, or a deflated one inflated up to `limit` bytes.
+
+    With `whole` a data set that inflates to more raises Rejected; without it the rest is left out.
+    """
+    offset = _offset(file)
+    if offset and _transfer_syntax(file) == DeflatedExplicitVRLittleEndian:
+        file.seek(offset)
+        return io.BytesIO(_meta(ExplicitVRLittleEndian) + _inflated(file, limit, whole=whole))
+    file.seek(0)
+    return file
+
+
+def dataset_offset(path: Path) -> int:
+    """Return where the data set begins, in bytes: after preamble, prefix and group 0002, each of which may lack."""
+    with path.open("rb") as file:
+        return _offset(file)
+
+
+def dataset_sha256(path: Path) -> str:
+    """SHA-256 (hex) of the bytes of the data set, without preamble and group 0002, as they stand in the file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(_offset(file))
+        while chunk := file.read(1024 * 1024):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class Metered(io.RawIOBase):
+    """A file of which at most `limit` bytes are read. pydicom reads, seeks and tells; nothing else is offered."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        super().__init__()
+        self._file = file
+        self._limit = limit
+        self._left = limit
+        self.name = ""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read as the file does. Raises Rejected past the limit."""
+        wanted = self._left + 1 if size is None or size < 0 else size
+        chunk = self._file.read(min(wanted, self._left + 1))
+        self._left -= len(chunk)
+        if self._left < 0:
+            raise Rejected(f"more than {self._limit // 2**20} MiB before the pixel data end; this is no radiograph")
+        return chunk
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Seek as the file does."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Tell as the file does."""
+        return self._file.tell()
+
+
+def looks_headless(file: BinaryIO) -> bool:
+    """Whether a file without preamble begins like a data set: with an element of group 0002 or 0008."""
+    start = file.read(_PREAMBLE + 4)
+    file.seek(0)
+    if start[_PREAMBLE:] == _MAGIC or len(start) < 8:
+        return False
+    little, big = struct.unpack("<H", start[:2])[0], struct.unpack(">H", start[:2])[0]
+    return little in (0x0002, 0x0008) or big == 0x0008
+
+
+def _offset(file: BinaryIO) -> int:
+    """Walk group 0002, which is Explicit VR Little Endian (PS3.10 7.1); its own length is often wrong."""
+    file.seek(0)
+    start = file.read(_PREAMBLE + 4)
+    position = _PREAMBLE + 4 if start[_PREAMBLE:] == _MAGIC else 0
+    while True:
+        file.seek(position)
+        element = file.read(12)
+        if len(element) < 8 or element[:2] != b"\x02\x00":
+            return position
+        if element[4:6] in _LONG_VRS:
+            if len(element) < 12:
+                return position
+            position += 12 + int(struct.unpack("<I", element[8:12])[0])
+        else:
+            position += 8 + int(struct.unpack("<H", element[6:8])[0])
+
+
+def _transfer_syntax(file: BinaryIO) -> str:
+    """Return TransferSyntaxUID (0002,0010), "" where it is absent. The meta holds it within its first 4 KiB."""
+    file.seek(0)
+    start = file.read(4096)
+    at = start.find(b"\x02\x00\x10\x00UI")
+    if at < 0 or len(start) < at + 8:
+        return ""
+    length = struct.unpack("<H", start[at + 6 : at + 8])[0]
+    return start[at + 8 : at + 8 + length].rstrip(b"\0 ").decode("ascii", "replace")
+
+
+def _meta(transfer_syntax: str) -> bytes:
+    """Return preamble, prefix and the least group 0002 that names a transfer syntax."""
+    value = transfer_syntax.encode() + b"\0" * (len(transfer_syntax) % 2)
+    element = b"\x02\x00\x10\x00UI" + struct.pack("<H", len(value)) + value
+    return b"\0" * _PREAMBLE + _MAGIC + b"\x02\x00\x00\x00UL\x04\x00" + struct.pack("<I", len(element)) + element
+
+
+def _inflated(file: BinaryIO, limit: int, *, whole: bool) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    pieces, left = [], limit
+    try:
+        while not inflater.eof and left > 0:
+            deflated = inflater.unconsumed_tail or file.read(64 * 1024)
+            if not deflated:
+                break
+            piece = inflater.decompress(deflated, left)
+            pieces.append(piece)
+            left -= len(piece)
+    except zlib.error:
+        raise Rejected("the deflated data set is damaged; send it again, or in another transfer syntax") from None
+    if whole and left <= 0 and not inflater.eof:
+        raise Rejected(f"the deflated data set is larger than {limit // 2**20} MiB; send it uncompressed")
+    return b"".join(pieces)

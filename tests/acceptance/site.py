@@ -1,0 +1,234 @@
+"""A node under test: its configuration, its process, its database, and what an administrator would do with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from cxrnode.core.lifecycle import job_after
+from cxrnode.store.audit import broken_link
+from cxrnode.store.database import Database
+from cxrnode.store.schema import delivery, event, identity, instance, job, output
+from tests.peers import require_tool, unused_port, wait_until
+
+SENDER = "MODALITY"
+
+_CONFIG = """\
+[node]
+ae_title = "CXRNODE"
+data_dir = {data}
+purpose = "{purpose}"
+
+[listen]
+host = "127.0.0.1"
+port = {port}
+
+[nodes.PACS]
+aet = "{aet}"
+host = "127.0.0.1"
+port = {pacs}
+
+[nodes.MODALITY]
+aet = "MODALITY"
+host = "127.0.0.1"
+port = 104
+can_send = true
+
+[models.chest]
+bundle = "demo"
+{shadow}
+[[rules]]
+name = "films"
+unsure = "read"
+models = [{models}]
+outputs = ["sr", "heatmap"]
+send_to = ["PACS"]
+
+[reading]
+implausible = "{implausible}"
+lease = "{lease}"
+
+[send]
+lease = "{lease}"
+backoff_base = "1s"
+probe_every = "2s"
+
+[database]
+url = "{url}"
+
+[spool]
+min_free = "50 MiB"
+
+[log]
+level = "info"
+format = "json"
+"""
+
+_SHADOW = """
+[models.candidate]
+bundle = "demo"
+mode = "shadow"
+"""
+
+
+class Site:
+    """A node of its own in `folder`, started and stopped by the test, with one PACS."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        pacs: tuple[str, int],
+        url: str = "",
+        phantoms: bool = False,
+        shadow: bool = False,
+        lease: str = "60s",
+    ) -> None:
+        """`phantoms`: read films that no model was made for. `url`: PostgreSQL, else SQLite in the folder."""
+        self.port = unused_port()
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.config = folder / "cxrnode.toml"
+        self.log = folder / "cxrnode.log"
+        self.config.write_text(
+            _CONFIG.format(
+                data=json.dumps(str(self.data_dir)),
+                port=self.port,
+                aet=pacs[0],
+                pacs=pacs[1],
+                url=url,
+                purpose="demo" if phantoms else "service",
+                implausible="read" if phantoms else "refuse",
+                shadow=_SHADOW if shadow else "",
+                models='"chest", "candidate"' if shadow else '"chest"',
+                lease=lease,
+            )
+        )
+        self.database = Database(url or f"sqlite+pysqlite:///{self.data_dir / 'cxrnode.sqlite'}")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, wait_for: str = "receive") -> float:
+        """Serve; return the seconds until the role was ready."""
+        began = time.monotonic()
+        before = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cxrnode", "serve", "--config", str(self.config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(
+            lambda: any(e["role"] == wait_for for e in self.logged("role_ready", since=before)),
+            seconds=120,
+            what=f"the {wait_for} role",
+            process=self._process,
+        )
+        return time.monotonic() - began
+
+    def stop(self) -> int:
+        """Drain on SIGTERM; return the exit status."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL of the supervisor; its children see it and end."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def logged(self, name: str, *, since: int = 0) -> list[dict[str, Any]]:
+        """The events of this name in the node's log, from a byte offset on."""
+        with self.log.open("rb") as log:
+            log.seek(since)
+            lines = log.read().decode(errors="replace").splitlines()
+        found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return [one for one in found if one.get("event") == name]
+
+    def pid(self, role: str) -> int | None:
+        """The process of a role, if it runs now."""
+        started = [one["pid"] for one in self.logged("role_started") if one["role"] == role]
+        for pid in reversed(started):
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                continue
+            return int(pid)
+        return None
+
+    def storescu(self, film: Path, *options: str, timeout: float = 60) -> bool:
+        """Send one film with DCMTK's storescu; True if the node answered Success."""
+        command = [require_tool("storescu"), "-v", "-aet", SENDER, "-aec", "CXRNODE", *options]
+        done = subprocess.run(
+            [*command, "127.0.0.1", str(self.port), str(film)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return done.returncode == 0 and "(Success)" in done.stdout + done.stderr
+
+    def echo(self) -> bool:
+        """C-ECHO with DCMTK's echoscu."""
+        command = [require_tool("echoscu"), "-aet", SENDER, "-aec", "CXRNODE", "127.0.0.1", str(self.port)]
+        return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
+
+    def rows(self, statement: sa.Executable) -> list[Any]:
+        """Read from the node's database."""
+        with self.database.read() as transaction:
+            return list(transaction.rows(statement))
+
+    def jobs(self) -> list[Any]:
+        """All jobs with the SOP Instance UID of their instance, in order."""
+        return self.rows(
+            sa.select(job, instance.c.sop_instance_uid)
+            .join(instance, instance.c.id == job.c.instance_id)
+            .order_by(job.c.id)
+        )
+
+    def states(self) -> Counter[str]:
+        """How many jobs and deliveries are in each state."""
+        found: Counter[str] = Counter()
+        with self.database.read() as transaction:
+            for name, table in (("job", job), ("delivery", delivery)):
+                for row in transaction.rows(sa.select(table.c.state, sa.func.count()).group_by(table.c.state)):
+                    found[f"{name} {row[0]}"] = row[1]
+        return found
+
+    def at_rest(self) -> bool:
+        """Whether no job is under way and no delivery is due."""
+        busy = self.states()
+        return not any(busy[state] for state in ("job queued", "job reading", "delivery pending", "delivery sending"))
+
+    def wait_at_rest(self, seconds: float) -> None:
+        """Wait until `at_rest`."""
+        wait_until(self.at_rest, seconds=seconds, what=f"the node at rest ({dict(self.states())})")
+
+    def check_audit(self) -> None:
+        """Every job's events follow the table and end in its state; every chain holds; no event names a patient."""
+        with self.database.read() as transaction:
+            names = transaction.rows(sa.select(event.c.job_id, event.c.name).order_by(event.c.id))
+            details = " ".join(row[0] for row in transaction.rows(sa.select(event.c.detail)))
+            people = transaction.rows(sa.select(identity.c.patient_id, identity.c.patient_name, identity.c.accession))
+        for row in self.jobs():
+            assert job_after(name for job_id, name in names if job_id == row.id) == row.state
+            assert broken_link(self.database, row.id) is None
+        for person in people:
+            for value in (v for v in person if len(v) > 3):
+                assert value not in details
+                assert value not in self.log.read_text(errors="replace")
+
+    def outputs(self, job_id: int) -> list[Any]:
+        """The rows of a job's outputs."""
+        return self.rows(sa.select(output).where(output.c.job_id == job_id).order_by(output.c.id))
