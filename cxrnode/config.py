@@ -41,7 +41,6 @@ from cxrnode.sections import (
     Spool,
     Sr,
     Tls,
-    Web,
     WordLists,
 )
 
@@ -61,7 +60,6 @@ __all__ = [
     "Spool",
     "Sr",
     "Tls",
-    "Web",
     "WordLists",
     "load_config",
     "parse_config",
@@ -91,7 +89,6 @@ class Config(Section):
     words: WordLists = Field(default_factory=WordLists)
     database: Database = Field(default_factory=Database)
     spool: Spool = Field(default_factory=Spool)
-    web: Web = Field(default_factory=Web)
     retention: Retention = Field(default_factory=Retention)
     log: Log = Field(default_factory=Log)
     _source: Path | None = PrivateAttr(default=None)

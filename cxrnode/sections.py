@@ -47,8 +47,8 @@ TimeZone = Annotated[str, AfterValidator(_timezone)]
 NamedPath = Annotated[Path, AfterValidator(_resolved)]
 #: One string or a list of them.
 Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-RoleName = Literal["receive", "infer", "send", "tend", "web"]
-OutputKind = Literal["sr", "summary", "heatmap"]
+RoleName = Literal["receive", "infer", "send", "tend"]
+OutputKind = Literal["sr", "heatmap"]
 
 
 class Section(BaseModel):
@@ -62,7 +62,7 @@ class Node(Section):
 
     ae_title: AETitle = "CXRNODE"
     data_dir: NamedPath = Path("/var/lib/cxrnode")
-    roles: tuple[RoleName, ...] = ("receive", "infer", "send", "tend", "web")
+    roles: tuple[RoleName, ...] = ("receive", "infer", "send", "tend")
     #: For films without TimezoneOffsetFromUTC, and for the dates in our outputs.
     timezone: TimeZone = "UTC"
     purpose: Literal["service", "demo", "bench"] = "service"
@@ -98,10 +98,6 @@ class RemoteNode(Section):
     host: Host
     port: Port
     can_send: bool = False
-    commitment: bool = False
-    timezone: TimeZone | None = None
-    iocm: bool = True
-    require_source: bool = False
     tls: Tls | None = None
 
 
@@ -138,7 +134,6 @@ class Reading(Section):
     decode_memory: Size = 2 * 1024**3
     implausible: Literal["refuse", "read"] = "refuse"
     unknown_age: Literal["read", "ignore"] = "read"
-    on_identity_change: Literal["hold", "reissue"] = "hold"
 
 
 class Send(Section):
@@ -197,13 +192,6 @@ class Spool(Section):
 
     url: str = Field(default="", repr=False)
     min_free: Size = 5 * 1024**3
-
-
-class Web(Section):
-    """`[web]`: where the console listens. Off the loopback it needs a proxy that asks who is there."""
-
-    host: Host = "127.0.0.1"
-    port: Port = 8042
 
 
 class Retention(Section):

@@ -73,6 +73,8 @@ class Waiter:
             self._socket.close()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # others still wait there
+                self._path.parent.rmdir()
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""The command line: `cxrnode NOUN VERB`. One module a noun; what is slow to load is loaded by the command that needs it.
+"""The command line: `cxrnode NOUN VERB`. One module a noun; a command loads what it alone needs.
 
 Exit status: 0 good, 1 the answer is no, 2 usage. What cxrnode knows to be wrong is a line on stderr with its remedy,
 never a traceback. Nothing here decides about a film: the commands ask the store, the sender and the node.

@@ -1,4 +1,4 @@
-"""`cxrnode demo`: the whole main job on this machine, in a throw-away folder. What happens there is `cxrnode.demo`'s."""
+"""`cxrnode demo`: the whole main job on this machine, in a throw-away folder. What happens is `cxrnode.demo`'s."""
 
 from __future__ import annotations
 

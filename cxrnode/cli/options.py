@@ -10,6 +10,7 @@ import logging
 import os
 import pwd
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from cxrnode.config import Config
     from cxrnode.store.database import Database
 
-_F = TypeVar("_F")
+_F = TypeVar("_F", bound=Callable[..., Any] | click.Command)
 
 
 class Fault(click.ClickException):
@@ -87,15 +88,15 @@ def config_option(command: _F) -> _F:
         type=click.Path(path_type=Path, dir_okay=False),
         callback=_inherited,
         help="Configuration; else CXRNODE_CONFIG, ./cxrnode.toml, /etc/cxrnode/cxrnode.toml.",
-    )(command)  # type: ignore[type-var]
+    )(command)
 
 
 def json_option(command: _F) -> _F:
     """Give a command `--json`, as the argument `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="JSON on stdout and nothing else.")(command)  # type: ignore[type-var]
+    return click.option("--json", "as_json", is_flag=True, help="JSON on stdout and nothing else.")(command)
 
 
-def limit_option(default: int) -> Any:
+def limit_option(default: int) -> Callable[[_F], _F]:
     """Give a listing `--limit`."""
     return click.option(
         "--limit", type=click.IntRange(min=1), default=default, show_default=True, help="Show so many at most."
@@ -105,14 +106,14 @@ def limit_option(default: int) -> Any:
 def since_option(command: _F) -> _F:
     """Give a listing `--since`."""
     return click.option("--since", type=Moment(), metavar="TIME", help="From this time on: 2h, 7d, or ISO 8601.")(
-        command  # type: ignore[type-var]
+        command
     )
 
 
 def until_option(command: _F) -> _F:
     """Give a listing `--until`."""
     return click.option("--until", type=Moment(), metavar="TIME", help="Before this time: 2h, 7d, or ISO 8601.")(
-        command  # type: ignore[type-var]
+        command
     )
 
 
@@ -123,7 +124,7 @@ def identity_option(command: _F) -> _F:
         "with_identity",
         is_flag=True,
         help="Show whose film it is, too. The audit trail notes that you looked.",
-    )(command)  # type: ignore[type-var]
+    )(command)
 
 
 def load(config_path: Path | None) -> Config:
@@ -171,7 +172,7 @@ def connect(config: Config, *, patience: int | None = None) -> Database:
     except ImportError as error:
         shown = without_secrets(config.database_url)
         raise ConfigError(
-            f"database.url {shown} needs the Python package {error.name}; pip install 'cxrnode[postgres]' brings psycopg"
+            f"database.url {shown} needs the package {error.name}; pip install 'cxrnode[postgres]' brings psycopg"
         ) from None
 
 

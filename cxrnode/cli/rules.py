@@ -41,15 +41,15 @@ class Tested:
     file: str
     verdict: str
     reason: str
-    rule: str
-    gate: str
-    gate_reason: str
-    region: Mapping[str, Any]
-    view: str
-    view_evidence: Mapping[str, Mapping[str, tuple[str, ...]]]
-    models: tuple[Follows, ...]
-    outputs: tuple[str, ...]
-    send_to: tuple[str, ...]
+    rule: str = ""
+    gate: str = ""
+    gate_reason: str = ""
+    region: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    view: str = ""
+    view_evidence: Mapping[str, Mapping[str, tuple[str, ...]]] = dataclasses.field(default_factory=dict)
+    models: tuple[Follows, ...] = ()
+    outputs: tuple[str, ...] = ()
+    send_to: tuple[str, ...] = ()
 
 
 @click.group()
@@ -76,7 +76,10 @@ def test_command(
     as_json: bool,
     config_path: Path | None,
 ) -> None:
-    """Say the verdict on each FILE, its reason, the evidence, and what would follow. Exit status 1 if any is not accepted."""
+    """Say the verdict on each FILE, its reason, the evidence, and what would follow.
+
+    Exit status 1 if any is not accepted.
+    """
     config = load(config_path)
     from cxrnode.core.routing import Association
     from cxrnode.roles.rules import configured_rules, configured_words
@@ -105,10 +108,7 @@ def judge(file: Path, config: Config, association: Association, known: tuple[Rul
         header = to_header(read_header(file))
     except (Rejected, OSError) as fault:
         said = str(fault) if isinstance(fault, Rejected) else f"it cannot be read ({fault.strerror})"
-        return Tested(
-            **{"file": str(file), "verdict": "refused", "reason": said, "rule": "", "gate": "", "gate_reason": ""},
-            **{"region": {}, "view": "", "view_evidence": {}, "models": (), "outputs": (), "send_to": ()},
-        )
+        return Tested(file=str(file), verdict="refused", reason=said)
     today = datetime.datetime.now(zoneinfo.ZoneInfo(config.node.timezone)).date()
     verdict = route(header, association, known, words, today)
     region = dataclasses.asdict(views.region_evidence(header, words))

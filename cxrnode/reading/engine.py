@@ -74,10 +74,14 @@ class TorchEngine:
     Not bit-identical between batch sizes or devices (the order of sums differs): scores agree to about 1e-5.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str | None = None, threads: int | None = None, batch: int = 16) -> None:
+    def __init__(
+        self, bundle: Bundle, *, device: str | None = None, threads: int | None = None, batch: int = 16
+    ) -> None:
         manifest = bundle.manifest
         if manifest.input.channels != 3:
-            raise BundleError(f"manifest.toml: input.channels: {manifest.architecture} takes 3, not {manifest.input.channels}")
+            raise BundleError(
+                f"manifest.toml: input.channels: {manifest.architecture} takes 3, not {manifest.input.channels}"
+            )
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cuda":
             # TF32 keeps ten bits: the same film must not read differently on another machine.
@@ -114,14 +118,17 @@ class TorchEngine:
 
     def _run(self, inputs: Tensor) -> Pass:
         with torch.inference_mode():
-            return self._network.run(inputs.to(self.device, memory_format=torch.channels_last))
+            done: Pass = self._network.run(inputs.to(self.device, memory_format=torch.channels_last))
+        return done
 
     def _read(self, inputs: Tensor) -> list[Reading]:
         done = self._run(inputs)
         scores = done.logits.sigmoid().cpu().numpy()
         distances = self._cloud.distances(done.pooled.cpu().numpy())
         maps = self._maps(done, inputs)
-        if not (np.isfinite(scores).all() and np.isfinite(distances).all() and (maps is None or np.isfinite(maps).all())):
+        if not (
+            np.isfinite(scores).all() and np.isfinite(distances).all() and (maps is None or np.isfinite(maps).all())
+        ):
             raise NotFinite
         return [
             Reading(scores=scores[i], saliency=None if maps is None else maps[i], distance=float(distances[i]))

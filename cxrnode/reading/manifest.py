@@ -199,7 +199,9 @@ def parse_manifest(text: str) -> Manifest:
     except tomllib.TOMLDecodeError as error:
         raise BundleError(f"{NAME}: not TOML ({error}); copy the bundle again, or export it again") from error
     if raw.get("format") != FORMAT:
-        raise _wrong("format", f"this version reads format {FORMAT}, not {raw.get('format')!r}", "export the bundle again")
+        raise _wrong(
+            "format", f"this version reads format {FORMAT}, not {raw.get('format')!r}", "export the bundle again"
+        )
     manifest = _parse(Manifest, raw, "")
     _check(manifest)
     return manifest
@@ -330,9 +332,7 @@ def _toml(item: object) -> str:
     if isinstance(item, bool):
         return "true" if item else "false"
     if isinstance(item, str):
-        escaped = "".join(
-            f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08x}" for c in item
-        )
+        escaped = "".join(f"\\{c}" if c in '"\\' else c if c.isprintable() else f"\\U{ord(c):08x}" for c in item)
         return f'"{escaped}"'
     if isinstance(item, tuple):
         return f"[{', '.join(_toml(part) for part in item)}]"

@@ -8,7 +8,6 @@ which is class activation mapping (Zhou et al., CVPR 2016). No backward pass, no
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -99,7 +98,7 @@ def build_network(weights: Mapping[str, npt.NDArray[np.generic]], outputs: int) 
             )
     state = {key: torch.from_numpy(np.asarray(weights[key], np.float32)) for key in wanted}
     network.load_state_dict(state, strict=False)
-    return typing.cast(DenseNet121, network.eval())
+    return network.eval()
 
 
 def weights_of(network: nn.Module) -> dict[str, npt.NDArray[np.float32]]:

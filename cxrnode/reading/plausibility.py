@@ -52,11 +52,15 @@ class Cloud:
     def from_tensors(cls, tensors: Mapping[str, npt.NDArray[np.generic]], width: int) -> Self:
         """Read what `tensors` wrote, for features (width,). Raises BundleError that names what does not fit."""
         if set(tensors) != set(_SHAPES):
-            raise BundleError(f"plausibility.safetensors: must hold {', '.join(_SHAPES)}, not {', '.join(sorted(tensors))}")
+            raise BundleError(
+                f"plausibility.safetensors: must hold {', '.join(_SHAPES)}, not {', '.join(sorted(tensors))}"
+            )
         cloud = cls(**{key: np.asarray(tensors[key], np.float32) for key in _SHAPES})
         ranks = {key: getattr(cloud, key).ndim for key in _SHAPES}
         if ranks != _SHAPES or cloud.components.shape != (len(cloud.deviation), width) or len(cloud.mean) != width:
-            raise BundleError(f"plausibility.safetensors: the shapes do not fit {width} features; export the bundle again")
+            raise BundleError(
+                f"plausibility.safetensors: the shapes do not fit {width} features; export the bundle again"
+            )
         if cloud.deviation.min() <= 0 or cloud.rest.min() <= 0:
             raise BundleError("plausibility.safetensors: a deviation is not above 0; export the bundle again")
         return cloud
@@ -71,4 +75,5 @@ class Cloud:
         along = away @ self.components.T.astype(np.float64)
         beside = np.maximum((away**2).sum(1) - (along**2).sum(1), 0.0)
         squared = ((along / self.deviation) ** 2).sum(1) + beside / float(self.rest[0]) ** 2
-        return np.sqrt(squared / len(self.mean))
+        distances: npt.NDArray[np.float64] = np.sqrt(squared / len(self.mean))
+        return distances

@@ -98,6 +98,7 @@ def output_settings(config: Config) -> OutputSettings:
         max_findings=config.heatmap.max_findings,
         max_px=config.heatmap.max_px,
         style=config.heatmap.style,
+        encoding=config.heatmap.encoding,
         timezone=config.node.timezone,
         device_name=config.node.ae_title,
     )

@@ -87,9 +87,12 @@ def export_bundle(
         provisional = Path(part)
         nowhere = Cloud.fit(np.eye(2, width, dtype=np.float32), 1)
         write_bundle(provisional, blank, weights, nowhere.tensors())
-        cloud = Cloud.fit(TorchEngine(load_bundle(provisional)).features(open_films(train_rows)), aims.components)
+        cloud = Cloud.fit(
+            TorchEngine(load_bundle(provisional), threads=recipe.threads).features(open_films(train_rows)),
+            aims.components,
+        )
         write_bundle(provisional, blank, weights, cloud.tensors())
-        measured = measure(TorchEngine(load_bundle(provisional)), open_films(held_rows))
+        measured = measure(TorchEngine(load_bundle(provisional), threads=recipe.threads), open_films(held_rows))
     write_bundle(folder, fill(blank, measured, held_rows, aims), weights, cloud.tensors())
     return load_bundle(folder)
 

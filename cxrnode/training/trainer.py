@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torchvision
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -65,7 +65,7 @@ class Recipe:
 def new_network(outputs: int) -> nn.Module:
     """Return torchvision's DenseNet-121 (Huang et al., CVPR 2017) with random weights."""
     network: nn.Module = torchvision.models.densenet121(weights=None, num_classes=outputs)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def to_input(films: Tensor) -> Tensor:
@@ -89,7 +89,10 @@ def augment(films: Tensor, generator: torch.Generator) -> Tensor:
     flip = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     theta = torch.stack(
-        [torch.stack([cos * flip, -sin, uniform(-0.08, 0.08)], 1), torch.stack([sin * flip, cos, uniform(-0.08, 0.08)], 1)],
+        [
+            torch.stack([cos * flip, -sin, uniform(-0.08, 0.08)], 1),
+            torch.stack([sin * flip, cos, uniform(-0.08, 0.08)], 1),
+        ],
         1,
     )
     grid = functional.affine_grid(theta, [n, 1, side, side], align_corners=False)
@@ -117,7 +120,8 @@ class Trainer:
         torch.set_num_threads(recipe.threads)
         torch.manual_seed(recipe.seed)
         self.network = new_network(len(NIH14) + len(AUXILIARY))
-        self.mean = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average), use_buffers=True)
+        average = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
+        self.mean = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
         self.steps = len(self.train_rows) // recipe.batch
 
@@ -130,7 +134,7 @@ class Trainer:
         """Train what is left to train and return the averaged network, in eval mode."""
         self.folder.mkdir(parents=True, exist_ok=True)
         first = self._resume()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         size = 0
         with Progress(*columns) as progress:
             bar = progress.add_task("epoch", total=self.recipe.epochs * self.steps, completed=first * self.steps)
@@ -145,7 +149,8 @@ class Trainer:
                     progress.advance(bar)
                 scores = self.score(held)
                 areas = [auc(scores[:, i], targets_of(self.held_rows)[:, i]) for i in range(len(NIH14))]
-                line = f"epoch {epoch + 1} of {self.recipe.epochs} at {size}: loss {total:.4f}, held-out AUC {np.nanmean(areas):.4f}"
+                line = f"epoch {epoch + 1} of {self.recipe.epochs} at {size}: loss {total:.4f}, "
+                line += f"held-out AUC {np.nanmean(areas):.4f}:"
                 progress.console.print(line, " ".join(f"{a:.2f}" for a in areas), highlight=False, soft_wrap=True)
                 progress.update(bar, description=f"epoch {epoch + 1} AUC {np.nanmean(areas):.3f}")
                 self._save(epoch + 1)
@@ -161,7 +166,7 @@ class Trainer:
         self.mean.eval()
         out = []
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            for batch in films.split(self.recipe.batch):
+            for batch in torch.split(films, self.recipe.batch):
                 out.append(self.mean(to_input(batch[:, None].float() / 255)).float().sigmoid()[:, : len(NIH14)])
         return torch.cat(out).numpy()
 
@@ -171,7 +176,7 @@ class Trainer:
         torch.manual_seed(recipe.seed * 1000 + epoch)
         order = torch.randperm(len(films), generator=generator)
         self.network.train()
-        for step, chosen in enumerate(order[: self.steps * recipe.batch].split(recipe.batch)):
+        for step, chosen in enumerate(torch.split(order[: self.steps * recipe.batch], recipe.batch)):
             rate = recipe.rate_at((epoch + step / self.steps) / recipe.epochs)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -181,7 +186,8 @@ class Trainer:
                 pooled = functional.relu(self.network.features(batch)).mean((2, 3))  # type: ignore[operator]
                 logits = self.network.classifier(functional.dropout(pooled, recipe.dropout)).float()  # type: ignore[operator]
             truth = self.targets[chosen] * (1 - recipe.smoothing) + recipe.smoothing / 2
-            loss = (functional.binary_cross_entropy_with_logits(logits, truth, reduction="none") * self.weights[chosen]).mean()
+            losses = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+            loss = (losses * self.weights[chosen]).mean()
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)

@@ -219,12 +219,12 @@ def _procedure(source: Dataset) -> Concept | CopiedConcept:
     for request in source.get("RequestAttributesSequence") or ():
         stated += request.get("RequestedProcedureCodeSequence") or ()
     for code in stated:
-        parts = {k: raw_value(code, k) for k in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")}
+        parts = {k: raw_value(code, k, source) for k in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")}
         if all(parts.values()):
             copied = Attributes()
             for keyword, value in parts.items():
                 copied.put(keyword, value)
-            version = raw_value(code, "CodingSchemeVersion")
+            version = raw_value(code, "CodingSchemeVersion", source)
             if version:
                 copied.put("CodingSchemeVersion", version)
             return CopiedConcept(copied.encode())
@@ -237,10 +237,10 @@ def _requests(source: Dataset) -> list[Attributes]:
     for request in source.get("RequestAttributesSequence") or ():
         target = Attributes().put("StudyInstanceUID", raw_value(source, "StudyInstanceUID"))
         target.put_items("ReferencedStudySequence")
-        target.put("AccessionNumber", raw_value(request, "AccessionNumber") or raw_value(source, "AccessionNumber"))
+        target.put("AccessionNumber", raw_value(request, "AccessionNumber", source) or raw_value(source, "AccessionNumber"))
         for keyword in _REQUEST_TEXT:
-            target.put(keyword, raw_value(request, keyword))
-        target.put_items("RequestedProcedureCodeSequence", copied_items(request, "RequestedProcedureCodeSequence"))
+            target.put(keyword, raw_value(request, keyword, source))
+        target.put_items("RequestedProcedureCodeSequence", copied_items(request, "RequestedProcedureCodeSequence", source))
         requests.append(target)
     return requests
 

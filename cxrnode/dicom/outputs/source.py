@@ -70,10 +70,13 @@ _VIEWS = {
 }
 
 
-def raw_value(source: Dataset, keyword: str) -> bytes:
-    """The value of a text attribute as bytes in the film's own character set, without padding; b"" where absent."""
+def raw_value(source: Dataset, keyword: str, around: Dataset | None = None) -> bytes:
+    """The value of a text attribute as bytes in the film's own character set, without padding; b"" where absent.
+
+    `around` is the film's data set where `source` is an item in it.
+    """
     tag, vr = tag_and_vr(keyword)
-    return _raw(source, tag, vr) or b""
+    return _raw(source, tag, vr, around) or b""
 
 
 def plain(source: Dataset, keyword: str) -> str:
@@ -133,11 +136,15 @@ def copy_identity(source: Dataset, target: Attributes) -> None:
             target.put_items(keyword, items)
 
 
-def copied_items(source: Dataset, keyword: str) -> list[Attributes]:
-    """The items of a sequence, their standard text attributes and sequences copied; [] where there are none."""
+def copied_items(source: Dataset, keyword: str, inherited: Dataset | None = None) -> list[Attributes]:
+    """The items of a sequence, their standard text attributes and sequences copied; [] where there are none.
+
+    An item without a SpecificCharacterSet has that of the data set it stands in (PS3.3 C.12.1.1.2): `inherited`.
+    """
     if keyword not in source or source[keyword].VR != "SQ":
         return []
-    return [_copied(child) for child in source[keyword].value or ()]
+    around = source if "SpecificCharacterSet" in source or inherited is None else inherited
+    return [_copied(child, around) for child in source[keyword].value or ()]
 
 
 def view_of(source: Dataset) -> str:
@@ -177,7 +184,7 @@ def _time(source: Dataset, keyword: str) -> str:
     return clean_time(plain(source, keyword))
 
 
-def _copied(source: Dataset) -> Attributes:
+def _copied(source: Dataset, around: Dataset) -> Attributes:
     target = Attributes()
     for tag in source.keys():  # noqa: SIM118  iterating the data set itself would decode every element
         number = int(tag)
@@ -186,13 +193,13 @@ def _copied(source: Dataset) -> Attributes:
             continue
         vr = dictionary_VR(number)
         if vr == "SQ":
-            target.put_items(keyword, copied_items(source, keyword))
+            target.put_items(keyword, copied_items(source, keyword, around))
         elif vr in _TEXT:
-            target.put_raw(number, vr, _raw(source, number, vr) or b"")
+            target.put_raw(number, vr, _raw(source, number, vr, around) or b"")
     return target
 
 
-def _raw(source: Dataset, tag: int, vr: str) -> bytes | None:
+def _raw(source: Dataset, tag: int, vr: str, around: Dataset | None = None) -> bytes | None:
     """The bytes of a text element: as read where it is still undecoded, else encoded back."""
     found = source.get_item(Tag(tag))
     if found is None:
@@ -202,7 +209,7 @@ def _raw(source: Dataset, tag: int, vr: str) -> bytes | None:
         return b""
     if isinstance(value, bytes):
         return value.rstrip(b"\0") if vr == "UI" else value.rstrip(b" \0")
-    encodings = _encodings(source)
+    encodings = _encodings(source if around is None or "SpecificCharacterSet" in source else around)
     parts = value if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue" else [value]
     return b"\\".join(_encoded(part, encodings) for part in parts)
 

@@ -87,7 +87,7 @@ def make_source(rows: int = 1024, columns: int = 848, **changes: Any) -> Dataset
         elif isinstance(value, bytes):  # anything goes, also what no VR allows
             entry = pydicom.datadict.tag_for_keyword(keyword)
             assert entry is not None
-            ds[entry] = pydicom.DataElement(entry, "UN", value)
+            ds[entry] = pydicom.DataElement(entry, "UN", value, validation_mode=pydicom.config.IGNORE)
         else:
             setattr(ds, keyword, value)
     return reread(ds)
