@@ -36,12 +36,11 @@ def query_command(
     config_path: Path | None,
 ) -> None:
     """Show events, the oldest first."""
-    database = open_store(load(config_path))
     from cxrnode.store.audit import EventFilter, query
 
     chosen = EventFilter(job_id=job_id, instance_id=instance_id, name=name, since=since, until=until)
-    events = list(query(database, chosen, limit=limit))
-    database.close()
+    with open_store(load(config_path)) as database:
+        events = list(query(database, chosen, limit=limit))
     if as_json:
         tables.emit(events)
         return

@@ -69,13 +69,12 @@ def ls_command(
     config_path: Path | None,
 ) -> None:
     """List instances, the newest first."""
-    database = open_store(load(config_path))
     from cxrnode.store.listing import InstanceFilter, list_instances
 
     chosen = InstanceFilter(verdict=verdict, calling_aet=calling_aet, rule=rule, since=since, until=until)
-    rows = list(list_instances(database, chosen, limit=limit))
-    seen = revealed(database, [row.id for row in rows], with_identity)
-    database.close()
+    with open_store(load(config_path)) as database:
+        rows = list(list_instances(database, chosen, limit=limit))
+        seen = revealed(database, [row.id for row in rows], with_identity)
     if as_json:
         tables.emit([_as_json(row, seen) for row in rows])
         return
@@ -117,13 +116,12 @@ def ls_command(
 @config_option
 def show_command(instance_id: int, with_identity: bool, as_json: bool, config_path: Path | None) -> None:
     """Show one instance: its verdict, what routing saw, and its events."""
-    database = open_store(load(config_path))
     from cxrnode.store.listing import instance_events, instance_row
 
-    row = instance_row(database, instance_id)
-    seen = revealed(database, [row.id], with_identity)
-    events = instance_events(database, instance_id)
-    database.close()
+    with open_store(load(config_path)) as database:
+        row = instance_row(database, instance_id)
+        seen = revealed(database, [row.id], with_identity)
+        events = instance_events(database, instance_id)
     if as_json:
         tables.emit({**_as_json(row, seen), "events": events})
         return

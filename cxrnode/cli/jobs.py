@@ -75,13 +75,12 @@ def ls_command(
     config_path: Path | None,
 ) -> None:
     """List jobs, the newest first."""
-    database = open_store(load(config_path))
     from cxrnode.store.listing import JobFilter, list_jobs
 
     chosen = JobFilter(state=state, model=model, outcome=outcome, since=since, until=until)
-    rows = list(list_jobs(database, chosen, limit=limit))
-    seen = revealed(database, [row.instance_id for row in rows], with_identity)
-    database.close()
+    with open_store(load(config_path)) as database:
+        rows = list(list_jobs(database, chosen, limit=limit))
+        seen = revealed(database, [row.instance_id for row in rows], with_identity)
     if as_json:
         tables.emit([{**_fields(row), **_whose(seen, row.instance_id)} for row in rows])
         return
@@ -115,12 +114,11 @@ def ls_command(
 @config_option
 def show_command(job_id: int, with_identity: bool, as_json: bool, config_path: Path | None) -> None:
     """Show one job: its findings, outputs, deliveries and events."""
-    database = open_store(load(config_path))
     from cxrnode.store.listing import job_detail
 
-    detail = job_detail(database, job_id)
-    seen = revealed(database, [detail.job.instance_id], with_identity)
-    database.close()
+    with open_store(load(config_path)) as database:
+        detail = job_detail(database, job_id)
+        seen = revealed(database, [detail.job.instance_id], with_identity)
     if as_json:
         tables.emit(_as_json(detail, seen))
         return
@@ -155,21 +153,19 @@ def retry_command(
         raise click.UsageError("name either job IDs or --state failed")
     if not state and (model or since is not None or yes):
         raise click.UsageError("--model, --since and --yes go with --state")
-    config = load(config_path)
-    database = open_store(config)
     from cxrnode.store.jobs import retry
     from cxrnode.store.listing import JobFilter, list_jobs
     from cxrnode.wakeup import wake
 
-    ids: Sequence[int] = job_ids
-    if state:
-        ids = [row.id for row in list_jobs(database, JobFilter(state=state, model=model, since=since), limit=_BULK)][
-            ::-1
-        ]
-        if ids and not yes:
-            click.confirm(f"Read {len(ids)} failed jobs again?", abort=True, err=True)
-    done = _each(ids, lambda one: f"queued as job {retry(database, one, reason=reason)}")
-    database.close()
+    config = load(config_path)
+    with open_store(config) as database:
+        ids: Sequence[int] = job_ids
+        if state:
+            chosen = JobFilter(state=state, model=model, since=since)
+            ids = [row.id for row in list_jobs(database, chosen, limit=_BULK)][::-1]
+            if ids and not yes:
+                click.confirm(f"Read {len(ids)} failed jobs again?", abort=True, err=True)
+        done = _each(ids, lambda one: f"queued as job {retry(database, one, reason=reason)}")
     wake(config.node.data_dir, "infer")
     _conclude(ctx, done, as_json)
 
@@ -184,13 +180,12 @@ def resend_command(
     ctx: click.Context, job_ids: tuple[int, ...], reason: str, as_json: bool, config_path: Path | None
 ) -> None:
     """Send the same outputs again, byte for byte; or release them, where they are held."""
-    config = load(config_path)
-    database = open_store(config)
     from cxrnode.store.resend import resend
     from cxrnode.wakeup import wake
 
-    done = _each(job_ids, lambda one: f"deliveries to send: {resend(database, one, reason=reason)}")
-    database.close()
+    config = load(config_path)
+    with open_store(config) as database:
+        done = _each(job_ids, lambda one: f"deliveries to send: {resend(database, one, reason=reason)}")
     wake(config.node.data_dir, "send")
     _conclude(ctx, done, as_json)
 

@@ -5,12 +5,13 @@ Loads neither the configuration's libraries nor the database's until a command a
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
 import pwd
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -176,13 +177,17 @@ def connect(config: Config, *, patience: int | None = None) -> Database:
         ) from None
 
 
-def open_store(config: Config) -> Database:
-    """Return the store, with this version's schema. Raises ConfigError, SchemaMismatch, Transient."""
+@contextlib.contextmanager
+def open_store(config: Config) -> Iterator[Database]:
+    """The store, with this version's schema. Raises ConfigError, SchemaMismatch, Transient."""
     from cxrnode.store import upgrade
 
     database = connect(config)
-    upgrade.require(database)
-    return database
+    try:
+        upgrade.require(database)
+        yield database
+    finally:
+        database.close()
 
 
 def hush() -> None:

@@ -178,7 +178,7 @@ def _show(one: Tested) -> None:
             ("rule", one.rule or "none"),
             ("gate", f"{one.gate} ({one.gate_reason})" if one.gate else ""),
             ("region", (region or "nothing says") if one.gate else ""),
-            ("view", f"{one.view}" + (f": {view}" if view else "") if one.gate else ""),
+            ("view", f"{one.view}" + (f" ({view})" if view else "") if one.gate else ""),
             ("models", "; ".join(models)),
             ("outputs", ", ".join(one.outputs)),
             ("send to", ", ".join(one.send_to) or ("nobody" if one.models else "")),

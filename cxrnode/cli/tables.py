@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
 #: Words that are coloured wherever they fill a cell.
 STYLES: Mapping[str, str] = {
@@ -91,12 +91,17 @@ def emit(value: Any) -> None:
     click.echo(json.dumps(to_json(value), indent=2, allow_nan=False))
 
 
-def console() -> Console:
-    """Where tables go: stdout, as wide as its terminal."""
+def show(what: RenderableType) -> None:
+    """Print to stdout, as wide as its terminal; into a pipe or file without colours and spaces at the ends of lines."""
     from rich.console import Console
 
-    piped = not sys.stdout.isatty()
-    return Console(file=sys.stdout, width=_PIPED if piped else None, highlight=False, soft_wrap=False)
+    if sys.stdout.isatty():
+        Console(file=sys.stdout, highlight=False).print(what)
+        return
+    console = Console(file=sys.stdout, width=_PIPED, highlight=False, color_system=None)
+    with console.capture() as captured:
+        console.print(what)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", numbers: str = "") -> None:
@@ -111,7 +116,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
         made.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text(text, style=STYLES.get(text, "")) for text in map(plain, row)))
-    console().print(made)
+    show(made)
 
 
 def pairs(rows: Iterable[tuple[str, object]], *, title: str = "") -> None:
@@ -127,14 +132,14 @@ def pairs(rows: Iterable[tuple[str, object]], *, title: str = "") -> None:
     for name, value in rows:
         if text := plain(value):
             made.add_row(Text(name), Text(text, style=STYLES.get(text, "")))
-    console().print(made)
+    show(made)
 
 
 def say(text: str, *, style: str = "") -> None:
     """Print one line to stdout, as text and not as markup."""
     from rich.text import Text
 
-    console().print(Text(plain(text), style=style))
+    show(Text(plain(text), style=style))
 
 
 def aside(text: str) -> None:

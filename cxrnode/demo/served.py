@@ -51,6 +51,9 @@ send_to = ["ARCHIVE"]
 [reading]
 implausible = "read"
 
+[heatmap]
+min_findings = 2              # something to look at, also where nothing is present
+
 [spool]
 min_free = "100 MiB"
 

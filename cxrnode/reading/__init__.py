@@ -1,0 +1,1 @@
+"""Reading: bundles, the network, the engine. Only here, and in training, is torch loaded."""

@@ -176,7 +176,8 @@ def write_bundle(folder: Path, manifest: Manifest, weights: Tensors, plausibilit
     """
     halves = {}
     for key, tensor in weights.items():
-        halves[key] = np.ascontiguousarray(tensor.astype(np.float16) if tensor.dtype.kind == "f" else tensor)
+        with np.errstate(over="ignore"):  # what overflows is refused below, by name
+            halves[key] = np.ascontiguousarray(tensor.astype(np.float16) if tensor.dtype.kind == "f" else tensor)
         if not np.isfinite(halves[key]).all():
             raise BundleError(f"{WEIGHTS}: {key} holds values that float16 cannot: nothing was written")
     contents = {

@@ -143,5 +143,6 @@ class TorchEngine:
                 maps = self._network.maps(done)
         else:
             maps = self._network.maps_by_gradient(inputs.to(self.device, memory_format=torch.channels_last))
-        halves: npt.NDArray[np.float16] = maps.cpu().numpy().astype(np.float16)
+        with np.errstate(over="ignore"):  # what overflows is refused by `_read`
+            halves: npt.NDArray[np.float16] = maps.cpu().numpy().astype(np.float16)
         return halves

@@ -37,7 +37,7 @@ class Pass:
 
 
 class DenseNet121(nn.Module):
-    """torchvision's DenseNet-121 (Huang et al., CVPR 2017), cut where the maps are made. Weights are random at first."""
+    """torchvision's DenseNet-121 (Huang et al., CVPR 2017), cut where the maps are made. Random at first."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -83,8 +83,9 @@ class DenseNet121(nn.Module):
 
 
 def build_network(weights: Mapping[str, npt.NDArray[np.generic]], outputs: int) -> DenseNet121:
-    """Return the network in eval mode with these weights, as float32. Raises BundleError that names what does not fit."""
-    network = DenseNet121(outputs)
+    """Return the network in eval mode with these weights, as float32. Raises BundleError naming what does not fit."""
+    with torch.device("meta"):  # shapes alone: random weights would cost more than reading the file
+        network = DenseNet121(outputs)
     wanted = {key: tensor for key, tensor in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     if missing := sorted(set(wanted) - set(weights)):
         raise BundleError(f"weights.safetensors: {len(missing)} tensors are missing, the first is {missing[0]}")
@@ -96,8 +97,9 @@ def build_network(weights: Mapping[str, npt.NDArray[np.generic]], outputs: int) 
             raise BundleError(
                 f"weights.safetensors: {shape}{key} has shape {weights[key].shape}, {tuple(tensor.shape)} is needed"
             )
-    state = {key: torch.from_numpy(np.asarray(weights[key], np.float32)) for key in wanted}
-    network.load_state_dict(state, strict=False)
+    state = {key: torch.from_numpy(np.array(weights[key], np.float32)) for key in wanted}
+    counts = {key: torch.zeros((), dtype=torch.long) for key in network.state_dict() if key not in wanted}
+    network.load_state_dict({**state, **counts}, assign=True)
     return network.eval()
 
 

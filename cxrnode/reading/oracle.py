@@ -32,7 +32,7 @@ class Check:
     detail: str
 
 
-def verify_bundle(folder: Path) -> tuple[Check, ...]:
+def verify_bundle(folder: Path, *, threads: int | None = None) -> tuple[Check, ...]:
     """Check a bundle; the first check that fails ends the list. Never raises for a bad bundle."""
     checks: list[Check] = []
     try:
@@ -42,7 +42,7 @@ def verify_bundle(folder: Path) -> tuple[Check, ...]:
         return (Check(name="files", ok=False, detail=str(error)),)
     film = noise_film(bundle.manifest.input.size)
     try:
-        engine = TorchEngine(bundle, device="cpu")
+        engine = TorchEngine(bundle, device="cpu", threads=threads)
         (reading,) = engine.read([film])
         detail = f"{len(reading.scores)} scores from {reading.scores.min():.3f} to {reading.scores.max():.3f} on noise"
         checks.append(Check(name="forward pass", ok=True, detail=detail))
@@ -71,11 +71,19 @@ def difference_from_oracle(bundle: Bundle, film: npt.NDArray[np.uint8], saliency
     inputs = torch.from_numpy(prepare(film, bundle.manifest.input)[None])
     theirs = oracle_maps(network, network.relu, inputs, len(saliency))
     size = (inputs.shape[3], inputs.shape[2])
-    return float(np.abs(scale_cam_image(saliency.astype(np.float32), size) - theirs).max())
+    return float(np.abs(scaled(saliency.astype(np.float32), size) - theirs).max())
+
+
+def scaled(maps: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Return our maps (C, h, w) as pytorch-grad-cam shows them: 0..1 for each label, enlarged to (width, height).
+
+    They are first divided by h w, into its units: its scaling adds 1e-7, which a nearly empty map would show.
+    """
+    return np.asarray(scale_cam_image(maps / (maps.shape[1] * maps.shape[2]), size), np.float32)
 
 
 def oracle_maps(network: nn.Module, layer: nn.Module, inputs: Tensor, labels: int) -> npt.NDArray[np.float32]:
-    """Return pytorch-grad-cam's maps of one film (1, 3, H, W) at a layer: float32 (labels, H, W), each scaled to 0..1."""
+    """Return pytorch-grad-cam's maps of a film (1, 3, H, W) at a layer: float32 (labels, H, W), each scaled to 0..1."""
     with GradCAM(model=network, target_layers=[layer]) as cam:
         maps = [cam(input_tensor=inputs, targets=[ClassifierOutputTarget(label)])[0] for label in range(labels)]
     return np.stack(maps).astype(np.float32)

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import structlog
 from pydicom.dataset import Dataset
 
@@ -81,6 +82,8 @@ class FilmReader:
                 log.error("model_refused", model=name, reason=str(error))
                 continue
             loaded[name] = Loaded(bundle=bundle, engine=TorchEngine(bundle))
+            # The first pass sets up kernels and memory: nobody's film should wait for that.
+            loaded[name].engine.read([np.full((512, 512), 128, dtype=np.uint8)])
             log.info("model_loaded", model=name, bundle=bundle.digest, engine=loaded[name].engine.name)
         if not loaded:
             raise BundleError("no model can be used; `cxrnode check` says what is wrong with each")
@@ -147,8 +150,8 @@ class FilmReader:
         if claim.spool_key is None:
             raise Rejected("retention removed the film before it was read; send it again")
         path = self._context.spool.path(claim.spool_key)
-        source = read_header(path)
-        identity = identity_of(source)
+        identity = identity_of(read_header(path))
+        source = read_header(path)  # afresh: outputs copy text as the bytes it came in, before anything decodes it
         try:
             film = self._decoder.decode(path, dataset_sha256=claim.dataset_sha256)
         except UnreadableImage as fault:

@@ -1,0 +1,1 @@
+"""Training: films and a recipe in, a bundle out. Nothing imports it."""

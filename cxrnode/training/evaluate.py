@@ -1,4 +1,4 @@
-"""The evaluation of a bundle on films it was never fitted to: findings and plausibility. Fits nothing, writes nothing."""
+"""The evaluation of a bundle on films it was never fitted to: findings and plausibility. Fits nothing."""
 
 from __future__ import annotations
 

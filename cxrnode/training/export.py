@@ -1,4 +1,4 @@
-"""The export: a trained network and its held-out films in, a bundle out. Trains nothing; never sees the evaluation films.
+"""The export: a trained network and its held-out films in, a bundle out. Never sees the evaluation films.
 
 All numbers of the bundle are measured with the engine that will read films, on weights already stored as float16.
 """

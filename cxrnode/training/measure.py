@@ -1,4 +1,4 @@
-"""What is measured of a model on films it never saw: AUC with its interval, operating points, the scale of maps. Pure."""
+"""What is measured on films the model never saw: AUC with interval, operating points, scale of maps. Pure."""
 
 from __future__ import annotations
 

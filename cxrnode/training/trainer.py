@@ -1,4 +1,4 @@
-"""The trainer: a DenseNet-121 from random weights, on the machine's CPU, in an hour. Never sees the held-out folds' labels."""
+"""The trainer: a DenseNet-121 from random weights, on the CPU, in an hour. Never fits to the held-out folds."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Recipe:
 def new_network(outputs: int) -> nn.Module:
     """Return torchvision's DenseNet-121 (Huang et al., CVPR 2017) with random weights."""
     network: nn.Module = torchvision.models.densenet121(weights=None, num_classes=outputs)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.to(memory_format=torch.channels_last)
 
 
 def to_input(films: Tensor) -> Tensor:

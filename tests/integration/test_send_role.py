@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from cxrnode.config import parse_config
 from cxrnode.core.findings import Outcome, Reader, Report
@@ -27,7 +27,7 @@ from cxrnode.store.reports import StoredOutput
 from cxrnode.store.schema import circuit, delivery, delivery_output, event, job
 from tests.peers import RecordingScp, unused_port, wait_until
 
-SC = "1.2.840.10008.5.1.4.1.1.7"
+SC = UID("1.2.840.10008.5.1.4.1.1.7")
 IDENTITY = dict.fromkeys(
     ("patient_id", "patient_name", "birth_date", "sex", "accession", "study_instance_uid", "series_instance_uid"), "x"
 )
@@ -36,9 +36,9 @@ IDENTITY = dict.fromkeys(
 def object_bytes(uid: str) -> bytes:
     """A small Part 10 file, enough for C-STORE."""
     dataset = Dataset()
-    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.PatientID = SC, uid, "SYNTHETIC"
+    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.PatientID = SC, UID(uid), "SYNTHETIC"
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID = SC, uid
+    dataset.file_meta.MediaStorageSOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID = SC, UID(uid)
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     buffer = io.BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)

@@ -36,7 +36,8 @@ def build_outputs(
 ) -> tuple[Output, ...]:
     """Make the outputs of one report: the structured report, then the summary and the heatmaps.
 
-    source: the film's data set without pixels; best undecoded, as read, so that its text is copied byte for byte.
+    source: the film's data set without pixels, freshly read: once pydicom has decoded a name that does not fit its
+    declared character set, its bytes are gone; undecoded, they are copied as they are.
     film: uint8 (H, W), 0 = black, row 0 = top, as the radiologist sees it; None where it could not be decoded.
     saliency: float16 (C, h, w), the channel of a finding is its `index`; None where the model gives none.
     kinds: of "sr" and "heatmap"; the summary belongs to "heatmap" and is made even when no finding is shown.

@@ -50,6 +50,7 @@ def build_capture(
     target.put("SeriesInstanceUID", subject.uid("sc-series")).put("SeriesNumber", SC_SERIES_NUMBER)
     target.put("InstanceNumber", number).put("SeriesDescription", subject.description("maps"))
     target.put("DateOfSecondaryCapture", moment.date).put("TimeOfSecondaryCapture", moment.time)
+    target.put("BodyPartExamined", "CHEST")  # only chest films get here; it also says that there is no paired side
     target.put("BurnedInAnnotation", "YES").put("RecognizableVisualFeatures", "NO")
     target.put("ImageComments", DISCLAIMER).put("DerivationDescription", derivation)
     if explanation is not None:

@@ -142,7 +142,6 @@ def put_common(subject: Subject, target: Attributes, *, sop_class_uid: str, sop_
     target.put("Manufacturer", MANUFACTURER).put("ManufacturerModelName", reader.name)
     target.put("DeviceSerialNumber", serial_number(subject)).put("StationName", subject.settings.device_name)
     target.put("SoftwareVersions", f"{reader.name[:40]} {reader.version}", f"{MANUFACTURER} renderer {RENDERER}")
-    target.put("BodyPartExamined", "CHEST")  # only chest films get here; it also says that there is no paired side
     return moment
 
 

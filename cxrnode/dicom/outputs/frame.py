@@ -1,4 +1,4 @@
-"""Where film and legend stand on a picture: the arrangement that shows the film largest. Measures, and draws the legend.
+"""Where film and legend stand on a picture: the arrangement that shows the film largest. It draws the legend alone.
 
 A wide film has its legend below, a tall one at its side. The legend is laid out as parts with places, so that what is
 measured is what is drawn.
@@ -28,7 +28,7 @@ from cxrnode.dicom.outputs.drawing import (
 
 MARGIN = 20
 _NARROWEST = 760
-_SIDE = 400
+_SIDE = 200
 _BAR = (260, 20)
 
 

@@ -193,9 +193,7 @@ def _algorithm(subject: Subject, finding: Finding) -> tuple[Item, ...]:
 
 
 def _score(finding: Finding, scale: Scale, film: Image) -> Item:
-    name, unit = (
-        (codes.PROBABILITY, codes.PERCENT) if scale is Scale.PROBABILITY else (codes.AI_SCORE, codes.NO_UNITS)
-    )
+    name, unit = (codes.PROBABILITY, codes.PERCENT) if scale is Scale.PROBABILITY else (codes.AI_SCORE, codes.NO_UNITS)
     # OHIF looks into the items of every number unasked.
     source = Item(Relation.INFERRED, codes.SOURCE_OF_MEASUREMENT, film)
     return Item(Relation.CONTAINS, name, Number(figures(finding, scale)[0], unit), (source,))
@@ -237,10 +235,14 @@ def _requests(source: Dataset) -> list[Attributes]:
     for request in source.get("RequestAttributesSequence") or ():
         target = Attributes().put("StudyInstanceUID", raw_value(source, "StudyInstanceUID"))
         target.put_items("ReferencedStudySequence")
-        target.put("AccessionNumber", raw_value(request, "AccessionNumber", source) or raw_value(source, "AccessionNumber"))
+        target.put(
+            "AccessionNumber", raw_value(request, "AccessionNumber", source) or raw_value(source, "AccessionNumber")
+        )
         for keyword in _REQUEST_TEXT:
             target.put(keyword, raw_value(request, keyword, source))
-        target.put_items("RequestedProcedureCodeSequence", copied_items(request, "RequestedProcedureCodeSequence", source))
+        target.put_items(
+            "RequestedProcedureCodeSequence", copied_items(request, "RequestedProcedureCodeSequence", source)
+        )
         requests.append(target)
     return requests
 

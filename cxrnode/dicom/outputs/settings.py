@@ -58,7 +58,9 @@ class OutputSettings:
         if not 0 <= self.min_findings <= self.max_findings <= 14:
             raise ConfigError("outputs: 0 <= min_findings <= max_findings <= 14 must hold")
         if not 1000 <= self.max_px <= 1600:  # the letters have one size: smaller pages have no room for them
-            raise ConfigError(f"outputs: max_px must lie in 1000..1600, not {self.max_px}: the legend must stay legible")
+            raise ConfigError(
+                f"outputs: max_px must lie in 1000..1600, not {self.max_px}: the legend must stay legible"
+            )
         if self.timezone is not None:
             try:
                 zoneinfo.ZoneInfo(self.timezone)

@@ -13,12 +13,15 @@ import re
 from pydicom.charset import convert_encodings, default_encoding, encode_string
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.valuerep import PersonName
 
 from cxrnode.dicom.outputs.encoding import Attributes, ascii_text, tag_and_vr
 
-_TEXT = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
+_TEXT = frozenset(
+    {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
+)
 
 #: Taken over where the film has them (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2, C.12.1); the first group is of type 2.
 _TYPE_2 = (
@@ -173,7 +176,7 @@ def study_moment(source: Dataset) -> datetime.datetime | None:
     if not date:
         return None
     hour, minute = int(time[:2]), int(time[2:4] or 0)
-    return datetime.datetime(int(date[:4]), int(date[4:6]), int(date[6:]), hour, minute)  # noqa: DTZ001
+    return datetime.datetime(int(date[:4]), int(date[4:6]), int(date[6:]), hour, minute)
 
 
 def _date(source: Dataset, keyword: str) -> str:
@@ -201,16 +204,16 @@ def _copied(source: Dataset, around: Dataset) -> Attributes:
 
 def _raw(source: Dataset, tag: int, vr: str, around: Dataset | None = None) -> bytes | None:
     """The bytes of a text element: as read where it is still undecoded, else encoded back."""
-    found = source.get_item(Tag(tag))
-    if found is None:
+    if Tag(tag) not in source:
         return None
-    value = found.value
+    found = source.get_item(Tag(tag))
+    value: object = found.value
     if value is None:
         return b""
     if isinstance(value, bytes):
         return value.rstrip(b"\0") if vr == "UI" else value.rstrip(b" \0")
     encodings = _encodings(source if around is None or "SpecificCharacterSet" in source else around)
-    parts = value if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue" else [value]
+    parts = value if isinstance(value, MultiValue) else [value]
     return b"\\".join(_encoded(part, encodings) for part in parts)
 
 

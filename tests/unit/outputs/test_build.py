@@ -16,6 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import JPEGBaseline8Bit
 
 from cxrnode.core.findings import Outcome, Report
 from cxrnode.dicom.outputs import Output, OutputSettings, build_outputs
@@ -81,7 +82,14 @@ def test_a_duplicate_has_no_outputs() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"style": "rainbow"}, {"sr_class": "basic"}, {"scheme": "ICD"}, {"max_px": 300}, {"min_findings": 7}, {"encoding": "gif"}],
+    [
+        {"style": "rainbow"},
+        {"sr_class": "basic"},
+        {"scheme": "ICD"},
+        {"max_px": 300},
+        {"min_findings": 7},
+        {"encoding": "gif"},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
@@ -141,7 +149,9 @@ def test_what_changes_the_content_changes_every_uid(what: str) -> None:
     assert {read(o).SeriesInstanceUID for o in one} & {read(o).SeriesInstanceUID for o in other} == set()
 
 
-@pytest.mark.parametrize("setting", [{"style": "contour"}, {"encoding": "jpeg"}, {"timezone": "Asia/Tokyo"}, {"max_px": 1100}])
+@pytest.mark.parametrize(
+    "setting", [{"style": "contour"}, {"encoding": "jpeg"}, {"timezone": "Asia/Tokyo"}, {"max_px": 1100}]
+)
 def test_a_setting_that_changes_the_bytes_changes_every_uid(setting: dict[str, Any]) -> None:
     assert {o.sop_instance_uid for o in outputs()} & {o.sop_instance_uid for o in outputs(**setting)} == set()
 
@@ -180,7 +190,7 @@ def test_a_lossy_film_makes_lossy_pictures() -> None:
         LossyImageCompression="01", LossyImageCompressionRatio=[7.5], LossyImageCompressionMethod="ISO_15444_1"
     )
     silent = make_source()
-    silent.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.50"
+    silent.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     found = []
     for source in (stated, silent, make_source()):
         ds = read(outputs(source=source)[1])
@@ -193,7 +203,8 @@ import hashlib
 from tests.unit.outputs.sources import make_film, make_report, make_saliency, make_source
 from cxrnode.dicom.outputs import OutputSettings, build_outputs
 made = []
-for changes, zone in (({}, None), ({"TimezoneOffsetFromUTC": None}, "Europe/Berlin"), ({"TimezoneOffsetFromUTC": None}, None)):
+unzoned = {"TimezoneOffsetFromUTC": None}
+for changes, zone in (({}, None), (unzoned, "Europe/Berlin"), (unzoned, None)):
     settings = OutputSettings(timezone=zone)
     made += build_outputs(make_source(**changes), make_report(), make_film(400, 340), make_saliency(), settings)
 print(hashlib.sha256(b"".join(o.data for o in made)).hexdigest())
@@ -203,10 +214,20 @@ print(hashlib.sha256(b"".join(o.data for o in made)).hexdigest())
 def test_the_same_report_gives_the_same_bytes_in_every_time_zone_and_locale_and_process() -> None:
     root = Path(__file__).parents[3]
     found = set()
-    for zone, locale, seed in (("Pacific/Auckland", "tr_TR.UTF-8", "1"), ("America/New_York", "C", "2"), ("UTC", "POSIX", "3")):
+    for zone, locale, seed in (
+        ("Pacific/Auckland", "tr_TR.UTF-8", "1"),
+        ("America/New_York", "C", "2"),
+        ("UTC", "POSIX", "3"),
+    ):
         environment = {**os.environ, "TZ": zone, "LC_ALL": locale, "PYTHONHASHSEED": seed, "PYTHONPATH": str(root)}
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], env=environment, cwd=root, capture_output=True, text=True, check=True, timeout=60
+            [sys.executable, "-c", PROGRAM],
+            env=environment,
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
         )
         found.add(done.stdout.strip())
     assert len(found) == 1

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw
 
@@ -153,7 +154,8 @@ def test_a_heatmap_names_all_that_a_reader_of_it_alone_must_know() -> None:
     page, _ = heatmap_page((3000, 2500), report=make_report(demonstration=True))
     said = said_by(page)
     expected = [
-        "Cardiomegaly", "PRESENT", "score 0.910", "not a probability", "present at or above 0.500", "absent below 0.200",
+        "Cardiomegaly", "PRESENT", "score 0.910", "not a probability", "present at or above 0.500",
+        "absent below 0.200",
         NOT_AN_OUTLINE, "White line: 0.5", "peak here", "PA, taken 2026-09-01 10:15:00", "2026-09-01 10:20:00 +09:00",
         "chest-densenet121 1.4.0", "bundle abababababab", "Not assessed: Pleural Thickening, Hernia",
         "Undetermined: Consolidation, Infiltration, Mass", "image 1", DEMONSTRATION, NOT_FOR_DIAGNOSIS,
@@ -226,7 +228,7 @@ def test_the_scale_is_fixed_so_that_half_the_saliency_looks_weaker() -> None:
     assert vivid[1] < 0.6 * vivid[0]
 
 
-def closed(line: np.ndarray) -> bool:  # type: ignore[type-arg]
+def closed(line: npt.NDArray[np.bool_]) -> bool:
     """Whether the line parts the picture: a flood from the corner does not reach the middle of the region."""
     picture = Image.fromarray(np.where(line, 255, 0).astype(np.uint8))
     padded = Image.new("L", (picture.width + 2, picture.height + 2), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import highdicom as hd
@@ -27,9 +28,7 @@ def built(report: Report | None = None, source: Dataset | None = None, **setting
 
 
 def file_of(report: Report | None = None, source: Dataset | None = None, **settings: Any) -> Output:
-    made = build_outputs(
-        source or make_source(), report or make_report(), None, None, OutputSettings(**settings), SR
-    )
+    made = build_outputs(source or make_source(), report or make_report(), None, None, OutputSettings(**settings), SR)
     assert [o.kind for o in made] == ["sr"]
     return made[0]
 
@@ -118,7 +117,9 @@ def test_a_probability_is_in_percent_under_the_concept_of_dicom() -> None:
 
 def test_the_algorithm_is_named_with_weights_calibration_and_thresholds() -> None:
     group = group_of(built(make_report(demonstration=True)), "Mass")
-    said = [str(i.TextValue) for i in group.ContentSequence if named(i).startswith("Algorithm") and i.ValueType == "TEXT"]
+    said = [
+        str(i.TextValue) for i in group.ContentSequence if named(i).startswith("Algorithm") and i.ValueType == "TEXT"
+    ]
     assert said == [
         "chest-densenet121 (DEMONSTRATION MODEL)",
         "1.4.0",
@@ -159,13 +160,13 @@ def test_the_plausibility_the_notes_and_the_disclaimer_are_in_the_report() -> No
 
 
 def test_the_procedure_is_the_films_own() -> None:
-    stated = built(source=make_source(ProcedureCodeSequence=Sequence([code("XCHEST", "99LOCAL", "Thorax in 2 Ebenen")])))
+    stated = built(
+        source=make_source(ProcedureCodeSequence=Sequence([code("XCHEST", "99LOCAL", "Thorax in 2 Ebenen")]))
+    )
     request = Dataset()
     request.RequestedProcedureCodeSequence = Sequence([code("36643-5", "LN", "XR Chest 2 Views")])
     requested = built(source=make_source(RequestAttributesSequence=Sequence([request])))
-    found = [
-        items(ds, "Procedure reported")[0].ConceptCodeSequence[0].CodeValue for ds in (stated, requested, built())
-    ]
+    found = [items(ds, "Procedure reported")[0].ConceptCodeSequence[0].CodeValue for ds in (stated, requested, built())]
     assert found == ["XCHEST", "36643-5", "399208008"]
 
 
@@ -185,7 +186,11 @@ def test_the_request_and_the_film_are_referenced() -> None:
         "PL1",
         "RP1",
     )
-    assert (evidence.StudyInstanceUID, series.SeriesInstanceUID, series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) == (
+    assert (
+        evidence.StudyInstanceUID,
+        series.SeriesInstanceUID,
+        series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID,
+    ) == (
         source.StudyInstanceUID,
         source.SeriesInstanceUID,
         source.SOPInstanceUID,
@@ -224,7 +229,11 @@ def test_all_codes_are_pinned_in_both_schemes() -> None:
     table = {
         label: [
             f"{c.value} {c.scheme}"
-            for c in (codes.finding_concept(label, "SCT"), codes.finding_concept(label, "99CXRNODE"), codes.finding_site(label))
+            for c in (
+                codes.finding_concept(label, "SCT"),
+                codes.finding_concept(label, "99CXRNODE"),
+                codes.finding_site(label),
+            )
         ]
         for label in NIH14
     }
@@ -267,7 +276,7 @@ def shape_of(item: Dataset) -> tuple[Any, ...]:
     """A content item as a value: relation, kind, name, value, and the items in it in any order."""
     kind = item.ValueType
     name = item.ConceptNameCodeSequence[0]
-    value: Any = {
+    values: dict[str, Callable[[], Any]] = {
         "TEXT": lambda: str(item.TextValue),
         "UIDREF": lambda: str(item.UID),
         "CODE": lambda: (item.ConceptCodeSequence[0].CodeValue, item.ConceptCodeSequence[0].CodingSchemeDesignator),
@@ -277,9 +286,16 @@ def shape_of(item: Dataset) -> tuple[Any, ...]:
             item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue,
         ),
         "CONTAINER": lambda: "",
-    }[kind]()
-    children = Counter(shape_of(child) for child in item.get("ContentSequence", []))
-    return (item.RelationshipType, kind, name.CodeValue, name.CodingSchemeDesignator, value, frozenset(children.items()))
+    }
+    children: Counter[Any] = Counter(shape_of(child) for child in item.get("ContentSequence", []))
+    return (
+        item.RelationshipType,
+        kind,
+        name.CodeValue,
+        name.CodingSchemeDesignator,
+        values[kind](),
+        frozenset(children.items()),
+    )
 
 
 def as_highdicom(concept: Concept) -> CodedConcept:
@@ -341,7 +357,7 @@ def test_every_group_equals_the_one_that_highdicom_makes() -> None:
 @pytest.mark.parametrize("sr_class", ["comprehensive", "comprehensive3d"])
 def test_highdicom_reads_the_report_as_the_groups_that_were_meant(sr_class: str) -> None:
     report = make_report()
-    document = srread(io.BytesIO(file_of(report, sr_class=sr_class).data))
+    document: Any = srread(io.BytesIO(file_of(report, sr_class=sr_class).data))
     read = document.content.get_image_measurement_groups()
     expected = [f for f in report.findings if f.decision is not Decision.NOT_ASSESSED]
     assert [

@@ -1,0 +1,324 @@
+"""`check`, `echo`, `send`, `rules test` and `serve` against real peers, real sockets and real films."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cxrnode.dicom.listener import Answer, Listener, Received
+from cxrnode.phantom.dicom import STUDY_DESCRIPTION, phantom_dx
+from tests.peers import REPOSITORY, RecordingScp, require_tool, unused_port, wait_until
+from tests.unit.cli.clinic import Clinic, run
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("films") / "phantom.dcm"
+    phantom_dx(1, rows=640, cols=560, patient_name="Secret^Person").save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def storescp(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """DCMTK's storescp: its port, and the folder where it keeps what it gets."""
+    port, kept = unused_port(), tmp_path / "kept"
+    kept.mkdir()
+    process = subprocess.Popen(
+        [require_tool("storescp"), "-aet", "STORESCP", "-od", str(kept), str(port)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: _listens(port), seconds=10, what="storescp", process=process)
+    yield port, kept
+    process.terminate()
+    process.wait(10)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.peers
+def test_echo_is_answered_by_storescp(storescp: tuple[int, Path]) -> None:
+    result = run("echo", f"STORESCP@127.0.0.1:{storescp[0]}")
+    assert (result.exit_code, result.stdout.startswith(f"STORESCP@127.0.0.1:{storescp[0]} answers C-ECHO")) == (0, True)
+
+
+@pytest.mark.peers
+def test_send_stores_files_and_folders_in_storescp(storescp: tuple[int, Path], film: Path, tmp_path: Path) -> None:
+    port, kept = storescp
+    folder = tmp_path / "folder" / "deeper"
+    folder.mkdir(parents=True)
+    other = phantom_dx(2, rows=640, cols=560, transfer_syntax="1.2.840.10008.1.2.4.90")
+    other.save_as(folder / "j2k.dcm", enforce_file_format=True)
+    (folder / ".hidden").write_bytes(b"x")
+    result = run("send", film, folder.parent, "--to", f"STORESCP@127.0.0.1:{port}", "--json")
+    answer = json.loads(result.stdout)
+    assert [(one["stored"], one["status"]) for one in answer["files"][:1]] == [(True, "0x0000")]
+    # storescp takes uncompressed syntaxes alone unless it is told more: a real refusal of one file among good ones.
+    assert (answer["files"][1]["file"], answer["files"][1]["status"]) == (str(folder / "j2k.dcm"), "0x0122")
+    assert (result.exit_code, answer["stored"], len(list(kept.iterdir()))) == (1, 1, 1)
+
+
+@pytest.mark.peers
+def test_check_says_ok_of_a_site_that_is_well(tmp_path: Path, storescp: tuple[int, Path]) -> None:
+    clinic = Clinic.found(tmp_path / "clinic", listen=unused_port(), archive=storescp[0])
+    answer = clinic.json("check")
+    names = [one["name"] for one in answer["checks"]]
+    assert (answer["ok"], [one for one in answer["checks"] if not one["ok"]]) == (True, [])
+    assert names == [
+        *("configuration", "rules", "database", "clock", "spool", "model chest", "node PACS", "time zone", "port")
+    ]
+    table = clinic.run("check")
+    assert (table.exit_code, "FAULT" in table.stdout, "DEMONSTRATION MODEL" in table.stdout) == (0, False, True)
+    clinic.database.close()
+
+
+def checked(clinic: Clinic) -> dict[str, tuple[str, str]]:
+    """The faults: what was seen, and what to do."""
+    answer = clinic.json("check", status=1)
+    assert answer["ok"] is False
+    return {one["name"]: (one["detail"], one["remedy"]) for one in answer["checks"] if not one["ok"]}
+
+
+@pytest.fixture
+def site(tmp_path: Path, recording_scp: RecordingScp) -> Iterator[Clinic]:
+    """A site in good order: its archive answers."""
+    clinic = Clinic.found(tmp_path / "clinic", listen=unused_port(), archive=recording_scp.port)
+    yield clinic
+    clinic.database.close()
+
+
+def change(clinic: Clinic, before: str, after: str) -> None:
+    text = clinic.config.read_text()
+    assert before in text
+    clinic.config.write_text(text.replace(before, after))
+
+
+def test_check_finds_a_node_that_is_down_and_says_what_to_look_at(site: Clinic) -> None:
+    change(site, "[nodes.PACS]", '[nodes.LOST]\naet = "LOST"\nhost = "127.0.0.1"\nport = 1\n[nodes.PACS]')
+    ((name, (detail, remedy)),) = checked(site).items()
+    assert (name, detail) == ("node LOST", "LOST@127.0.0.1:1: unreachable (connection refused)")
+    assert "[nodes.LOST] host = '127.0.0.1' and port = 1" in remedy
+
+
+def test_check_waits_no_longer_than_seconds_for_a_node_that_is_silent(site: Clinic) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        change(site, "[nodes.PACS]", f'[nodes.MUTE]\naet = "MUTE"\nhost = "127.0.0.1"\nport = {port}\n[nodes.PACS]')
+        started = time.monotonic()
+        faults = checked(site)
+        assert (list(faults), time.monotonic() - started < 15) == (["node MUTE"], True)
+
+
+def test_check_finds_a_condition_that_no_rule_can_have(site: Clinic) -> None:
+    change(site, "Modality =", "Modalty =")
+    detail, remedy = checked(site)["rules"]
+    assert ("when.Modalty is not known" in detail, remedy.startswith("a rule may look at")) == (True, True)
+
+
+def test_check_finds_an_altered_bundle_without_torch(site: Clinic) -> None:
+    weights = site.folder / "data" / "models" / "tiny" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    detail, remedy = checked(site)["model chest"]
+    assert ("tiny/weights.safetensors: SHA-256 is" in detail, "copy the bundle again" in remedy) == (True, True)
+
+
+def test_check_finds_a_database_that_is_not_there_and_one_of_another_schema(site: Clinic) -> None:
+    import sqlalchemy as sa
+
+    with site.database.write() as transaction:
+        transaction.connection.execute(sa.text("DELETE FROM alembic_version"))
+    said = "the database has schema none, not 0001: run `cxrnode db upgrade`"
+    assert checked(site)["database"] == (said, "cxrnode db upgrade")
+    site.database.close()
+    (site.folder / "data" / "cxrnode.sqlite").unlink()
+    detail, remedy = checked(site)["database"]
+    assert ("there is no database" in detail, "cxrnode db upgrade" in remedy) == (True, True)
+    assert not (site.folder / "data" / "cxrnode.sqlite").exists()
+
+
+def test_check_finds_a_postgresql_that_does_not_answer(site: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"postgresql+psycopg://cxrnode:hunter2@127.0.0.1:{unused_port()}/cxrnode"
+    monkeypatch.setenv("CXRNODE__DATABASE__URL", url)
+    detail, remedy = checked(site)["database"]
+    assert ("does not answer" in detail, "hunter2" in detail, "database.url" in remedy) == (True, False, True)
+
+
+def test_check_finds_a_spool_without_room_and_one_that_cannot_be_made(site: Clinic) -> None:
+    change(site, 'min_free = "1 MiB"', 'min_free = "1000000 GiB"')
+    assert checked(site)["spool"][1].startswith("free space, or lower spool.min_free")
+    (site.folder / "file").write_text("no folder")
+    change(site, "[spool]", f'[spool]\nurl = "{site.folder / "file"}"')
+    assert "cannot be written to" in checked(site)["spool"][0]
+    assert sorted(path.name for path in (site.folder / "data").iterdir()) == ["cxrnode.sqlite", "models"]
+
+
+def test_check_finds_a_clock_that_differs_from_the_databases(site: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = time.time
+    monkeypatch.setattr("cxrnode.cli.check.time.time", lambda: real() - 3.0)
+    assert checked(site)["clock"][0].startswith("3.0")
+
+
+def test_check_finds_a_time_zone_that_was_never_set(site: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(site, 'timezone = "UTC"', "")
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        assert "this machine's is IST (UTC+0530)" in checked(site)["time zone"][0]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_check_finds_a_site_that_nobody_may_send_to(site: Clinic) -> None:
+    change(site, "can_send = true", "can_send = false")
+    assert "can_send = true" in checked(site)["senders"][1]
+
+
+def test_check_tells_a_strangers_port_from_our_own(site: Clinic, tmp_path: Path) -> None:
+    port = int(site.config.read_text().split("port = ")[1].split()[0])
+    with socket.create_server(("127.0.0.1", port)):
+        assert "cannot be used" in checked(site)["port"][0]
+
+    def receive(received: Received) -> Answer:
+        raise AssertionError("nothing is sent")
+
+    ours = Listener(
+        ae_title="CXRNODE",
+        folder=tmp_path,
+        admit=lambda calling, called, host: "no node has this AE title",
+        receive=receive,
+        host="127.0.0.1",
+        port=port,
+    )
+    ours.start()
+    try:
+        answer = site.json("check")
+    finally:
+        ours.drain(2.0)
+    assert [one["detail"] for one in answer["checks"] if one["name"] == "port"] == [
+        f"127.0.0.1:{port}, this node answers there already"
+    ]
+
+
+def test_echo_knows_the_nodes_of_the_configuration_and_says_why_one_does_not_answer(
+    site: Clinic, recording_scp: RecordingScp
+) -> None:
+    assert site.json("echo", "PACS")["ok"] is True
+    recording_scp.stop()
+    answer = site.json("echo", "PACS", status=1)
+    assert (answer["ok"], answer["kind"]) == (False, "unreachable")
+    result = site.run("echo", "PACS")
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
+    assert result.stderr.startswith("cxrnode: PACS: unreachable (connection refused). Check [nodes.PACS]")
+
+
+def test_echo_of_neither_a_name_nor_a_triple_names_the_nodes_there_are(site: Clinic) -> None:
+    result = site.run("echo", "NOWHERE")
+    assert result.exit_code == 1
+    assert result.stderr == "cxrnode: 'NOWHERE' is neither AET@host:port nor a node of the configuration (PACS)\n"
+
+
+def test_send_calls_as_this_node_or_as_it_is_told(site: Clinic, recording_scp: RecordingScp, film: Path) -> None:
+    assert site.run("send", film, "--to", "PACS").exit_code == 0
+    assert site.run("send", film, "--to", "PACS", "--calling-aet", "OTHER").exit_code == 0
+    assert [one.calling_aet for one in recording_scp.stored] == ["CXRNODE", "OTHER"]
+
+
+def test_send_tells_each_refusal_and_what_is_no_dicom(
+    site: Clinic, recording_scp: RecordingScp, film: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("not DICOM")
+    recording_scp.answer = lambda number, uid: 0xA700
+    result = site.run("send", film, tmp_path / "notes.txt", "--to", "PACS")
+    assert (result.exit_code, "0xA700" in result.stdout, "not a DICOM Part 10 file" in result.stdout) == (1, True, True)
+    assert result.stdout.rstrip().endswith("0 of 2 stored")
+
+
+def test_send_names_the_files_that_were_left_when_the_association_broke(
+    site: Clinic, recording_scp: RecordingScp, film: Path, tmp_path: Path
+) -> None:
+    second = tmp_path / "second.dcm"
+    second.write_bytes(film.read_bytes())
+    recording_scp.answer = lambda number, uid: 0x0000 if number == 0 else "abort"
+    answer = site.json("send", film, second, "--to", "PACS", status=1)
+    assert [one["stored"] for one in answer["files"]] == [True, False]
+    assert (answer["files"][1]["meaning"], answer["fault"] is None) == ("not sent: the association failed", False)
+    result = site.run("send", film, "--to", "X@127.0.0.1:1")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+
+
+def test_rules_test_accepts_a_chest_film_and_says_what_follows(site: Clinic, film: Path) -> None:
+    answer = site.json("rules", "test", film, "--calling-aet", "ARCHIVE")
+    (one,) = answer["files"]
+    assert (answer["admitted"], one["verdict"], one["rule"], one["view"]) == (True, "accepted", "chest films", "PA")
+    assert one["models"] == [{"model": "chest", "mode": "active", "refusal": ""}]
+    assert (one["outputs"], one["send_to"], "BodyPartExamined" in one["region"]["chest_tags"]) == (
+        *(["sr", "heatmap"], ["PACS"], True),
+    )
+
+
+def test_rules_test_tells_no_name_and_no_free_text(site: Clinic, film: Path) -> None:
+    text = site.run("rules", "test", film).output
+    assert ("Secret" in text, STUDY_DESCRIPTION in text, "frontal chest radiograph" in text) == (False, False, True)
+
+
+def test_rules_test_ends_in_1_where_a_film_is_not_accepted(site: Clinic, film: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.dcm"
+    broken.write_bytes(b"\0" * 500)
+    answer = site.json("rules", "test", film, broken, status=1)
+    assert [one["verdict"] for one in answer["files"]] == ["accepted", "refused"]
+    change(site, 'when = { Modality = ["CR", "DX"] }', 'when = { calling_aet = "ER_*" }')
+    (one,) = site.json("rules", "test", film, status=1)["files"]
+    assert (one["verdict"], one["reason"]) == ("ignored", 'no rule matches: "chest films": calling_aet is not ER_*')
+    assert site.json("rules", "test", film, "--calling-aet", "ER_3")["admitted"] is False
+
+
+def test_rules_test_says_when_the_model_would_refuse_the_film(site: Clinic, tmp_path: Path) -> None:
+    child = tmp_path / "child.dcm"
+    made = phantom_dx(3, rows=640, cols=560, PatientAge="003Y", PatientBirthDate=None)
+    made.save_as(child, enforce_file_format=True)
+    (one,) = site.json("rules", "test", child)["files"]
+    assert one["models"][0]["refusal"] == ("outside its intended use: the patient's age, 3 years, is outside 18 to 120")
+
+
+def test_rules_test_judges_the_real_films(site: Clinic, data_dir: Path) -> None:
+    files = sorted((data_dir / "dicom" / "negative").iterdir())
+    answer = site.json("rules", "test", *files, status=1)
+    assert {one["verdict"] for one in answer["files"]} <= {"ignored", "refused"}
+    assert len(answer["files"]) == len(files)
+
+
+@pytest.mark.slow
+def test_serve_runs_until_sigterm_and_says_what_to_type_into_the_modality(site: Clinic) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CXRNODE__NODE__ROLES": '["receive", "tend"]'}
+    port = int(site.config.read_text().split("port = ")[1].split()[0])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cxrnode.cli", "serve", "--config", str(site.config)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        here = f"CXRNODE@127.0.0.1:{port}"
+        wait_until(lambda: run("echo", here, "--calling-aet", "ARCHIVE").exit_code == 0, seconds=30, what="the node")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    assert "AE title  CXRNODE" in said

@@ -1,0 +1,223 @@
+"""The command line as a whole: its tree and its docs, exit statuses, faults, what it loads."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from cxrnode.cli import main
+from tests.unit.cli.clinic import Clinic, run
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+COMMANDS = dict(leaves(main))
+LISTINGS = ("ls", "show", "query", "verify", "test", "check")
+
+
+def sections() -> dict[str, str]:
+    text = (REPOSITORY / "docs" / "cli.md").read_text()
+    parts = re.split(r"^### `cxrnode ([a-z ]+?)(?: [\[A-Z].*)?`$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_the_commands_are_those_of_the_design() -> None:
+    assert sorted(COMMANDS) == sorted(
+        (
+            *("init", "check", "serve", "demo", "echo", "send", "rules test", "instances ls", "instances show"),
+            *("jobs ls", "jobs show", "jobs retry", "jobs resend", "model ls", "model show", "model verify"),
+            *("audit query", "db upgrade"),
+        )
+    )
+
+
+def test_the_docs_name_each_command_and_no_other() -> None:
+    assert sorted(sections()) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_docs_name_each_option_of_a_command(name: str) -> None:
+    own = {o for p in COMMANDS[name].params if isinstance(p, click.Option) for o in p.opts} - {"--config", "--json"}
+    assert {option for option in own if f"`{option}" not in sections()[name]} == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_takes_a_configuration(name: str) -> None:
+    assert "--config" in {option for parameter in COMMANDS[name].params for option in parameter.opts}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in COMMANDS if n.split()[-1] in ("ls", "show", "query", "verify", "test", "check")]
+)
+def test_every_listing_speaks_json(name: str) -> None:
+    assert "--json" in {option for parameter in COMMANDS[name].params for option in parameter.opts}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    result = run(*name.split(), "--help")
+    assert (result.exit_code, result.stdout.splitlines()[0].startswith(f"Usage: cxrnode {name}")) == (0, True)
+
+
+def test_an_unknown_command_and_an_unknown_option_are_usage() -> None:
+    assert (run("fly").exit_code, run("jobs", "ls", "--fast").exit_code) == (2, 2)
+
+
+def test_without_a_configuration_one_line_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cxrnode.config.SEARCH", (Path("cxrnode.toml"),))
+    result = run("jobs", "ls")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "cxrnode: no configuration found in ./cxrnode.toml; `cxrnode init` writes one, --config FILE names one\n"
+    )
+
+
+def test_each_wrong_key_is_a_line_of_its_own(tmp_path: Path) -> None:
+    config = tmp_path / "cxrnode.toml"
+    config.write_text('[node]\nae_titel = "A"\n[listen]\nport = 0\n')
+    result = run("jobs", "ls", "--config", config)
+    lines = result.stderr.splitlines()
+    assert (result.exit_code, len(lines), {line.split(": ")[0] for line in lines}) == (1, 2, {"cxrnode"})
+    assert "did you mean ae_title?" in result.stderr
+
+
+def test_the_configuration_may_be_named_before_or_after_the_command(clinic: Clinic) -> None:
+    before = run("--config", clinic.config, "jobs", "ls", "--json")
+    after = run("jobs", "ls", "--json", "--config", clinic.config)
+    assert (before.stdout, after.stdout) == ("[]\n", "[]\n")
+
+
+def test_the_variable_names_the_configuration(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXRNODE_CONFIG", str(clinic.config))
+    assert run("jobs", "ls", "--json").stdout == "[]\n"
+
+
+def test_a_database_of_another_schema_is_told_with_its_remedy(clinic: Clinic) -> None:
+    import sqlalchemy as sa
+
+    with clinic.database.write() as transaction:
+        transaction.connection.execute(sa.text("UPDATE alembic_version SET version_num = '0000'"))
+    result = clinic.run("jobs", "ls")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "run `cxrnode db upgrade`" in result.stderr
+
+
+def test_reading_commands_make_no_database(clinic: Clinic) -> None:
+    clinic.database.close()
+    file = clinic.folder / "data" / "cxrnode.sqlite"
+    file.unlink()
+    result = clinic.run("instances", "ls")
+    assert (result.exit_code, "cxrnode db upgrade" in result.stderr, file.exists()) == (1, True, False)
+
+
+def test_a_url_that_is_none_is_told_without_the_password(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXRNODE__DATABASE__URL", "postgres//user:hunter2@host/db")
+    result = clinic.run("jobs", "ls")
+    assert (result.exit_code, "database.url" in result.stderr, "hunter2" in result.output) == (1, True, False)
+
+
+def test_db_upgrade_makes_the_database_and_says_when_there_is_nothing_to_do(clinic: Clinic) -> None:
+    clinic.database.close()
+    (clinic.folder / "data" / "cxrnode.sqlite").unlink()
+    first, second = clinic.run("db", "upgrade"), clinic.run("db", "upgrade")
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert ("now up to date" in first.stdout, "nothing to do" in second.stdout) == (True, True)
+    assert clinic.json("jobs", "ls") == []
+
+
+def test_init_writes_a_configuration_that_can_be_read_and_never_overwrites_one_unasked(tmp_path: Path) -> None:
+    from cxrnode.config import load_config, template
+
+    target = tmp_path / "cxrnode.toml"
+    first = run("init", target)
+    assert (first.exit_code, target.read_text(), "cxrnode check" in first.stdout) == (0, template(), True)
+    assert load_config(target, environ={}).node.ae_title == "CXRNODE"
+    target.write_text("# mine\n")
+    second = run("init", target)
+    assert (second.exit_code, target.read_text(), "--force" in second.stderr) == (1, "# mine\n", True)
+    assert (run("init", target, "--force").exit_code, target.read_text()) == (0, template())
+    assert [path.name for path in tmp_path.iterdir()] == ["cxrnode.toml"]
+
+
+def test_init_takes_a_folder_and_says_what_it_cannot_write(tmp_path: Path) -> None:
+    assert run("init", tmp_path).exit_code == 0
+    result = run("init", tmp_path / "missing" / "cxrnode.toml")
+    assert (result.exit_code, result.stderr.startswith("cxrnode: cannot write")) == (1, True)
+
+
+def test_a_store_that_cannot_be_opened_is_no_traceback(clinic: Clinic) -> None:
+    clinic.database.close()
+    (clinic.folder / "data" / "cxrnode.sqlite").write_bytes(b"no database at all, but some text" * 100)
+    result = clinic.run("jobs", "ls")
+    assert (result.exit_code, "Traceback" in result.output, result.stderr.startswith("cxrnode: ")) == (1, False, True)
+
+
+def script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_help_comes_at_once(tmp_path: Path) -> None:
+    took = []
+    for _ in range(5):
+        started = time.monotonic()
+        done = script("-m", "cxrnode.cli", "--help", cwd=tmp_path)
+        took.append(time.monotonic() - started)
+        assert done.returncode == 0, done.stderr
+    # The best of five: the machine is shared. A start of Python alone takes a tenth of it.
+    assert min(took) < 0.3
+
+
+def test_help_loads_no_library_that_a_command_needs(tmp_path: Path) -> None:
+    heavy = "pydantic sqlalchemy pydicom pynetdicom numpy torch rich.console structlog"
+    program = f"import sys, cxrnode.cli; print([m for m in {heavy.split()!r} if m in sys.modules])"
+    assert script("-c", program, cwd=tmp_path).stdout == "[]\n"
+
+
+def test_no_command_but_model_verify_loads_torch(clinic: Clinic, tmp_path: Path) -> None:
+    clinic.receive()
+    film = tmp_path / "film.dcm"
+    film.write_bytes(b"no film")
+    commands = [
+        *("check", "jobs ls", "jobs show 1", "instances ls", "instances show 1", "audit query", "model ls"),
+        *("model show chest", f"rules test {film}", "echo PACS", "jobs retry 1 --reason x"),
+    ]
+    program = f"""
+import sys
+from cxrnode.cli import main
+for command in {commands!r}:
+    try:
+        main(["--config", {str(clinic.config)!r}, *command.split()], prog_name="cxrnode")
+    except SystemExit as end:
+        assert end.code in (0, 1), command
+print("torch" in sys.modules)
+"""
+    done = script("-c", program, cwd=tmp_path)
+    assert (done.returncode, done.stdout.splitlines()[-1], done.stderr.count("Traceback")) == (0, "False", 0), (
+        done.stderr
+    )
+
+
+def test_the_exit_status_of_the_process_is_that_of_the_answer(clinic: Clinic, tmp_path: Path) -> None:
+    def status(*arguments: str) -> int:
+        return script("-m", "cxrnode.cli", "--config", str(clinic.config), *arguments, cwd=tmp_path).returncode
+
+    assert (status("jobs", "ls"), status("jobs", "show", "9"), status("jobs", "show", "x")) == (0, 1, 2)

@@ -1,0 +1,99 @@
+"""The maps of the forward pass are those of pytorch-grad-cam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from cxrnode.errors import BundleError
+from cxrnode.reading.bundle import SHIPPED, load_bundle
+from cxrnode.reading.network import DenseNet121, Layer, build_network, weights_of
+from cxrnode.reading.oracle import oracle_maps, scaled
+
+from .conftest import network
+
+
+def demo(outputs: int) -> DenseNet121:
+    bundle = load_bundle(SHIPPED / "demo")
+    weights = dict(bundle.weights)
+    for key in ("classifier.weight", "classifier.bias"):
+        weights[key] = weights[key][:outputs]
+    return build_network(weights, outputs)
+
+
+def phantom(side: int) -> torch.Tensor:
+    """A film-like input (1, 3, side, side): two dark lungs on a bright ground, and noise."""
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    lungs = (((x - 0.45) / 0.3) ** 2 + (y / 0.7) ** 2 < 1) | (((x + 0.45) / 0.3) ** 2 + (y / 0.7) ** 2 < 1)
+    film = np.where(lungs, -1.2, 0.9) + np.random.default_rng(2).normal(0, 0.2, (side, side))
+    return torch.from_numpy(np.repeat(film[None, None], 3, 1).astype(np.float32))
+
+
+@pytest.mark.parametrize("outputs", [1, 14])
+@pytest.mark.parametrize("made", [network, demo])
+def test_maps_at_the_relu_are_those_of_grad_cam(made: Callable[[int], DenseNet121], outputs: int) -> None:
+    model, inputs = made(outputs), phantom(96)
+    with torch.inference_mode():
+        ours = model.maps(model.run(inputs))[0].numpy()
+    theirs = oracle_maps(model, model.relu, inputs, outputs)
+    assert ours.shape == (outputs, 3, 3)
+    assert np.abs(scaled(ours, (96, 96)) - theirs).max() <= 0.01
+    assert theirs.max() > 0.9, "a map of zeros would agree with anything"
+
+
+@pytest.mark.parametrize("made", [network, demo])
+def test_maps_at_norm5_are_those_of_grad_cam_on_torchvisions_own_network(made: Callable[[int], DenseNet121]) -> None:
+    model, inputs = made(14), phantom(96)
+    stock = torchvision.models.densenet121(weights=None, num_classes=14).eval()
+    stock.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        ours = model.maps(model.run(inputs), Layer.NORM5)[0].numpy()
+    theirs = oracle_maps(stock, stock.features.norm5, inputs, 14)
+    assert np.abs(scaled(ours, (96, 96)) - theirs).max() <= 0.01
+    assert theirs.max() > 0.9
+
+
+def test_the_two_layers_do_not_give_the_same_maps() -> None:
+    """Else the test at norm5 could not tell a forgotten factor."""
+    model = network(14)
+    with torch.inference_mode():
+        done = model.run(phantom(96))
+        relu, norm5 = (scaled(model.maps(done, layer)[0].numpy(), (96, 96)) for layer in Layer)
+    assert np.abs(relu - norm5).max() > 0.02
+
+
+def test_maps_by_gradient_are_those_of_the_forward_pass() -> None:
+    model, inputs = network(5), phantom(96)
+    with torch.inference_mode():
+        closed = model.maps(model.run(inputs))
+    torch.testing.assert_close(model.maps_by_gradient(inputs), closed, rtol=1e-3, atol=1e-5)
+
+
+def test_the_logits_are_torchvisions() -> None:
+    model, inputs = network(14), phantom(96)
+    stock = torchvision.models.densenet121(weights=None, num_classes=14).eval()
+    stock.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(model(inputs), stock(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_do_not_fit_are_refused_by_name() -> None:
+    weights = dict(weights_of(network(2)))
+    with pytest.raises(BundleError, match=r"outputs do not match the labels: classifier\.weight has shape \(2, 1024\)"):
+        build_network(weights, 3)
+    with pytest.raises(BundleError, match=r"1 tensors are unknown, the first is extra"):
+        build_network({**weights, "extra": weights["classifier.bias"]}, 2)
+    del weights["classifier.bias"]
+    with pytest.raises(BundleError, match=r"1 tensors are missing, the first is classifier\.bias"):
+        build_network(weights, 2)
+
+
+def test_weights_go_through_a_bundle_as_halves_and_come_back(made_once: Path) -> None:
+    built = build_network(load_bundle(made_once).weights, 3)
+    for key, tensor in weights_of(network(3)).items():
+        np.testing.assert_array_equal(weights_of(built)[key], tensor.astype(np.float16).astype(np.float32))

@@ -1,0 +1,146 @@
+"""Retention: bytes go when their time is over, rows never, and no file goes that a row knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from cxrnode.store import deliveries, jobs, receipt, retention
+from cxrnode.store.database import Database
+from cxrnode.store.retention import Periods
+from cxrnode.store.schema import event, instance, job, output
+from tests.stores import (
+    Clock,
+    arrival,
+    assert_sound,
+    claim_one,
+    count,
+    delivered,
+    enqueue,
+    new_key,
+    reported,
+    row,
+    settle,
+    take_one,
+)
+
+PERIODS = Periods(accepted=100.0, ignored=10.0, failed=1000.0)
+
+
+def _keys(database: Database) -> set[str]:
+    """Every key that a row has."""
+    with database.read() as transaction:
+        found: set[str] = set()
+        for column in (instance.c.spool_key, output.c.spool_key, job.c.saliency_key, job.c.preview_key):
+            found |= {one[0] for one in transaction.rows(column.table.select().with_only_columns(column)) if one[0]}
+    return found
+
+
+def test_the_bytes_of_a_delivered_film_go_after_their_time_and_the_rows_stay(database: Database, clock: Clock) -> None:
+    job_id = delivered(database)
+    kept = _keys(database)
+    assert 5 == len(kept)  # the film, two outputs, the maps, the preview
+    clock.turn(99.0)
+    assert [] == retention.retire(database, PERIODS, limit=10)
+    clock.turn(1.0)
+    assert kept == set(retention.retire(database, PERIODS, limit=10))
+    assert set() == _keys(database)
+    assert "delivered" == row(database, job, job_id).state
+    assert 1 == count(database, event, event.c.name == "bytes_removed")
+    assert [] == retention.retire(database, PERIODS, limit=10)
+    assert_sound(database)
+
+
+def test_an_ignored_film_goes_after_its_own_time(database: Database, clock: Clock) -> None:
+    made = receipt.record(database, arrival(1, accepted=False), [], ageing=60.0, config_digest="")
+    clock.turn(9.0)
+    assert [] == retention.retire(database, PERIODS, limit=10)
+    clock.turn(1.0)
+    key = row(database, instance, made.instance_id).spool_key
+    assert [key] == retention.retire(database, PERIODS, limit=10)
+
+
+def _queued(database: Database) -> None:
+    enqueue(database)
+
+
+def _reading(database: Database) -> None:
+    enqueue(database)
+    claim_one(database)
+
+
+def _reported(database: Database) -> None:
+    reported(database)
+
+
+def _one_model_of_two(database: Database) -> None:
+    enqueue(database, 1, models=("chest", "other"))
+    settle(database, claim_one(database))
+
+
+@pytest.mark.parametrize("prepare", [_queued, _reading, _reported, _one_model_of_two])
+def test_the_bytes_of_a_film_under_way_stay(
+    database: Database, clock: Clock, prepare: Callable[[Database], None]
+) -> None:
+    prepare(database)
+    clock.turn(1e9)
+    assert [] == retention.retire(database, PERIODS, limit=10)
+
+
+def test_the_bytes_of_a_failed_film_stay_longer(database: Database, clock: Clock) -> None:
+    enqueue(database)
+    jobs.park(database, claim_one(database), "no")
+    clock.turn(999.0)
+    assert [] == retention.retire(database, PERIODS, limit=10)
+    clock.turn(1.0)
+    assert 1 == len(retention.retire(database, PERIODS, limit=10))
+
+
+@pytest.mark.parametrize("how", ["shadow", "no destination", "duplicate"])
+def test_what_is_never_sent_rests_as_reported_and_goes(database: Database, clock: Clock, how: str) -> None:
+    if how == "duplicate":
+        delivered(database, 1)
+        second = enqueue(database, 2)
+        settle(database, claim_one(database), pixels=f"instance {row(database, job, second).instance_id - 1}")
+        assert "duplicate" == row(database, job, second).outcome
+    elif how == "shadow":
+        reported(database, 1, mode="shadow")
+    else:
+        reported(database, 1, send_to=())
+    clock.turn(100.0)
+    kept = _keys(database)
+    assert kept
+    assert kept == set(retention.retire(database, PERIODS, limit=10))
+
+
+def test_a_held_delivery_keeps_its_bytes(database: Database, clock: Clock) -> None:
+    first = reported(database, 1)
+    enqueue(database, 2)
+    settle(database, claim_one(database), pixels=f"instance {row(database, job, first).instance_id}", identity="other")
+    clock.turn(1e9)
+    assert [] == retention.retire(database, PERIODS, limit=10)
+
+
+def test_an_accepted_film_without_a_job_stays_for_its_time(database: Database, clock: Clock) -> None:
+    receipt.record(database, arrival(1), [], ageing=60.0, config_digest="")
+    assert [] == retention.retire(database, PERIODS, limit=10)
+    clock.turn(100.0)
+    assert 1 == len(retention.retire(database, PERIODS, limit=10))
+
+
+def test_no_more_films_go_at_once_than_the_limit(database: Database, clock: Clock) -> None:
+    for number in range(3):
+        delivered(database, number)
+    clock.turn(100.0)
+    assert [10, 5, 0] == [len(retention.retire(database, PERIODS, limit=2)) for _ in range(3)]
+
+
+def test_a_file_that_any_row_has_is_known(database: Database) -> None:
+    delivered(database, 1)
+    sent_later = reported(database, 2)
+    deliveries.settle_parked(database, take_one(database), (), "no")
+    assert sent_later
+    orphan, kept = new_key(), sorted(_keys(database))
+    assert [orphan] == retention.unknown_keys(database, [*kept, orphan])
+    assert [] == retention.unknown_keys(database, [])

@@ -1,0 +1,167 @@
+"""The spool: durable before it is said to be kept, checked when it is read, and deaf to names from outside."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from cxrnode.errors import Rejected, Transient
+from cxrnode.spool import FolderSpool
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> FolderSpool:
+    return FolderSpool(tmp_path / "spool")
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def files(spool: FolderSpool) -> list[Path]:
+    return [path for path in spool.root.rglob("*") if path.is_file()]
+
+
+def test_what_is_put_is_read_as_it_was(spool: FolderSpool) -> None:
+    contents = (b"film", b"", os.urandom(100_000))
+    kept = spool.put(*contents)
+    assert contents == tuple(spool.read(one.key, sha256=one.sha256) for one in kept)
+    assert [sha256(c) for c in contents] == [one.sha256 for one in kept]
+    assert [4, 0, 100_000] == [one.size for one in kept]
+    assert [] == list(spool.incoming.iterdir())
+
+
+def test_the_same_bytes_twice_are_two_files(spool: FolderSpool) -> None:
+    one, other = spool.put(b"same"), spool.put(b"same")
+    assert one[0].key != other[0].key
+    assert spool.remove(one[0].key)
+    assert b"same" == spool.read(other[0].key, sha256=sha256(b"same"))
+
+
+def test_a_received_file_is_moved_under_a_new_key(spool: FolderSpool) -> None:
+    received = spool.incoming / "association-1"
+    received.write_bytes(b"film")
+    kept = spool.adopt(received, sha256="d" * 64)
+    assert ("d" * 64, 4) == (kept.sha256, kept.size)
+    assert not received.exists()
+    assert b"film" == spool.path(kept.key).read_bytes()
+
+
+def test_a_received_file_that_is_gone_is_a_passing_fault(spool: FolderSpool) -> None:
+    with pytest.raises(Transient, match="the spool cannot keep a file: No such file"):
+        spool.adopt(spool.incoming / "gone", sha256="")
+
+
+def test_bytes_and_folders_are_on_the_disk_before_a_key_is_told(
+    spool: FolderSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def noted_fsync(descriptor: int) -> None:
+        steps.append("fsync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "fsync file")
+        fsync(descriptor)
+
+    def noted_rename(path: Path, target: Path) -> Path:
+        steps.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr("cxrnode.spool.os.fsync", noted_fsync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    spool.put(b"a", b"b")
+    # The first folder fsync is for the new folder of the keys, the last for the two names in it.
+    assert ["fsync file", "fsync file", "fsync folder", "rename", "rename", "fsync folder"] == steps
+    steps.clear()
+    received = spool.incoming / "association-1"
+    received.write_bytes(b"film")
+    spool.adopt(received, sha256="")
+    assert ("fsync file", "rename", "fsync folder") == (steps[0], *steps[-2:])
+
+
+def test_a_full_disk_is_a_passing_fault_that_leaves_nothing(
+    spool: FolderSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cxrnode.spool.os.fsync", full)
+    with pytest.raises(Transient, match="the spool cannot keep a file: No space left on device"):
+        spool.put(b"a", b"b")
+    assert [] == files(spool)
+
+
+def test_an_altered_file_is_refused(spool: FolderSpool) -> None:
+    (kept,) = spool.put(b"film")
+    spool.path(kept.key).write_bytes(b"Film")
+    with pytest.raises(Rejected, match=f"the spool's file {kept.key} was altered"):
+        spool.read(kept.key, sha256=kept.sha256)
+
+
+def test_a_missing_file_is_refused_with_what_to_do(spool: FolderSpool) -> None:
+    with pytest.raises(Rejected, match="restore it from the backup, or send the film again"):
+        spool.read("0" * 32, sha256="")
+
+
+@pytest.mark.parametrize("key", ["", "..", "../../etc/passwd", "A" * 32, "0" * 31, "0" * 33, "0" * 32 + "\n", "/" * 32])
+def test_what_is_no_key_reaches_no_file(spool: FolderSpool, key: str) -> None:
+    with pytest.raises(Rejected, match="this is no key of the spool"):
+        spool.path(key)
+
+
+def test_removing_says_whether_there_was_a_file(spool: FolderSpool) -> None:
+    (kept,) = spool.put(b"film")
+    assert [True, False] == [spool.remove(kept.key) for _ in range(2)]
+
+
+def test_only_old_files_with_a_key_for_a_name_are_listed(spool: FolderSpool) -> None:
+    old, young = spool.put(b"old")[0], spool.put(b"young")[0]
+    os.utime(spool.path(old.key), (0, 0))
+    stranger = spool.path(old.key).with_name("README")
+    stranger.write_text("not ours")
+    os.utime(stranger, (0, 0))
+    assert [old.key] == list(spool.keys_older_than(3600))
+    assert {old.key, young.key} == set(spool.keys_older_than(-5))
+
+
+def test_only_old_remains_are_swept_from_incoming(spool: FolderSpool) -> None:
+    for name in ("old", "young"):
+        (spool.incoming / name).write_bytes(b"part")
+    os.utime(spool.incoming / "old", (0, 0))
+    assert 1 == spool.sweep_incoming(900)
+    assert ["young"] == [file.name for file in spool.incoming.iterdir()]
+
+
+def test_files_removed_while_they_are_listed_are_passed_over(spool: FolderSpool) -> None:
+    kept = [one.key for _ in range(5) for one in spool.put(b"a", b"b")]
+    for key in kept:
+        os.utime(spool.path(key), (0, 0))
+    listing = spool.keys_older_than(3600)
+    first = next(listing)
+    for key in kept:
+        spool.remove(key)
+    assert [] == [key for key in listing if key == first]
+
+
+def test_nobody_else_may_look_into_the_spool(spool: FolderSpool) -> None:
+    (kept,) = spool.put(b"film")
+    folders = (spool.incoming, spool.path(kept.key).parent, spool.path(kept.key).parent.parent)
+    assert [0o700] * 3 == [stat.S_IMODE(folder.stat().st_mode) for folder in folders]
+
+
+def test_a_spool_that_cannot_be_made_is_a_passing_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(Transient, match="cannot be made: Not a directory"):
+        FolderSpool(tmp_path / "file" / "spool")
+
+
+def test_a_spool_opened_again_has_what_it_had(spool: FolderSpool) -> None:
+    (kept,) = spool.put(b"film")
+    assert b"film" == FolderSpool(spool.root).read(kept.key, sha256=kept.sha256)
+
+
+def test_the_free_bytes_are_those_of_the_file_system(spool: FolderSpool) -> None:
+    assert 0 < spool.free()

@@ -1,0 +1,118 @@
+"""Wake-ups: a hint without content, which may be lost and never blocks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cxrnode import wakeup
+from cxrnode.wakeup import Waiter, wake
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Short: a socket's path holds at most 107 bytes.
+    folder = tmp_path / "t"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+
+
+def test_a_waiter_without_a_hint_waits_its_time(tmp_path: Path) -> None:
+    with Waiter(tmp_path, "infer") as waiter:
+        started = time.monotonic()
+        assert not waiter.wait(0.05)
+        assert time.monotonic() - started >= 0.045
+
+
+def test_a_hint_ends_the_wait_at_once(tmp_path: Path) -> None:
+    with Waiter(tmp_path, "infer") as waiter:
+        threading.Timer(0.05, wake, (tmp_path, "infer")).start()
+        started = time.monotonic()
+        assert waiter.wait(20.0)
+        assert time.monotonic() - started < 10.0
+
+
+def test_a_hint_given_before_the_wait_is_not_lost_and_many_count_once(tmp_path: Path) -> None:
+    with Waiter(tmp_path, "infer") as waiter:
+        for _ in range(5):
+            wake(tmp_path, "infer")
+        assert waiter.wait(0.05)
+        assert not waiter.wait(0.01)
+
+
+def test_every_process_of_the_role_is_woken_and_no_other_role(tmp_path: Path) -> None:
+    with Waiter(tmp_path, "send") as one, Waiter(tmp_path, "send") as two, Waiter(tmp_path, "infer") as other:
+        wake(tmp_path, "send")
+        assert [True, True, False] == [one.wait(0.05), two.wait(0.05), other.wait(0.05)]
+
+
+def test_another_node_on_the_machine_is_not_woken(tmp_path: Path) -> None:
+    with Waiter(tmp_path / "a", "infer") as waiter:
+        wake(tmp_path / "b", "infer")
+        assert not waiter.wait(0.02)
+
+
+def test_a_full_queue_never_blocks(tmp_path: Path) -> None:
+    with Waiter(tmp_path, "infer") as waiter:
+        started = time.monotonic()
+        for _ in range(2000):
+            wake(tmp_path, "infer")
+        assert time.monotonic() - started < 20.0
+        assert waiter.wait(0.05)
+
+
+def test_hinting_to_nobody_is_no_error(tmp_path: Path) -> None:
+    wake(tmp_path, "infer")
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    waiter = Waiter(tmp_path, "infer")
+    path = waiter._path
+    assert path is not None
+    assert waiter._socket is not None
+    waiter._socket.close()  # as a kill does: the file stays
+    assert path.exists()
+    wake(tmp_path, "infer")
+    assert not path.exists()
+
+
+def test_closing_removes_the_socket_and_may_be_done_twice(tmp_path: Path) -> None:
+    waiter = Waiter(tmp_path, "infer")
+    path = waiter._path
+    assert path is not None
+    waiter.close()
+    assert not path.exists()
+    waiter.close()
+
+
+def test_without_a_socket_every_wait_is_a_poll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with Waiter(tmp_path, "infer") as waiter:
+        wake(tmp_path, "infer")
+        assert not waiter.wait(0.01)
+
+
+def test_a_waiter_whose_socket_cannot_be_bound_polls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A socket's path holds at most 107 bytes: binding fails once the folder stands.
+    deep = tmp_path / ("d" * 120)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with Waiter(tmp_path, "infer") as waiter:
+        started = time.monotonic()
+        assert not waiter.wait(0.05)
+        assert time.monotonic() - started >= 0.045
+
+
+def test_a_folder_under_our_name_that_is_somebody_elses_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = wakeup._folder(tmp_path)
+    folder.mkdir()
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    monkeypatch.setattr("cxrnode.wakeup._folder", lambda _data_dir: folder)
+    with Waiter(tmp_path, "infer") as waiter:
+        assert not waiter.wait(0.01)
+    assert [] == list(folder.iterdir())
