@@ -116,7 +116,11 @@ class FolderSpool:
         before = time.time() - seconds
         for folder in sorted(self._objects.iterdir()):
             for file in sorted(folder.iterdir()):
-                if _KEY.fullmatch(file.name) and file.stat().st_mtime < before:
+                try:
+                    old = _KEY.fullmatch(file.name) and file.stat().st_mtime < before
+                except FileNotFoundError:  # retention was faster
+                    continue
+                if old:
                     yield file.name
 
     def sweep_incoming(self, seconds: float) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +23,9 @@ from cxrnode.store.deliveries import Answer, DeliveryClaim
 from cxrnode.store.jobs import Claim, Limits
 from cxrnode.store.receipt import Arrival, Order, Receipt
 from cxrnode.store.reports import StoredOutput
-from cxrnode.store.schema import event, job
+from cxrnode.store.schema import event, job, metadata
 from cxrnode.store.upgrade import upgrade
+from tests.peers import Postgres
 
 LIMITS = Limits(attempts=3, losses=4)
 MODELS = {"chest": "b" * 64}
@@ -57,12 +60,53 @@ class Clock:
         self._database._clock = sa.text(f"SELECT CAST({self.now!r} AS DOUBLE PRECISION)")
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An upgraded, empty SQLite file to copy."""
+    path = tmp_path_factory.mktemp("template") / "cxrnode.sqlite"
+    open_store(f"sqlite+pysqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_store(postgres: Postgres) -> str:
+    """The URL of an upgraded PostgreSQL database that the tests of one process use one after the other."""
+    url = postgres.new_database()
+    open_store(url).close()
+    return url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.peers)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an upgraded, empty store, once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        copy = tmp_path / "cxrnode.sqlite"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), copy)
+        return f"sqlite+pysqlite:///{copy}"
+    url = str(request.getfixturevalue("postgres_store"))
+    opened = Database(url)
+    empty(opened)
+    opened.close()
+    return url
+
+
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """An upgraded, empty store, once on SQLite and once on PostgreSQL."""
-    opened = open_store(database_url)
+def database(store_url: str) -> Iterator[Database]:
+    """An empty store, once on SQLite and once on PostgreSQL."""
+    opened = open_store(store_url)
     yield opened
     opened.close()
+
+
+def empty(database: Database) -> None:
+    """Remove every row, and count ids from 1 again."""
+    with database.write() as transaction:
+        if database.is_sqlite:
+            for table in reversed(metadata.sorted_tables):
+                transaction.connection.execute(sa.delete(table))
+        else:
+            names = ", ".join(table.name for table in metadata.sorted_tables)
+            transaction.connection.execute(sa.text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cxrnode.cli import tables
-from cxrnode.cli.options import config_option, connect, hush, json_option, load
+from cxrnode.cli.options import config_option, connect, hush, json_option, load, told
 from cxrnode.errors import CxrnodeError
 
 if TYPE_CHECKING:
@@ -123,13 +123,14 @@ def _database(config: Config) -> Iterator[Checked]:
     try:
         database = connect(config, patience=int(_PATIENCE))
         asked = time.time()
-        with database.read() as transaction:
+        with told(database), database.read() as transaction:
             skew = transaction.now - (asked + time.time()) / 2
     except CxrnodeError as error:
         yield _fault("database", error, "" if ";" in str(error) else "start it, and check database.url and its rights")
         return
     try:
-        upgrade.require(database)
+        with told(database):
+            upgrade.require(database)
         yield Checked(name="database", ok=True, detail=f"{database.url}, schema {upgrade.HEAD}")
     except CxrnodeError as error:
         yield _fault("database", error, "cxrnode db upgrade")

@@ -25,4 +25,4 @@ def demo(ctx: click.Context, files: tuple[Path, ...], folder: Path | None, confi
     """
     from cxrnode import demo as demonstration
 
-    ctx.exit(demonstration.run(files, folder=folder))
+    ctx.exit(0 if demonstration.run(files, folder=folder) else 1)

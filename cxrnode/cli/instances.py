@@ -25,7 +25,8 @@ from cxrnode.cli.options import (
 
 if TYPE_CHECKING:
     from cxrnode.store.database import Database
-    from cxrnode.store.listing import InstanceRow, Revealed
+    from cxrnode.store.details import Revealed
+    from cxrnode.store.listing import InstanceRow
 
 #: Attributes of the routing header that hold codes and numbers. The others are free text or dates, which may say
 #: who the patient is: they go with the identity.
@@ -116,7 +117,7 @@ def ls_command(
 @config_option
 def show_command(instance_id: int, with_identity: bool, as_json: bool, config_path: Path | None) -> None:
     """Show one instance: its verdict, what routing saw, and its events."""
-    from cxrnode.store.listing import instance_events, instance_row
+    from cxrnode.store.details import instance_events, instance_row
 
     with open_store(load(config_path)) as database:
         row = instance_row(database, instance_id)
@@ -155,7 +156,7 @@ def revealed(database: Database, instance_ids: Sequence[int], wanted: bool) -> d
     """Whose films these are, where that was asked for; the audit trail notes it."""
     if not wanted:
         return {}
-    from cxrnode.store.listing import reveal
+    from cxrnode.store.details import reveal
 
     return reveal(database, instance_ids, by=who())
 

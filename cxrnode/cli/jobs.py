@@ -6,13 +6,13 @@ No identifier without `--identity`. Nothing here changes a job but `retry` and `
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from cxrnode.cli import tables
+from cxrnode.cli.dossier import fields_of, job_as_json, named, show_job, whose
 from cxrnode.cli.instances import (
     IDENTITY_COLUMNS,
     identity_cells,
@@ -20,7 +20,6 @@ from cxrnode.cli.instances import (
     revealed,
     show_identity,
     timeline,
-    uid_name,
 )
 from cxrnode.cli.options import (
     config_option,
@@ -33,10 +32,6 @@ from cxrnode.cli.options import (
     until_option,
 )
 from cxrnode.errors import Rejected
-
-if TYPE_CHECKING:
-    from cxrnode.core.findings import Report
-    from cxrnode.store.listing import DeliveryRow, JobDetail, Revealed
 
 STATES = ("queued", "reading", "reported", "delivered", "failed", "superseded", "withdrawn")
 OUTCOMES = ("analysed", "not_analysed", "duplicate")
@@ -82,7 +77,7 @@ def ls_command(
         rows = list(list_jobs(database, chosen, limit=limit))
         seen = revealed(database, [row.instance_id for row in rows], with_identity)
     if as_json:
-        tables.emit([{**_fields(row), **_whose(seen, row.instance_id)} for row in rows])
+        tables.emit([{**fields_of(row), **whose(seen, row.instance_id)} for row in rows])
         return
     columns = ("id", "instance", "received", "from", "model", "state", "outcome", "deliveries", "reason")
     tables.table(
@@ -93,7 +88,7 @@ def ls_command(
                 row.instance_id,
                 tables.local(row.received_at),
                 row.calling_aet,
-                _named(row.model, row.revision, row.mode),
+                named(row.model, row.revision, row.mode),
                 row.state,
                 row.outcome.replace("_", " "),
                 ", ".join(f"{name} {state}" for name, state in row.deliveries.items()),
@@ -114,15 +109,15 @@ def ls_command(
 @config_option
 def show_command(job_id: int, with_identity: bool, as_json: bool, config_path: Path | None) -> None:
     """Show one job: its findings, outputs, deliveries and events."""
-    from cxrnode.store.listing import job_detail
+    from cxrnode.store.details import job_detail
 
     with open_store(load(config_path)) as database:
         detail = job_detail(database, job_id)
         seen = revealed(database, [detail.job.instance_id], with_identity)
     if as_json:
-        tables.emit(_as_json(detail, seen))
+        tables.emit(job_as_json(detail, seen))
         return
-    _show(detail)
+    show_job(detail)
     show_identity(seen, detail.job.instance_id, with_identity)
     timeline(detail.events)
 
@@ -222,155 +217,3 @@ def _conclude(ctx: click.Context, done: Sequence[Done], as_json: bool) -> None:
     else:
         tables.aside("none found")
     ctx.exit(0 if all(one.ok for one in done) else 1)
-
-
-def _named(model: str, revision: int, mode: str) -> str:
-    return model + (f" r{revision}" if revision > 1 else "") + (" (shadow)" if mode == "shadow" else "")
-
-
-def _show(detail: JobDetail) -> None:
-    job, report = detail.job, detail.report
-    if report is not None and report.reader.demonstration:
-        tables.say("DEMONSTRATION MODEL: not for patients", style="bold red")
-    tables.pairs(
-        [
-            ("state", job.state),
-            ("outcome", job.outcome.replace("_", " ")),
-            ("reason", job.reason),
-            (
-                "instance",
-                f"{job.instance_id}, received {tables.local(job.received_at, fine=True)} from {job.calling_aet}",
-            ),
-            ("rule", detail.rule),
-            ("model", _named(job.model, job.revision, job.mode)),
-            ("bundle", _bundle(detail)),
-            ("engine", detail.engine),
-            ("duplicate of", detail.duplicate_of),
-            ("revision of", detail.predecessor),
-            ("next revision", detail.successor),
-            (
-                "attempts",
-                f"{detail.attempts}, workers lost: {detail.losses}" if detail.attempts or detail.losses else "",
-            ),
-        ],
-        title=f"Job {job.id}",
-    )
-    if report is not None:
-        _findings(report)
-    if detail.outputs:
-        tables.table(
-            ("no", "kind", "finding", "SOP class", "bytes", "kept"),
-            (
-                (
-                    o.instance_number,
-                    o.kind,
-                    _title(o.label),
-                    uid_name(o.sop_class_uid),
-                    o.size,
-                    "yes" if o.kept else "no",
-                )
-                for o in detail.outputs
-            ),
-            title="Outputs",
-            numbers="no bytes",
-        )
-    if detail.deliveries:
-        _deliveries(detail)
-
-
-def _bundle(detail: JobDetail) -> str:
-    if detail.report is None:
-        return detail.bundle_digest[:12]
-    reader = detail.report.reader
-    return f"{reader.name} {reader.version}, digest {reader.bundle_digest[:12]}, calibration: {reader.calibration}"
-
-
-def _findings(report: Report) -> None:
-    if report.plausibility is not None:
-        tables.say(f"plausibility: distance {report.plausibility.distance:.2f}, limit {report.plausibility.limit:.2f}")
-    for note in report.notes:
-        tables.say(f"note: {note}")
-    if not report.findings:
-        tables.say("no findings: the film was not analysed")
-        return
-    # The word is the report's: only a calibrated bundle gives probabilities.
-    tables.table(
-        ("finding", str(report.scale), "rule-out", "rule-in", "decision"),
-        (
-            (
-                finding.title,
-                f"{finding.score:.3f}",
-                f"{finding.thresholds.rule_out:.3f}" if finding.thresholds else "-",
-                f"{finding.thresholds.rule_in:.3f}" if finding.thresholds else "-",
-                finding.decision.replace("_", " "),
-            )
-            for finding in sorted(report.findings, key=lambda f: (-f.score, f.index))
-        ),
-        title="Findings",
-        numbers="score probability rule-out rule-in",
-    )
-
-
-def _deliveries(detail: JobDetail) -> None:
-    tables.table(
-        ("destination", "act", "state", "objects", "attempts", "settled", "reason"),
-        (
-            (
-                one.destination,
-                one.act,
-                "held" if one.held and one.state == "pending" else one.state,
-                f"{sum(o.done for o in one.objects)} of {len(one.objects)}",
-                one.attempts,
-                tables.local(one.settled_at),
-                one.reason,
-            )
-            for one in detail.deliveries
-        ),
-        title="Deliveries",
-        numbers="attempts",
-    )
-    named = {one.id: f"{one.kind} {_title(one.label)}".strip() for one in detail.outputs}
-    answers = [row for one in detail.deliveries for row in _answers(one, named)]
-    if answers:
-        tables.table(("destination", "object", "status", "meaning"), answers, title="Answers")
-
-
-def _answers(one: DeliveryRow, named: Mapping[int, str]) -> list[tuple[str, str, str, str]]:
-    from cxrnode.dicom.statuses import classify
-
-    return [
-        (
-            one.destination,
-            named.get(answer.output_id, str(answer.output_id)),
-            f"0x{answer.status:04X}",
-            answer.comment or classify(answer.status).gloss,
-        )
-        for answer in one.objects
-        if answer.status is not None
-    ]
-
-
-def _title(label: str) -> str:
-    return label.replace("_", " ")
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-
-
-def _whose(seen: Mapping[int, Revealed], instance_id: int) -> dict[str, Any]:
-    return {"identity": seen[instance_id]} if instance_id in seen else {}
-
-
-def _as_json(detail: JobDetail, seen: Mapping[int, Revealed]) -> dict[str, Any]:
-    """All of it; the outputs' UIDs and the identity's digest only with the identity."""
-    whose = _whose(seen, detail.job.instance_id)
-    fields = _fields(detail)
-    fields = {**_fields(fields.pop("job")), **fields, **whose}
-    fields["demonstration"] = detail.report.reader.demonstration if detail.report else None
-    if not whose:
-        fields["outputs"] = [{k: v for k, v in _fields(o).items() if k != "sop_instance_uid"} for o in detail.outputs]
-        if detail.report is not None:
-            digests = ("pixel_digest", "identity_digest")
-            fields["report"] = {k: v for k, v in _fields(detail.report).items() if k not in digests}
-    return fields

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cxrnode.errors import ConfigError, CxrnodeError
+from cxrnode.errors import ConfigError, CxrnodeError, Transient
 
 if TYPE_CHECKING:
     from cxrnode.config import Config
@@ -184,10 +184,26 @@ def open_store(config: Config) -> Iterator[Database]:
 
     database = connect(config)
     try:
-        upgrade.require(database)
-        yield database
+        with told(database):
+            upgrade.require(database)
+            yield database
     finally:
         database.close()
+
+
+@contextlib.contextmanager
+def told(database: Database) -> Iterator[None]:
+    """Turn what a database says of itself, as that its file is damaged, into Transient with a remedy."""
+    import sqlalchemy as sa
+
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        # The statement and its parameters may hold identifiers: only the driver's class is told.
+        raise Transient(
+            f"the database {database.url} cannot be used ({type(error.orig).__name__}); check its rights, and whether "
+            "it is whole, or restore the backup"
+        ) from None
 
 
 def hush() -> None:

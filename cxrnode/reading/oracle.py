@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -40,11 +41,12 @@ def verify_bundle(folder: Path, *, threads: int | None = None) -> tuple[Check, .
         checks.append(Check(name="files", ok=True, detail=f"digest {bundle.digest}, weights {bundle.weights_digest}"))
     except BundleError as error:
         return (Check(name="files", ok=False, detail=str(error)),)
-    film = noise_film(bundle.manifest.input.size)
+    films = made_films(bundle.manifest.input.size)
     try:
         engine = TorchEngine(bundle, device="cpu", threads=threads)
-        (reading,) = engine.read([film])
-        detail = f"{len(reading.scores)} scores from {reading.scores.min():.3f} to {reading.scores.max():.3f} on noise"
+        readings = engine.read(films)
+        scores = np.stack([reading.scores for reading in readings])
+        detail = f"{scores.shape[1]} scores from {scores.min():.3f} to {scores.max():.3f} on {len(films)} made films"
         checks.append(Check(name="forward pass", ok=True, detail=detail))
     except Rejected as error:
         return (*checks, Check(name="forward pass", ok=False, detail=str(error)))
@@ -52,17 +54,22 @@ def verify_bundle(folder: Path, *, threads: int | None = None) -> tuple[Check, .
     checks.append(
         Check(
             name="plausibility",
-            ok=reading.distance > limit,
-            detail=f"noise lies at {reading.distance:.2f}, the limit is {limit:.2f}",
+            ok=readings[0].distance > limit,
+            detail=f"noise lies at {readings[0].distance:.2f}, the limit is {limit:.2f}",
         )
     )
-    if bundle.manifest.saliency is Saliency.NONE or reading.saliency is None:
-        checks.append(Check(name="maps", ok=True, detail="the bundle makes no maps"))
-    else:
-        difference = difference_from_oracle(bundle, film, reading.saliency)
-        detail = f"largest difference from pytorch-grad-cam {difference:.4f}, allowed {TOLERANCE}"
-        checks.append(Check(name="maps", ok=difference <= TOLERANCE, detail=detail))
-    return tuple(checks)
+    if bundle.manifest.saliency is Saliency.NONE:
+        return (*checks, Check(name="maps", ok=True, detail="the bundle makes no maps"))
+    # Empty maps agree with anything: the film on which most labels have a map is the one to compare on.
+    maps = np.stack([reading.saliency for reading in readings if reading.saliency is not None])
+    shown = (maps.max((2, 3)) > 0).sum(1)
+    chosen = int(shown.argmax())
+    difference = difference_from_oracle(bundle, films[chosen], maps[chosen])
+    detail = (
+        f"largest difference from pytorch-grad-cam {difference:.4f}, allowed {TOLERANCE}; "
+        f"{shown[chosen]} of {maps.shape[1]} labels had a map to compare"
+    )
+    return (*checks, Check(name="maps", ok=difference <= TOLERANCE and bool(shown[chosen] > 0), detail=detail))
 
 
 def difference_from_oracle(bundle: Bundle, film: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float16]) -> float:
@@ -77,9 +84,10 @@ def difference_from_oracle(bundle: Bundle, film: npt.NDArray[np.uint8], saliency
 def scaled(maps: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Return our maps (C, h, w) as pytorch-grad-cam shows them: 0..1 for each label, enlarged to (width, height).
 
-    They are first divided by h w, into its units: its scaling adds 1e-7, which a nearly empty map would show.
+    It scales before and after enlarging, since a peak may fall between two pixels. The division by h w takes our
+    maps into its units: its scaling adds 1e-7, which a nearly empty map would show.
     """
-    return np.asarray(scale_cam_image(maps / (maps.shape[1] * maps.shape[2]), size), np.float32)
+    return np.asarray(scale_cam_image(scale_cam_image(maps / (maps.shape[1] * maps.shape[2]), size)), np.float32)
 
 
 def oracle_maps(network: nn.Module, layer: nn.Module, inputs: Tensor, labels: int) -> npt.NDArray[np.float32]:
@@ -89,6 +97,16 @@ def oracle_maps(network: nn.Module, layer: nn.Module, inputs: Tensor, labels: in
     return np.stack(maps).astype(np.float32)
 
 
-def noise_film(size: int) -> npt.NDArray[np.uint8]:
-    """Return a film that is none: uint8 (size, size) of uniform noise, the same every time."""
-    return np.random.default_rng(20).integers(0, 256, (size, size), np.uint8)
+def made_films(size: int) -> list[npt.NDArray[np.uint8]]:
+    """Return films that are none, uint8 (size, size), the same every time: noise, clouds, two lungs on a torso."""
+    random = np.random.default_rng(20)
+    films = [random.integers(0, 256, (size, size), np.uint8)]
+    for cells in (3, 5, 9, 17, 33):
+        cloud = Image.fromarray(random.integers(0, 256, (cells, cells), np.uint8))
+        films.append(np.asarray(cloud.resize((size, size), Image.Resampling.BICUBIC)))
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    for lung, torso in ((60, 170), (90, 200), (120, 150)):
+        inside = ((np.abs(x) - 0.42) / 0.3) ** 2 + (y / 0.7) ** 2 < 1
+        film = np.where(inside, lung, torso) + random.normal(0, 12, (size, size))
+        films.append(film.clip(0, 255).astype(np.uint8))
+    return films

@@ -121,10 +121,12 @@ def fill(blank: Manifest, measured: Measured, rows: Sequence[FilmRow], aims: Aim
         thresholds = None
         if positives >= FEWEST_POSITIVES:
             thresholds = operating_points(scores, here, sensitivity=aims.sensitivity, specificity=aims.specificity)
-        low, high = auc_interval(scores, here, patients)
-        metrics = LabelMetrics(
-            auc=round(auc(scores, here), 4), auc_low=round(low, 4), auc_high=round(high, 4), positives=positives
-        )
+        metrics = None
+        if 0 < positives < len(rows):
+            low, high = auc_interval(scores, here, patients)
+            metrics = LabelMetrics(
+                auc=round(auc(scores, here), 4), auc_low=round(low, 4), auc_high=round(high, 4), positives=positives
+            )
         labels.append(
             dataclasses.replace(
                 label,
@@ -135,7 +137,7 @@ def fill(blank: Manifest, measured: Measured, rows: Sequence[FilmRow], aims: Aim
                 metrics=metrics,
             )
         )
-    areas = [label.metrics.auc for label in labels if label.metrics is not None]
+    areas = [label.metrics.auc for label in labels if label.metrics is not None] or [0.5]
     limit = float(np.quantile(measured.distances, 1 - aims.false_alarm_rate, method="higher"))
     return dataclasses.replace(
         blank,

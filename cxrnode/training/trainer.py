@@ -33,7 +33,7 @@ class Recipe:
     batch: int = 32
     rate: float = 1e-3
     weight_decay: float = 0.02
-    average: float = 0.995
+    average: float = 0.98
     smoothing: float = 0.05
     dropout: float = 0.2
     auxiliary: float = 0.3

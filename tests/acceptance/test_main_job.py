@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pydicom
@@ -27,13 +28,19 @@ def raw(dataset: pydicom.Dataset, keyword: str) -> bytes:
     return value.rstrip(b" \0") if isinstance(value, bytes) else str(value or "").encode()
 
 
+def expected(source: pydicom.Dataset, keyword: str) -> bytes:
+    """What must come back: the bytes as sent; a birth date that is no date (a hash, in one film) comes back empty."""
+    value = raw(source, keyword)
+    return value if keyword != "PatientBirthDate" or re.fullmatch(rb"\d{8}", value) else b""
+
+
 def charset_films(source: Path, folder: Path) -> list[Path]:
     """The Japanese headers with a phantom's pixels added: they come without any."""
     made = []
     for number, path in enumerate(sorted(source.glob("*.dcm"))):
         header = pydicom.dcmread(path)
         film = phantom_dx(900 + number, rows=1024, cols=848)
-        for keyword in ("SpecificCharacterSet", "PatientName", "PatientID", "StudyInstanceUID", "AccessionNumber"):
+        for keyword in ("SpecificCharacterSet", "PatientName", "PatientID", "AccessionNumber"):
             if keyword in header:
                 film[keyword] = header[keyword]
         film.SOPInstanceUID = film.file_meta.MediaStorageSOPInstanceUID = UID(f"2.25.{77000 + number}")
@@ -63,7 +70,7 @@ def test_every_chest_film_comes_back_as_report_and_heatmaps_in_its_study(
         assert {str(one.SOPClassUID) for one in ours} == {SR, SC}
         assert sum(one.SOPClassUID == SR for one in ours) == 1
         for one in ours:
-            assert {k: raw(one, k) for k in IDENTITY} == {k: raw(source, k) for k in IDENTITY}
+            assert {k: raw(one, k) for k in IDENTITY} == {k: expected(source, k) for k in IDENTITY}
             assert one.get("SpecificCharacterSet") == source.get("SpecificCharacterSet")
     assert site.rows(sa.select(sa.func.count()).select_from(finding))[0][0] == 4 * 14
     site.check_audit()

@@ -16,8 +16,12 @@ import pytest
 
 from cxrnode.dicom.listener import Answer, Listener, Received
 from cxrnode.phantom.dicom import STUDY_DESCRIPTION, phantom_dx
+from cxrnode.reading.bundle import SHIPPED
+from cxrnode.store import details, upgrade
+from cxrnode.store.database import Database
+from cxrnode.store.listing import InstanceFilter, JobFilter, list_instances, list_jobs
 from tests.peers import REPOSITORY, RecordingScp, require_tool, unused_port, wait_until
-from tests.unit.cli.clinic import Clinic, run
+from tests.unit.cli.clinic import IDENTITY, Clinic, run
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,18 @@ def test_check_says_ok_of_a_site_that_is_well(tmp_path: Path, storescp: tuple[in
     table = clinic.run("check")
     assert (table.exit_code, "FAULT" in table.stdout, "DEMONSTRATION MODEL" in table.stdout) == (0, False, True)
     clinic.database.close()
+
+
+def script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `cxrnode` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "cxrnode.cli", *arguments],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def checked(clinic: Clinic) -> dict[str, tuple[str, str]]:
@@ -162,12 +178,12 @@ def test_check_finds_a_spool_without_room_and_one_that_cannot_be_made(site: Clin
     (site.folder / "file").write_text("no folder")
     change(site, "[spool]", f'[spool]\nurl = "{site.folder / "file"}"')
     assert "cannot be written to" in checked(site)["spool"][0]
-    assert sorted(path.name for path in (site.folder / "data").iterdir()) == ["cxrnode.sqlite", "models"]
+    assert not (site.folder / "data" / "spool").exists()
 
 
 def test_check_finds_a_clock_that_differs_from_the_databases(site: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     real = time.time
-    monkeypatch.setattr("cxrnode.cli.check.time.time", lambda: real() - 3.0)
+    monkeypatch.setattr(time, "time", lambda: real() - 3.0)
     assert checked(site)["clock"][0].startswith("3.0")
 
 
@@ -205,7 +221,8 @@ def test_check_tells_a_strangers_port_from_our_own(site: Clinic, tmp_path: Path)
     )
     ours.start()
     try:
-        answer = site.json("check")
+        # A process of its own: the listener in this one writes its log to stdout.
+        answer = json.loads(script("check", "--json", "--config", str(site.config)).stdout)
     finally:
         ours.drain(2.0)
     assert [one["detail"] for one in answer["checks"] if one["name"] == "port"] == [
@@ -322,3 +339,38 @@ def test_serve_runs_until_sigterm_and_says_what_to_type_into_the_modality(site: 
         process.kill()
     assert process.returncode == 0, said
     assert "AE title  CXRNODE" in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_model_verify_of_the_shipped_bundle_is_good() -> None:
+    assert (SHIPPED / "demo" / "manifest.toml").is_file()
+    result = run("model", "verify", SHIPPED / "demo")
+    assert result.exit_code == 0, result.output
+
+
+def test_both_databases_list_and_show_the_same(database_url: str, tmp_path: Path) -> None:
+    database = Database(database_url)
+    upgrade.upgrade(database)
+    clinic = Clinic(folder=tmp_path, database=database)
+    for number in (1, 2, 3):
+        clinic.receive(number, accepted=number != 2)
+    clinic.report()
+    clinic.deliver()
+    chosen = InstanceFilter(verdict="accepted", since=time.time() - 3600)
+    assert [row.jobs for row in list_instances(database, chosen, limit=5)] == [(2,), (1,)]
+    assert [(row.id, row.state) for row in list_jobs(database, JobFilter(), limit=5)] == [
+        (2, "queued"),
+        (1, "delivered"),
+    ]
+    detail = details.job_detail(database, 1)
+    assert (detail.job.deliveries, detail.deliveries[0].objects[0].status, len(detail.outputs)) == (
+        {"PACS": "sent"},
+        0,
+        1,
+    )
+    assert [event.name for event in detail.events][-2:] == ["delivery_sent", "delivered"]
+    seen = details.reveal(database, [1, 3, 99], by="tester")
+    assert {one: who.patient_id for one, who in seen.items()} == dict.fromkeys((1, 3), IDENTITY["patient_id"])
+    assert [event.name for event in details.instance_events(database, 3)][-1] == "identity_viewed"
+    database.close()

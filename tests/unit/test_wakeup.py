@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,11 @@ from cxrnode.wakeup import Waiter, wake
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Short: a socket's path holds at most 107 bytes.
-    folder = tmp_path / "t"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
+def _own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # Not below tmp_path: a socket's path holds at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="wake", dir="/tmp") as folder:
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        yield
 
 
 def test_a_waiter_without_a_hint_waits_its_time(tmp_path: Path) -> None:

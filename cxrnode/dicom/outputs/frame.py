@@ -28,7 +28,7 @@ from cxrnode.dicom.outputs.drawing import (
 
 MARGIN = 20
 _NARROWEST = 760
-_SIDE = 200
+_SIDE = 400
 _BAR = (260, 20)
 
 

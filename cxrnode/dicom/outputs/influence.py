@@ -24,7 +24,6 @@ CONTOUR_LEVEL = 0.5
 
 #: Hue angles in the chroma plane of YCbCr, in degrees, over the scale: blue, violet, pink, red.
 _RAMP = ((0.0, 345.0), (0.35, 25.0), (0.65, 75.0), (1.0, 116.0))
-_LUMA = np.array([0.299, 0.587, 0.114])
 _COARSE = 4
 _REACH = 16.0
 _LINE_PX = 1.6
@@ -134,13 +133,5 @@ def _table() -> npt.NDArray[np.uint32]:
     reach = np.minimum(room, 150.0) * strength[:, None]
     rgb = grey[None, :, None] + reach[:, :, None] * direction[:, None, :]
     packed = np.zeros((256, 256, 4), np.uint8)
-    packed[:, :, :3] = _rounded(rgb, grey)
+    packed[:, :, :3] = np.clip(np.rint(rgb), 0, 255)
     return packed.view(np.uint32).reshape(-1)
-
-
-def _rounded(rgb: npt.NDArray[np.float64], grey: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    """Rounded to whole levels, then green moved by the one step that brings the luma nearest to the grey level."""
-    whole = np.clip(np.rint(rgb), 0, 255)
-    error = grey[None, :] - whole @ _LUMA
-    whole[:, :, 1] = np.clip(whole[:, :, 1] + np.rint(error / _LUMA[1]), 0, 255)
-    return whole.astype(np.uint8)

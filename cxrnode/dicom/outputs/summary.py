@@ -181,7 +181,7 @@ def _draw_thumbnails(page: Page, thumbnails: tuple[Thumbnail, ...], top: int, bo
 def _notes(subject: Subject, thumbnails: bool) -> list[str]:
     kind = "Probability in percent." if subject.report.scale is Scale.PROBABILITY else "A score is not a probability."
     ticks = "White marks on a bar: its thresholds; present from the right one on, absent below the left one."
-    notes = [open_findings(subject), f"{kind} {ticks}"]
+    notes = [f"{open_findings(subject)} Check on the film itself.", f"{kind} {ticks}"]
     if subject.report.notes:
         notes.insert(1, shortened(f"Note: {'; '.join(subject.report.notes)}.", SMALL, 2 * _NOTE))
     if thumbnails:

@@ -99,9 +99,14 @@ class Clinic:
         (folder / "data").mkdir(parents=True)
         (folder / "cxrnode.toml").write_text(TEMPLATE.format(listen=listen, archive=archive))
         tiny_bundle(folder / "data" / "models" / "tiny")
-        database = Database(f"sqlite+pysqlite:///{folder / 'data' / 'cxrnode.sqlite'}")
-        upgrade.upgrade(database)
-        return cls(folder=folder, database=database)
+        clinic = cls.at(folder)
+        upgrade.upgrade(clinic.database)
+        return clinic
+
+    @classmethod
+    def at(cls, folder: Path) -> Clinic:
+        """The site that was founded in this folder."""
+        return cls(folder=folder, database=Database(f"sqlite+pysqlite:///{folder / 'data' / 'cxrnode.sqlite'}"))
 
     @property
     def config(self) -> Path:

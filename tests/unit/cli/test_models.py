@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from cxrnode.reading.bundle import SHIPPED
-from tests.unit.cli.clinic import Clinic, run, tiny_bundle
+from tests.unit.cli.clinic import Clinic, tiny_bundle
 
 
 def test_model_ls_names_bundles_and_who_uses_them(clinic: Clinic) -> None:
@@ -49,10 +46,3 @@ def test_model_verify_of_an_altered_bundle_names_the_file(clinic: Clinic) -> Non
     answer = clinic.json("model", "verify", "chest", status=1)
     (only,) = answer["checks"]
     assert (answer["ok"], only["name"], "tiny/weights.safetensors" in only["detail"]) == (False, "files", True)
-
-
-@pytest.mark.slow
-def test_model_verify_of_the_shipped_bundle_is_good() -> None:
-    assert (SHIPPED / "demo" / "manifest.toml").is_file()
-    result = run("model", "verify", SHIPPED / "demo")
-    assert result.exit_code == 0, result.output

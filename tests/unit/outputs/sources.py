@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from cxrnode.core.findings import (
@@ -26,6 +28,7 @@ from cxrnode.core.findings import (
 )
 from cxrnode.core.identity import derived_uid
 
+_CHARSET = "SpecificCharacterSet"
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 READ_AT = 1_788_225_600.25  # 2026-09-01 01:20:00.25 UTC
 
@@ -81,16 +84,20 @@ def make_source(rows: int = 1024, columns: int = 848, **changes: Any) -> Dataset
     request.PlacerOrderNumberImagingServiceRequest = "PL1"
     request.FillerOrderNumberImagingServiceRequest = "FI1"
     ds.RequestAttributesSequence = Sequence([request])
+    as_bytes = {k: v for k, v in changes.items() if isinstance(v, bytes) and not (k == _CHARSET and v.isascii())}
     for keyword, value in changes.items():
-        if value is None:
-            delattr(ds, keyword)
-        elif isinstance(value, bytes):  # anything goes, also what no VR allows
-            entry = pydicom.datadict.tag_for_keyword(keyword)
-            assert entry is not None
-            ds[entry] = pydicom.DataElement(entry, "UN", value, validation_mode=pydicom.config.IGNORE)
+        if value is None or keyword in as_bytes:
+            ds.pop(keyword, None)
         else:
-            setattr(ds, keyword, value)
-    return reread(ds)
+            setattr(ds, keyword, value.decode().split("\\") if isinstance(value, bytes) else value)
+    read = reread(ds)
+    for keyword, value in as_bytes.items():  # anything goes, also what no VR allows
+        number = pydicom.datadict.tag_for_keyword(keyword)
+        assert number is not None
+        tag = Tag(number)
+        vr = pydicom.datadict.dictionary_VR(tag)
+        read[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+    return read
 
 
 def reread(ds: Dataset) -> Dataset:

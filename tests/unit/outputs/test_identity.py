@@ -6,8 +6,11 @@ import copy
 import dataclasses
 import io
 import warnings
+from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pydicom
 import pytest
 from pydicom.datadict import tag_for_keyword
@@ -21,6 +24,7 @@ from cxrnode.errors import ConfigError
 from tests.unit.outputs.sources import make_film, make_report, make_saliency, make_source
 
 FILM, SALIENCY = make_film(200, 170), make_saliency()
+SR_ALONE = frozenset({"sr"})
 
 #: (declared set, name, study description, patient id) as bytes on the wire (PS3.5 H, I, J, K; and what PACS see).
 NAMES: dict[str, tuple[str | None, bytes, bytes]] = {
@@ -264,3 +268,50 @@ def test_a_time_is_kept_mended_or_dropped(text: str, expected: str) -> None:
 @pytest.mark.parametrize(("text", "expected"), [("M", "M"), (" f ", "F"), ("W", ""), ("male", "")])
 def test_a_sex_is_one_of_three_or_empty(text: str, expected: str) -> None:
     assert clean_sex(text) == expected
+
+
+ANYTHING = st.binary(max_size=80).filter(lambda b: b"\\" not in b)
+FIELDS = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "PatientAge",
+    "StudyDate",
+    "StudyTime",
+    "AcquisitionTime",
+    "StudyID",
+    "AccessionNumber",
+    "StudyDescription",
+    "ViewPosition",
+    "SeriesNumber",
+    "TimezoneOffsetFromUTC",
+    "PatientOrientation",
+    "SpecificCharacterSet",
+)
+
+
+@hypothesis.given(
+    changes=st.dictionaries(st.sampled_from(FIELDS), ANYTHING),
+    zone=st.sampled_from([None, "Europe/Berlin", "Asia/Kathmandu"]),
+)
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_no_header_makes_an_output_fail_or_changes_whose_it_is(changes: dict[str, Any], zone: str | None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source = make_source(**changes)
+        for output in build_outputs(source, make_report(), FILM, SALIENCY, OutputSettings(timezone=zone), SR_ALONE):
+            ds = read(output)
+            for keyword in ("PatientName", "PatientID", "AccessionNumber", "StudyInstanceUID"):
+                assert raw(ds, keyword) == raw(source, keyword)
+            assert clean_date(raw(ds, "PatientBirthDate").decode("latin-1")) == raw(ds, "PatientBirthDate").decode()
+            assert raw(ds, "PatientSex") in (b"", b"M", b"F", b"O")
+            assert len(ds.SeriesDescription) <= 64
+
+
+@pytest.mark.parametrize("name", ["chrJapMulti.dcm", "chrJapMultiExplicitIR6.dcm"])
+def test_real_japanese_headers_keep_their_names(name: str, data_dir: Path) -> None:
+    source = pydicom.dcmread(data_dir / "dicom" / "chest_charset" / name)
+    wanted = raw(source, "PatientName")
+    assert wanted.startswith(b"\x1b$B")
+    assert {raw(read(o), "PatientName") for o in outputs(source)} == {wanted}

@@ -206,7 +206,7 @@ def test_the_map_keeps_the_luma_of_the_film_everywhere_off_the_line() -> None:
     shown = influence(make_saliency(), dataclasses.replace(make_report().findings[2], map_ceiling=3.9))
     assert shown.peak < CONTOUR_LEVEL
     rgb = np.asarray(overlay(film, shown, colour=True), np.float64)
-    assert np.abs(rgb @ [0.299, 0.587, 0.114] - film).max() <= 1.0
+    assert np.abs(rgb @ [0.299, 0.587, 0.114] - film).max() <= 0.6
     assert np.ptp(rgb, axis=2).max() > 20  # it is coloured
 
 

@@ -33,9 +33,9 @@ def test_a_film_gives_scores_maps_and_a_distance(engine: TorchEngine, films: lis
     readings = engine.read(films)
     assert len(readings) == 3
     for reading in readings:
-        assert (reading.scores.shape, reading.scores.dtype) == ((3,), np.float32)
+        assert reading.scores.shape == (3,) and reading.scores.dtype == np.float32
         assert reading.saliency is not None
-        assert (reading.saliency.shape, reading.saliency.dtype) == ((3, 2, 2), np.float16)
+        assert reading.saliency.shape == (3, 2, 2) and reading.saliency.dtype == np.float16
         assert ((reading.scores > 0) & (reading.scores < 1)).all()
         assert (reading.saliency >= 0).all()
         assert reading.distance > 0
@@ -63,7 +63,7 @@ def test_preparation_squashes_with_pillows_bilinear_filter_and_scales_by_mean_an
     given = Input(size=64, channels=3, interpolation="bilinear", mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.1))
     small = np.asarray(Image.fromarray(film).resize((64, 64), Image.Resampling.BILINEAR))
     prepared = prepare(film, given)
-    assert (prepared.shape, prepared.dtype) == ((3, 64, 64), np.float32)
+    assert prepared.shape == (3, 64, 64) and prepared.dtype == np.float32
     for channel, (mean, std) in enumerate(zip(given.mean, given.std, strict=True)):
         np.testing.assert_allclose(prepared[channel] * std + mean, small / 255, atol=1e-6)
 
@@ -81,7 +81,7 @@ def test_what_is_no_film_is_refused(engine: TorchEngine, film: Film) -> None:
 def test_a_score_that_is_not_a_number_is_an_error_and_never_a_finding(bundle: Bundle, films: list[Film]) -> None:
     weights = {**bundle.weights, "classifier.bias": np.array([0, np.nan, 0], np.float16)}
     sick = TorchEngine(dataclasses.replace(bundle, weights=weights), device="cpu", threads=1)
-    with pytest.raises(NotFinite, match="no finite score|not a finite number") as caught:
+    with pytest.raises(NotFinite, match="not a finite number") as caught:
         sick.read(films[:1])
     assert isinstance(caught.value, Rejected)
 

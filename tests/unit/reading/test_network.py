@@ -13,7 +13,7 @@ import torchvision
 from cxrnode.errors import BundleError
 from cxrnode.reading.bundle import SHIPPED, load_bundle
 from cxrnode.reading.network import DenseNet121, Layer, build_network, weights_of
-from cxrnode.reading.oracle import oracle_maps, scaled
+from cxrnode.reading.oracle import made_films, oracle_maps, scaled
 
 from .conftest import network
 
@@ -28,10 +28,8 @@ def demo(outputs: int) -> DenseNet121:
 
 def phantom(side: int) -> torch.Tensor:
     """A film-like input (1, 3, side, side): two dark lungs on a bright ground, and noise."""
-    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
-    lungs = (((x - 0.45) / 0.3) ** 2 + (y / 0.7) ** 2 < 1) | (((x + 0.45) / 0.3) ** 2 + (y / 0.7) ** 2 < 1)
-    film = np.where(lungs, -1.2, 0.9) + np.random.default_rng(2).normal(0, 0.2, (side, side))
-    return torch.from_numpy(np.repeat(film[None, None], 3, 1).astype(np.float32))
+    film = (made_films(side)[-1].astype(np.float32) / 255 - 0.5) / 0.25
+    return torch.from_numpy(np.repeat(film[None, None], 3, 1))
 
 
 @pytest.mark.parametrize("outputs", [1, 14])

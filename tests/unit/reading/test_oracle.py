@@ -9,7 +9,7 @@ import numpy as np
 
 from cxrnode.reading.bundle import WEIGHTS, load_bundle
 from cxrnode.reading.engine import TorchEngine
-from cxrnode.reading.oracle import TOLERANCE, difference_from_oracle, noise_film, verify_bundle
+from cxrnode.reading.oracle import TOLERANCE, difference_from_oracle, made_films, verify_bundle
 
 from .conftest import rewrite
 
@@ -43,7 +43,7 @@ def test_a_bundle_whose_labels_do_not_fit_fails_at_the_forward_pass(folder: Path
 
 def test_maps_of_the_wrong_label_are_caught(made_once: Path) -> None:
     bundle = load_bundle(made_once)
-    film = noise_film(64)
+    film = made_films(64)[0]
     (reading,) = TorchEngine(bundle, device="cpu", threads=1).read([film])
     assert reading.saliency is not None
     assert difference_from_oracle(bundle, film, reading.saliency) <= TOLERANCE

@@ -14,7 +14,7 @@ def films(count: int, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     spread = np.full(20, 0.1)
     spread[:2] = 5.0
-    return random.normal(1.0, 1.0, (count, 20)) * spread
+    return np.asarray(random.normal(1.0, 1.0, (count, 20)) * spread)
 
 
 def test_films_like_those_of_the_training_lie_at_about_one() -> None:

@@ -144,6 +144,7 @@ def test_no_event_holds_an_identifier(database: Database, clock: Clock) -> None:
     clock.turn(LEASE + 1)
     jobs.park(database, claim_one(database), "no")
     jobs.retry(database, lost, reason="again")
+    settle(database, claim_one(database))
     reported(database, 5, mode="shadow")
     clock.turn(1e6)
     retention.retire(database, Periods(accepted=1.0, ignored=1.0, failed=1.0), limit=10)

@@ -52,6 +52,7 @@ def test_a_bug_in_a_statement_shows_no_parameters(database: Database) -> None:
 
 
 def test_when_every_connection_is_taken_that_is_a_passing_fault(database: Database) -> None:
+    database.close()
     database.engine = sa.create_engine(database.engine.url, pool_size=1, max_overflow=0, pool_timeout=0.05)
     with (
         database.engine.connect(),

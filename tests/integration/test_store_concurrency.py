@@ -1,0 +1,254 @@
+"""The store under many hands at once: threads and processes that claim, settle, change identities and expire leases."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import pytest
+import sqlalchemy as sa
+
+from cxrnode.core.findings import Outcome
+from cxrnode.core.lifecycle import JobState
+from cxrnode.errors import LeaseLost, Rejected, Transient
+from cxrnode.store import deliveries, jobs, receipt, resend, retention
+from cxrnode.store.database import Database
+from cxrnode.store.receipt import Order
+from cxrnode.store.retention import Periods
+from cxrnode.store.schema import delivery, event, film, instance, job, output
+from tests.stores import (
+    LIMITS,
+    arrival,
+    assert_sound,
+    claim,
+    claim_one,
+    count,
+    database,
+    enqueue,
+    open_store,
+    postgres_store,
+    reported,
+    row,
+    settle,
+    sqlite_template,
+    store_url,
+    take,
+    taken,
+)
+
+__all__ = ["database", "postgres_store", "sqlite_template", "store_url"]
+
+T = TypeVar("T")
+
+WORKERS = 4
+FILMS = 300
+
+
+def _drain(url: str, owner: str, found: multiprocessing.SimpleQueue[list[int]]) -> None:
+    """Claim and settle until nothing is queued; tell which jobs were settled here."""
+    opened = open_store(url)
+    done: list[int] = []
+    while True:
+        got = claim(opened, owner=owner, limit=4)
+        if not got and count(opened, job, job.c.state == JobState.QUEUED) == 0:
+            break
+        for one in got:
+            assert settle(opened, one, count=1)
+            done.append(one.job_id)
+    opened.close()
+    found.put(done)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_many_workers_read_every_film_exactly_once(store_url: str, database: Database, kind: str) -> None:
+    ids = [enqueue(database, number) for number in range(FILMS)]
+    context = multiprocessing.get_context("spawn")
+    found: multiprocessing.SimpleQueue[list[int]] = context.SimpleQueue()
+    if kind == "processes":
+        hands: list[threading.Thread | multiprocessing.process.BaseProcess] = [
+            context.Process(target=_drain, args=(store_url, f"w{n}", found)) for n in range(WORKERS)
+        ]
+    else:
+        hands = [threading.Thread(target=_drain, args=(store_url, f"w{n}", found)) for n in range(WORKERS)]
+    for hand in hands:
+        hand.start()
+    shares = [found.get() for _ in hands]
+    for hand in hands:
+        hand.join()
+    assert ids == sorted(job_id for share in shares for job_id in share)
+    assert FILMS == count(database, job, job.c.state == JobState.REPORTED, job.c.token == 1)
+    assert FILMS == count(database, event, event.c.name == "reported")
+    assert_sound(database)
+
+
+def test_of_two_workers_that_settle_the_same_film_at_once_one_reports_it(database: Database) -> None:
+    for number in range(15):
+        ids = {enqueue(database, f"{number} {way}") for way in ("direct", "by the archive")}
+        held = [one for one in claim(database) if one.job_id in ids]
+        results = _at_once([lambda one=one, n=number: settle(database, one, pixels=f"film {n}") for one in held])
+        assert [False, True] == sorted(results)
+        outcomes = Counter(row(database, job, job_id).outcome for job_id in ids)
+        assert {Outcome.ANALYSED: 1, Outcome.DUPLICATE: 1} == outcomes
+    assert (15, 15, 30) == (count(database, film), count(database, delivery), count(database, output))
+    assert_sound(database)
+
+
+def test_of_two_workers_that_settle_one_film_under_two_names_at_once_both_are_held(database: Database) -> None:
+    for number in range(15):
+        ids = {enqueue(database, f"{number} {name}") for name in ("a", "b")}
+        held = [one for one in claim(database) if one.job_id in ids]
+        pixels = f"film {number}"
+        _at_once(
+            [
+                lambda one=one, name=name, pixels=pixels: settle(database, one, pixels=pixels, identity=name)
+                for name, one in zip("ab", held, strict=True)
+            ]
+        )
+        assert 2 == count(database, delivery, delivery.c.job_id.in_(ids), delivery.c.held.is_(True))
+    assert [] == take(database)
+    assert_sound(database)
+
+
+def test_the_same_film_received_at_once_counts_once(database: Database) -> None:
+    order = Order(model="chest", mode="active", outputs=("sr",), send_to=("PACS",))
+    for number in range(10):
+        made = _at_once(
+            [
+                lambda n=number: receipt.record(database, arrival(n), [order], ageing=1.0, config_digest="")
+                for _ in range(4)
+            ]
+        )
+        assert [False, False, False, True] == sorted(one.new for one in made)
+        assert 1 == len({one.instance_id for one in made})
+    assert (10, 10) == (count(database, instance), count(database, job))
+
+
+def test_the_last_two_deliveries_of_a_job_settled_at_once_close_it_once(database: Database) -> None:
+    for number in range(15):
+        job_id = reported(database, number, send_to=("PACS", "MINI"))
+        held = [one for way in ("PACS", "MINI") for one in take(database, way)]
+        _at_once([lambda one=one: deliveries.settle_sent(database, one, taken(one)) for one in held])
+        assert "delivered" == row(database, job, job_id).state
+    assert 15 == count(database, event, event.c.name == "delivered")
+    assert_sound(database)
+
+
+def test_two_people_who_ask_for_a_retry_at_once_get_one_revision(database: Database) -> None:
+    for number in range(10):
+        job_id = reported(database, number)
+
+        def ask(chosen: int = job_id) -> bool:
+            try:
+                jobs.retry(database, chosen, reason="again")
+            except Rejected:
+                return False
+            return True
+
+        assert [False, True] == sorted(_at_once([ask, ask]))
+        settle(database, claim_one(database))
+    assert_sound(database)
+
+
+def test_two_workers_with_lost_films_before_them_take_one_each(database: Database) -> None:
+    for number in range(2):
+        enqueue(database, number)
+    claim(database, owner="lost")
+    jobs.release_owner(database, "lost")
+    with database.write() as transaction:
+        assert 2 == jobs.expire(transaction, LIMITS)
+    got = _at_once([lambda name=name: claim(database, owner=name) for name in ("w1", "w2")])
+    assert [1, 1] == [len(one) for one in got]
+    assert got[0][0].job_id != got[1][0].job_id
+
+
+@pytest.mark.slow
+def test_everything_at_once_ends_well_and_nearly_never_in_a_deadlock(database: Database) -> None:
+    """Six seconds of receipts, readings, sendings, retries, resends, expiries and retention, on few rows."""
+    until = time.monotonic() + 6.0
+    faults: list[str] = []
+    steps: Counter[str] = Counter()
+    number = iter(range(1_000_000))
+    lock = threading.Lock()
+
+    def receive(dice: random.Random) -> None:
+        with lock:
+            film_number = next(number)
+        if count(database, job, job.c.state == JobState.QUEUED) < 20:
+            enqueue(database, film_number, send_to=dice.choice([("PACS", "MINI"), ("MINI", "PACS"), ("PACS",)]))
+
+    def infer(dice: random.Random) -> None:
+        for one in claim(database, owner=threading.current_thread().name, limit=3):
+            settle(
+                database,
+                one,
+                pixels=dice.choice([None, f"film {dice.randrange(30)}"]),
+                identity=dice.choice(["same", "same", "other"]),
+            )
+
+    def send(dice: random.Random) -> None:
+        for one in take(database, dice.choice(["PACS", "MINI"]), owner=threading.current_thread().name):
+            how = dice.random()
+            if how < 0.6:
+                deliveries.settle_sent(database, one, taken(one))
+            elif how < 0.7:
+                deliveries.settle_parked(database, one, (), "no")
+            elif how < 0.8:
+                deliveries.settle_faulted(database, one, (), "busy", pause=0.0)
+            elif how < 0.9:
+                deliveries.give_back(database, one, (), "aborted")
+
+    def ask(dice: random.Random) -> None:
+        chosen = dice.randrange(1, 1 + max(1, count(database, job)))
+        dice.choice([jobs.retry, resend.resend])(database, chosen, reason="a person")
+
+    def tend(dice: random.Random) -> None:
+        name = f"hand {dice.randrange(8)}"
+        jobs.release_owner(database, name)
+        deliveries.release_owner(database, name)
+        with database.write() as transaction:
+            jobs.expire(transaction, LIMITS)
+            deliveries.expire(transaction)
+        retention.retire(database, Periods(accepted=2.0, ignored=1.0, failed=2.0), limit=5)
+
+    def work(seed: int, do: Callable[[random.Random], None]) -> None:
+        threading.current_thread().name = f"hand {seed}"
+        dice = random.Random(seed)
+        while time.monotonic() < until:
+            try:
+                do(dice)
+            except (LeaseLost, Rejected):
+                pass
+            except Transient as fault:
+                faults.append(str(fault))
+            with lock:
+                steps[do.__name__] += 1
+
+    plan = [receive, infer, infer, send, send, send, ask, tend]
+    with ThreadPoolExecutor(len(plan)) as hands:
+        for future in [hands.submit(work, seed, do) for seed, do in enumerate(plan)]:
+            future.result()
+    assert all(steps[do.__name__] > 5 for do in plan), steps
+    assert len(faults) <= sum(steps.values()) // 200, (faults[:5], steps)
+    assert_sound(database)
+    with database.read() as transaction:
+        counted = transaction.rows(sa.select(event.c.job_id).where(event.c.name == "reported"))
+    assert len(counted) == len({one.job_id for one in counted})
+
+
+def _at_once(steps: list[Callable[[], T]]) -> list[T]:
+    """Run the steps on threads that start together; raises what any of them raised."""
+    gate = threading.Barrier(len(steps))
+
+    def run(step: Callable[[], T]) -> T:
+        gate.wait()
+        return step()
+
+    with ThreadPoolExecutor(len(steps)) as hands:
+        return [future.result() for future in [hands.submit(run, step) for step in steps]]

@@ -1,0 +1,398 @@
+"""The store as a state machine: two workers and two senders that may die at any step, and a clock that jumps.
+
+After each rule every job's life is legal, its chain whole, no job and no object lost, and nothing is settled twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import sqlalchemy as sa
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from cxrnode.core.lifecycle import DONE, JobEvent, JobState
+from cxrnode.errors import LeaseLost, Rejected
+from cxrnode.store import audit, circuits, deliveries, jobs, resend
+from cxrnode.store.database import Database, Transaction
+from cxrnode.store.deliveries import Answer, DeliveryClaim
+from cxrnode.store.jobs import Claim
+from cxrnode.store.schema import delivery, delivery_output, event, film, instance, job
+from tests.stores import (
+    LEASE,
+    LIMITS,
+    Clock,
+    assert_sound,
+    claim,
+    empty,
+    enqueue,
+    open_store,
+    postgres_store,
+    settle,
+    take,
+    taken,
+)
+
+__all__ = ["postgres_store"]
+
+_QUICK = os.environ.get("CXRNODE_HYPOTHESIS") == "quick"
+
+workers = st.sampled_from(("w1", "w2"))
+senders = st.sampled_from(("s1", "s2"))
+destinations = st.sampled_from(("PACS", "MINI"))
+
+
+class Crash(BaseException):
+    """The process dies here: its transaction is rolled back by the database."""
+
+
+class Store(RuleBasedStateMachine):
+    """What the processes of some nodes do to one store, in any order."""
+
+    database: Database
+
+    def __init__(self) -> None:
+        super().__init__()
+        empty(self.database)
+        self.clock = Clock(self.database)
+        self.enqueued: list[int] = []
+        self.films = 0
+        self.held: dict[str, list[Claim]] = {"w1": [], "w2": []}
+        self.sending: dict[str, list[DeliveryClaim]] = {"s1": [], "s2": []}
+        #: Settles that came back without an error, by (row, token).
+        self.settled_jobs: Counter[tuple[int, int]] = Counter()
+        self.settled_deliveries: Counter[tuple[int, int]] = Counter()
+        #: Objects that a destination took since the last resend: they must not be sent once more.
+        self.tokens: dict[int, int] = {}
+
+    # ------------------------------------------------------------------------------------------ receive
+
+    @rule(
+        send_to=st.sampled_from(((), ("PACS",), ("PACS", "MINI"))),
+        mode=st.sampled_from(("active", "active", "shadow")),
+        priority=st.integers(0, 2),
+    )
+    def receive(self, send_to: tuple[str, ...], mode: str, priority: int) -> None:
+        self.films += 1
+        self.enqueued.append(
+            enqueue(self.database, self.films, send_to=send_to, mode=mode, priority=priority)
+        )
+
+    @precondition(lambda self: self.films)
+    @rule(data=st.data())
+    def receive_again(self, data: st.DataObject) -> None:
+        number = data.draw(st.integers(1, self.films))
+        with contextlib.suppress(IndexError):
+            enqueue(self.database, number)
+            raise AssertionError("the same bytes made a job")
+
+    # -------------------------------------------------------------------------------------------- infer
+
+    @rule(worker=workers, limit=st.integers(1, 3))
+    def claim(self, worker: str, limit: int) -> None:
+        live = self._live(job, JobState.READING)
+        got = claim(self.database, owner=worker, limit=limit)
+        assert set() == {one.job_id for one in got} & live, "a job with a live lease was claimed"
+        for one in got:
+            assert one.token > self.tokens.get(one.job_id, 0), "a token came twice"
+            self.tokens[one.job_id] = one.token
+        lost = [one for one in got if self._value(job.c.losses, job.c.id == one.job_id)]
+        assert not lost or len(got) == 1, "a job that lost a worker was not claimed alone"
+        self.held[worker] += got
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(
+        data=st.data(),
+        how=st.sampled_from(("report", "report", "report", "park", "fault", "own fault", "give_back")),
+        pixels=st.sampled_from((None, None, "film A", "film B")),
+        identity=st.sampled_from(("same", "same", "other")),
+        crash=st.booleans(),
+    )
+    def settle(self, data: st.DataObject, how: str, pixels: str | None, identity: str, crash: bool) -> None:
+        worker = data.draw(st.sampled_from([name for name, held in self.held.items() if held]))
+        held = self.held[worker].pop(data.draw(st.integers(0, len(self.held[worker]) - 1)))
+        before = self._row(job, held.job_id)
+        ours = before.state == JobState.READING and before.token == held.token
+        try:
+            with self._dying(crash):
+                if how == "report":
+                    settle(self.database, held, pixels=pixels, identity=identity)
+                elif how == "park":
+                    jobs.park(self.database, held, "no")
+                elif how == "give_back":
+                    jobs.give_back(self.database, held)
+                else:
+                    own = how == "own fault"
+                    jobs.fault(self.database, held, "busy", pause=5.0, limits=LIMITS, counts=own, alone=own)
+        except LeaseLost:
+            assert not ours, "a lease that stands was called lost"
+            assert before == self._row(job, held.job_id), "a lost lease wrote"
+        except Crash:
+            assert before == self._row(job, held.job_id), "half a transaction stands"
+            self.held[worker].clear()
+        else:
+            assert ours, "a lost lease settled"
+            self.settled_jobs[held.job_id, held.token] += 1
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(worker=workers)
+    def renew(self, worker: str) -> None:
+        jobs.renew(self.database, self.held[worker], lease=LEASE)
+
+    @rule(worker=workers, told=st.booleans())
+    def worker_dies(self, worker: str, told: bool) -> None:
+        self.held[worker].clear()
+        if told:
+            jobs.release_owner(self.database, worker)
+
+    # --------------------------------------------------------------------------------------------- send
+
+    @rule(sender=senders, destination=destinations, limit=st.integers(1, 3))
+    def take(self, sender: str, destination: str, limit: int) -> None:
+        live = self._live(delivery, "sending")
+        got = take(self.database, destination, owner=sender, limit=limit)
+        assert set() == {one.delivery_id for one in got} & live, "a delivery with a live lease was claimed"
+        for one in got:
+            assert one.parcels, "a delivery without objects"
+            job_state = self._row(job, one.job_id).state
+            assert job_state in (JobState.REPORTED, JobState.FAILED), f"a {job_state} job is being sent"
+            assert not self._row(delivery, one.delivery_id).held
+        self.sending[sender] += got
+
+    @precondition(lambda self: any(self.sending.values()))
+    @rule(
+        data=st.data(),
+        how=st.sampled_from(("sent", "sent", "sent", "parked", "faulted", "give_back")),
+        crash=st.booleans(),
+    )
+    def deliver(self, data: st.DataObject, how: str, crash: bool) -> None:
+        sender = data.draw(st.sampled_from([name for name, held in self.sending.items() if held]))
+        held = self.sending[sender].pop(data.draw(st.integers(0, len(self.sending[sender]) - 1)))
+        before = self._row(delivery, held.delivery_id)
+        ours = before.state == "sending" and before.token == held.token
+        part = [Answer(output_id=held.parcels[0].output_id, status=0, done=True)]
+        try:
+            with self._dying(crash):
+                if how == "sent":
+                    deliveries.settle_sent(self.database, held, taken(held))
+                elif how == "parked":
+                    deliveries.settle_parked(self.database, held, (), "no")
+                elif how == "faulted" and len(held.parcels) > 1:
+                    deliveries.settle_faulted(self.database, held, part, "busy", pause=5.0)
+                else:
+                    deliveries.give_back(self.database, held, part if len(held.parcels) > 1 else (), "aborted")
+        except LeaseLost:
+            assert not ours, "a lease that stands was called lost"
+            assert before == self._row(delivery, held.delivery_id), "a lost lease wrote"
+        except Crash:
+            assert before == self._row(delivery, held.delivery_id), "half a transaction stands"
+            self.sending[sender].clear()
+        else:
+            assert ours, "a lost lease settled"
+            self.settled_deliveries[held.delivery_id, held.token] += 1
+
+    @rule(sender=senders, told=st.booleans())
+    def sender_dies(self, sender: str, told: bool) -> None:
+        self.sending[sender].clear()
+        if told:
+            deliveries.release_owner(self.database, sender)
+
+    @rule(destination=destinations, opens=st.booleans())
+    def circuit_turns(self, destination: str, opens: bool) -> None:
+        if opens:
+            circuits.open_circuit(self.database, destination, "down", base=1.0, cap=8.0)
+        else:
+            circuits.close_circuit(self.database, destination)
+
+    # ------------------------------------------------------------------------------------- people, time
+
+    @precondition(lambda self: self.enqueued)
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        chosen = data.draw(st.sampled_from(self.enqueued))
+        with contextlib.suppress(Rejected):
+            made = jobs.retry(self.database, chosen, reason="a person")
+            if made != chosen:
+                self.enqueued.append(made)
+
+    @precondition(lambda self: self.enqueued)
+    @rule(data=st.data())
+    def resend(self, data: st.DataObject) -> None:
+        with contextlib.suppress(Rejected):
+            resend.resend(self.database, data.draw(st.sampled_from(self.enqueued)), reason="a person")
+
+    @rule()
+    def tend(self) -> None:
+        with self.database.write() as transaction:
+            jobs.expire(transaction, LIMITS)
+            deliveries.expire(transaction)
+
+    @rule(seconds=st.sampled_from((0.5, 5.0, LEASE - 1, LEASE + 1, 3600.0, -2.0, -LEASE)))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.turn(seconds)
+
+    # --------------------------------------------------------------------------------------- invariants
+
+    @invariant()
+    def every_life_is_legal_and_every_chain_whole(self) -> None:
+        assert_sound(self.database)
+
+    @invariant()
+    def no_job_is_lost(self) -> None:
+        rows = self._rows(sa.select(job.c.id))
+        assert sorted(self.enqueued) == sorted(one.id for one in rows)
+        assert self.films == len(self._rows(sa.select(instance.c.id)))
+
+    @invariant()
+    def a_job_is_reported_at_most_once(self) -> None:
+        ended = (JobEvent.REPORTED, JobEvent.DUPLICATE_FOUND)
+        counts = Counter(one.job_id for one in self._rows(sa.select(event.c.job_id).where(event.c.name.in_(ended))))
+        assert [] == [job_id for job_id, times in counts.items() if times > 1]
+
+    @invariant()
+    def nothing_is_settled_twice_under_one_token(self) -> None:
+        assert [] == [key for key, times in self.settled_jobs.items() if times > 1]
+        assert [] == [key for key, times in self.settled_deliveries.items() if times > 1]
+
+    @invariant()
+    def a_film_is_read_once_for_each_identity(self) -> None:
+        analysed = self._rows(
+            sa.select(job.c.pixel_digest, job.c.identity_digest).where(
+                job.c.outcome == "analysed", job.c.revision == 1
+            )
+        )
+        assert len(analysed) == len({tuple(one) for one in analysed})
+        of_films = self._rows(sa.select(film.c.job_id, job.c.outcome).join(job, job.c.id == film.c.job_id))
+        assert ["analysed"] * len(of_films) == [one.outcome for one in of_films]
+
+    @invariant()
+    def leases_stand_exactly_where_something_is_under_way(self) -> None:
+        wrong = self._rows(
+            sa.select(job.c.id).where((job.c.state == JobState.READING) != job.c.lease_until.is_not(None))
+        ) + self._rows(
+            sa.select(delivery.c.id).where((delivery.c.state == "sending") != delivery.c.lease_until.is_not(None))
+        )
+        assert [] == wrong
+
+    @invariant()
+    def what_is_sent_has_every_object_at_its_destination(self) -> None:
+        missing = self._rows(
+            sa.select(delivery.c.id)
+            .join(delivery_output, delivery_output.c.delivery_id == delivery.c.id)
+            .where(delivery.c.state.in_(DONE), delivery_output.c.done.is_(False))
+        )
+        assert [] == missing
+
+    @invariant()
+    def a_job_is_closed_exactly_when_its_deliveries_rest(self) -> None:
+        states: dict[int, set[str]] = {}
+        for one in self._rows(sa.select(delivery.c.job_id, delivery.c.state)):
+            states.setdefault(one.job_id, set()).add(one.state)
+        for one in self._rows(sa.select(job.c.id, job.c.state).where(job.c.id.in_(list(states)))):
+            its = states[one.id]
+            if one.state == JobState.DELIVERED:
+                assert its == {"sent"}
+            elif one.state == JobState.FAILED:
+                assert "failed" in its
+                assert its <= {"sent", "failed"}
+            elif one.state == JobState.REPORTED:
+                assert its & {"pending", "sending"}
+            else:
+                assert one.state == JobState.SUPERSEDED
+                assert "pending" not in its
+
+    def teardown(self) -> None:
+        """Whatever happened, live workers bring everything to rest."""
+        self.clock.turn(1e7)
+        for destination in ("PACS", "MINI"):
+            circuits.close_circuit(self.database, destination)
+        for _ in range(200):
+            got = claim(self.database, owner="last")
+            for one in got:
+                settle(self.database, one)
+            sent = [one for destination in ("PACS", "MINI") for one in take(self.database, destination, owner="last")]
+            for parcel in sent:
+                deliveries.settle_sent(self.database, parcel, taken(parcel))
+            if not (got or sent):
+                break
+        else:
+            raise AssertionError("the queues never drain")
+        left = self._rows(
+            sa.select(job.c.id).where(job.c.state.in_((JobState.QUEUED, JobState.READING)))
+        ) + self._rows(
+            sa.select(delivery.c.id).where(
+                delivery.c.state.in_(("pending", "sending")), delivery.c.held.is_(False)
+            )
+        )
+        assert [] == left
+        assert_sound(self.database)
+
+    # ------------------------------------------------------------------------------------------ private
+
+    @contextlib.contextmanager
+    def _dying(self, dies: bool) -> Iterator[None]:
+        """Die after the settle's last event and before its commit, if at all."""
+        if not dies:
+            yield
+            return
+        whole = audit.note
+        with pytest.MonkeyPatch.context() as patch:
+
+            def last_words(transaction: Transaction, name: str, **said: Any) -> None:
+                whole(transaction, name, **said)
+                raise Crash
+
+            for module in ("jobs", "reports", "deliveries"):
+                patch.setattr(f"cxrnode.store.{module}.note", last_words)
+            yield
+
+    def _rows(self, statement: sa.Select[Any]) -> list[Any]:
+        with self.database.read() as transaction:
+            return list(transaction.rows(statement))
+
+    def _row(self, table: sa.Table, row_id: int) -> Any:
+        return self._rows(sa.select(table).where(table.c.id == row_id))[0]
+
+    def _value(self, column: sa.Column[Any], where: sa.ColumnElement[bool]) -> Any:
+        return self._rows(sa.select(column).where(where))[0][0]
+
+    def _live(self, table: sa.Table, state: str) -> set[int]:
+        chosen = sa.select(table.c.id).where(table.c.state == state, table.c.lease_until >= self.clock.now)
+        return {one.id for one in self._rows(chosen)}
+
+
+def _run(url: str, *, examples: int, steps: int) -> None:
+    opened = open_store(url)
+    machine = type("StoreMachine", (Store,), {"database": opened})
+    settings = hypothesis.settings(
+        max_examples=min(examples, 5) if _QUICK else examples,
+        stateful_step_count=min(steps, 15) if _QUICK else steps,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    try:
+        run_state_machine_as_test(machine, settings=settings)
+    finally:
+        opened.close()
+
+
+@pytest.mark.timeout(300)
+def test_on_sqlite_nothing_is_lost_or_done_twice_in_any_order(tmp_path: Path) -> None:
+    # In memory where there is such a folder: thousands of small commits are made here.
+    where = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(dir=where) as folder:
+        _run(f"sqlite+pysqlite:///{folder}/cxrnode.sqlite", examples=40, steps=40)
+
+
+@pytest.mark.peers
+@pytest.mark.timeout(300)
+def test_on_postgresql_nothing_is_lost_or_done_twice_in_any_order(postgres_store: str) -> None:
+    _run(postgres_store, examples=10, steps=30)
