@@ -55,9 +55,7 @@ def serve(config: Config, *, announce: bool = True) -> None:
         if announce:
             print("\n".join(modality_lines(config, addresses(config.listen.host))), file=sys.stderr, flush=True)
 
-    Supervisor(
-        config, database, config_path=str(config.source) if config.source else None, on_ready=ready
-    ).run()
+    Supervisor(config, database, config_path=str(config.source) if config.source else None, on_ready=ready).run()
 
 
 def _arguments() -> argparse.Namespace:

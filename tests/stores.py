@@ -178,9 +178,7 @@ def enqueue(database: Database, number: object = 1, **how: Any) -> int:
 
 def claim(database: Database, *, owner: str = "w1", limit: int = 10, lease: float = LEASE) -> list[Claim]:
     """Claim as a worker with the model `chest`."""
-    return jobs.claim(
-        database, owner=owner, models=MODELS, engine="test", limit=limit, lease=lease, limits=LIMITS
-    )
+    return jobs.claim(database, owner=owner, models=MODELS, engine="test", limit=limit, lease=lease, limits=LIMITS)
 
 
 def claim_one(database: Database, *, owner: str = "w1") -> Claim:
@@ -189,7 +187,9 @@ def claim_one(database: Database, *, owner: str = "w1") -> Claim:
     return held
 
 
-def report(held: Claim, *, pixels: object = None, identity: object = "same", outcome: Outcome = Outcome.ANALYSED) -> Report:
+def report(
+    held: Claim, *, pixels: object = None, identity: object = "same", outcome: Outcome = Outcome.ANALYSED
+) -> Report:
     """A report of the claimed film: its pixels are its own unless said otherwise."""
     chosen = f"instance {held.instance_id}" if pixels is None else pixels
     return Report(
@@ -236,7 +236,9 @@ def outputs(held: Claim, count: int = 2) -> list[StoredOutput]:
     ]
 
 
-def settle(database: Database, held: Claim, *, count: int = 2, pixels: object = None, identity: object = "same") -> bool:
+def settle(
+    database: Database, held: Claim, *, count: int = 2, pixels: object = None, identity: object = "same"
+) -> bool:
     """Settle the claimed job with a report; False where it was a duplicate."""
     made = outputs(held, count) if held.mode == "active" else []
     said = report(held, pixels=pixels, identity=identity)

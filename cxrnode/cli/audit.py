@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -57,9 +58,13 @@ def query_command(
 
 
 def said(detail: object) -> str:
-    """An event's detail on one line: `key=value`, strings without their quotes."""
+    """An event's detail on one line: `key=value`, strings without their quotes, digests by their first letters."""
     if not isinstance(detail, dict):
         return ""
-    return "  ".join(
-        f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in sorted(detail.items())
-    )
+    return "  ".join(f"{key}={_short(value)}" for key, value in sorted(detail.items()))
+
+
+def _short(value: object) -> str:
+    if not isinstance(value, str):
+        return json.dumps(value)
+    return value[:12] if re.fullmatch("[0-9a-f]{64}", value) else value

@@ -225,9 +225,7 @@ def _sheet(films: Sequence[Shown], folder: Path, seconds: float) -> tuple[Path, 
                 title=film.path.name,
                 verdict=_verdict(film),
                 pictures=tuple(pictures),
-                rows=tuple(
-                    SheetRow.of(f, report.scale) for f in sorted(report.findings, key=lambda f: -f.score)
-                )
+                rows=tuple(SheetRow.of(f, report.scale) for f in sorted(report.findings, key=lambda f: -f.score))
                 if report
                 else (),
                 facts=tuple(facts),

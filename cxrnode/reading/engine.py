@@ -17,7 +17,7 @@ from cxrnode.errors import BundleError, Rejected, UnreadableImage
 from cxrnode.reading.bundle import Bundle
 from cxrnode.reading.manifest import Input, Saliency
 from cxrnode.reading.network import Pass, build_network
-from cxrnode.reading.plausibility import Cloud
+from cxrnode.reading.plausibility import Clouds, layouts_of
 
 Film = npt.NDArray[np.uint8]
 
@@ -31,13 +31,26 @@ class Reading:
     """What the network gives for one film, before any threshold.
 
     scores: float32 (C,) in [0, 1]; saliency: float16 (C, h, w), >= 0, unscaled Grad-CAM in units of the logit,
-    row 0 = top of the film, None where the bundle makes no maps; distance: >= 0, from the training films, about 1
-    for a film like them.
+    row 0 = top of the film, None where the bundle makes no maps; distance: >= 0, from the training films; about 1 for
+    the farthest of good films.
     """
 
     scores: npt.NDArray[np.float32]
     saliency: npt.NDArray[np.float16] | None
     distance: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Observation:
+    """What one forward pass gives for one film: `scores` and `saliency` as in `Reading`, and where the film lies.
+
+    layout: float64 (64,), the film as 8 x 8 cells of grey; features: float32 (K,), the pooled activations.
+    """
+
+    scores: npt.NDArray[np.float32]
+    saliency: npt.NDArray[np.float16] | None
+    layout: npt.NDArray[np.float64]
+    features: npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
@@ -93,7 +106,7 @@ class TorchEngine:
         self._saliency = manifest.saliency
         network = build_network(bundle.weights, len(manifest.labels)).requires_grad_(False)
         self._network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._cloud = Cloud.from_tensors(bundle.plausibility, self._network.classifier.in_features)
+        self._clouds = Clouds.from_tensors(bundle.plausibility, self._network.classifier.in_features)
 
     @property
     def name(self) -> str:
@@ -102,38 +115,41 @@ class TorchEngine:
 
     def read(self, films: Sequence[Film]) -> list[Reading]:
         """Read films, each uint8 (H, W), 0 = black, row 0 = top. Raises NotFinite or UnreadableImage."""
-        readings: list[Reading] = []
-        for start in range(0, len(films), self.batch):
-            inputs = np.stack([prepare(film, self._input) for film in films[start : start + self.batch]])
-            readings += self._read(torch.from_numpy(inputs))
-        return readings
-
-    def features(self, films: Sequence[Film]) -> npt.NDArray[np.float32]:
-        """Return the pooled features, float32 (N, K): what plausibility is fitted to."""
-        pooled = []
-        for start in range(0, len(films), self.batch):
-            inputs = np.stack([prepare(film, self._input) for film in films[start : start + self.batch]])
-            pooled.append(self._run(torch.from_numpy(inputs)).pooled.cpu().numpy())
-        return np.concatenate(pooled)
-
-    def _run(self, inputs: Tensor) -> Pass:
-        with torch.inference_mode():
-            done: Pass = self._network.run(inputs.to(self.device, memory_format=torch.channels_last))
-        return done
-
-    def _read(self, inputs: Tensor) -> list[Reading]:
-        done = self._run(inputs)
-        scores = done.logits.sigmoid().cpu().numpy()
-        distances = self._cloud.distances(done.pooled.cpu().numpy())
-        maps = self._maps(done, inputs)
-        if not (
-            np.isfinite(scores).all() and np.isfinite(distances).all() and (maps is None or np.isfinite(maps).all())
-        ):
+        seen = self.observe(films)
+        if not seen:
+            return []
+        layouts, features = (np.stack(part) for part in zip(*((s.layout, s.features) for s in seen), strict=True))
+        distances = self._clouds.distances(layouts, features)
+        if not np.isfinite(distances).all():
             raise NotFinite
         return [
-            Reading(scores=scores[i], saliency=None if maps is None else maps[i], distance=float(distances[i]))
-            for i in range(len(scores))
+            Reading(scores=s.scores, saliency=s.saliency, distance=float(distance))
+            for s, distance in zip(seen, distances, strict=True)
         ]
+
+    def observe(self, films: Sequence[Film]) -> list[Observation]:
+        """Return what the network gives for films before plausibility is judged: what an export measures."""
+        seen: list[Observation] = []
+        for start in range(0, len(films), self.batch):
+            inputs = np.stack([prepare(film, self._input) for film in films[start : start + self.batch]])
+            layouts = layouts_of(inputs[:, 0] * self._input.std[0] + self._input.mean[0])
+            tensor = torch.from_numpy(inputs).to(self.device, memory_format=torch.channels_last)
+            with torch.inference_mode():
+                done: Pass = self._network.run(tensor)
+            scores, features = done.logits.sigmoid().cpu().numpy(), done.pooled.cpu().numpy()
+            maps = self._maps(done, tensor)
+            if not (np.isfinite(scores).all() and (maps is None or np.isfinite(maps).all())):
+                raise NotFinite
+            seen += [
+                Observation(
+                    scores=scores[i],
+                    saliency=None if maps is None else maps[i],
+                    layout=layouts[i],
+                    features=features[i],
+                )
+                for i in range(len(scores))
+            ]
+        return seen
 
     def _maps(self, done: Pass, inputs: Tensor) -> npt.NDArray[np.float16] | None:
         if self._saliency is Saliency.NONE:
@@ -142,7 +158,7 @@ class TorchEngine:
             with torch.inference_mode():
                 maps = self._network.maps(done)
         else:
-            maps = self._network.maps_by_gradient(inputs.to(self.device, memory_format=torch.channels_last))
+            maps = self._network.maps_by_gradient(inputs)
         with np.errstate(over="ignore"):  # what overflows is refused by `_read`
             halves: npt.NDArray[np.float16] = maps.cpu().numpy().astype(np.float16)
         return halves

@@ -164,9 +164,7 @@ class FilmReader:
             log.info("duplicate", job=claim.job_id, of=twin)
             keeper.drop(claim)
             return
-        outside = within_intended_use(
-            Header.from_json(claim.header), self._use(model.bundle), self._words
-        )
+        outside = within_intended_use(Header.from_json(claim.header), self._use(model.bundle), self._words)
         reason = f"outside the model's intended use: {outside}" if outside else ""
         seen.append(Seen(claim=claim, source=source, identity=identity, film=film, reason=reason))
 

@@ -122,9 +122,7 @@ class Sender:
                 answers.append(Answer(output_id=parcel.output_id, status=None, done=False, comment="not in the spool"))
                 continue
             answers.append(
-                Answer(
-                    output_id=parcel.output_id, status=sent.status, done=sent.kind.delivered, comment=sent.comment
-                )
+                Answer(output_id=parcel.output_id, status=sent.status, done=sent.kind.delivered, comment=sent.comment)
             )
             if not sent.kind.delivered and (worst is None or sent.kind is StatusClass.PERMANENT):
                 worst = (sent.kind, _said(parcel, sent))
@@ -139,9 +137,7 @@ class Sender:
             ms=round(1000 * (time.monotonic() - started)),
         )
 
-    def _conclude(
-        self, claim: DeliveryClaim, answers: Sequence[Answer], worst: tuple[StatusClass, str] | None
-    ) -> None:
+    def _conclude(self, claim: DeliveryClaim, answers: Sequence[Answer], worst: tuple[StatusClass, str] | None) -> None:
         database = self._context.database
         if worst is None:
             self._settle(claim, lambda: deliveries.settle_sent(database, claim, answers))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,10 @@ class Database:
         parsed = sa.make_url(url)
         self.url = parsed.render_as_string(hide_password=True)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        # SQLite's own wait for the writer's lock is a sleep, under which some threads of a busy process starve.
+        self._turn: contextlib.AbstractContextManager[object] = (
+            threading.RLock() if self.is_sqlite else contextlib.nullcontext()
+        )
         if self.is_sqlite:
             self.engine = sa.create_engine(
                 parsed, connect_args={"timeout": 30}, hide_parameters=True, pool_size=8, max_overflow=8
@@ -87,7 +92,7 @@ class Database:
     @contextlib.contextmanager
     def write(self) -> Iterator[Transaction]:
         """One short writing transaction. Raises Transient where the database cannot be reached or stays busy."""
-        with self._open(readonly=False) as transaction:
+        with self._turn, self._open(readonly=False) as transaction:
             yield transaction
 
     @contextlib.contextmanager

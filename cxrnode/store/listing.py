@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from cxrnode.store.database import Database, Row
 from cxrnode.store.schema import delivery, instance, job
 
-#: Rows looked at in one read. The header's JSON makes an instance about a kilobyte.
-WINDOW = 4000
+#: Ids looked at in one read, and rows fetched by it. The header's JSON makes an instance about a kilobyte.
+WINDOW = 2000
+PAGE = 500
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,7 @@ def _pages(
         high = transaction.scalar(sa.select(sa.func.max(key))) or 0
     while high > 0 and limit > 0:
         window = (key <= high, key > high - WINDOW)
-        chosen = statement.where(*window, *conditions).order_by(key.desc()).limit(limit)
+        chosen = statement.where(*window, *conditions).order_by(key.desc()).limit(min(limit, PAGE))
         with database.read() as transaction:
             rows = transaction.rows(chosen)
             newest = None
@@ -152,7 +153,8 @@ def _pages(
         if since is not None and newest is not None and newest < since:
             return
         limit -= len(rows)
-        high -= WINDOW
+        # A full page may have left rows of its window behind.
+        high = rows[-1].id - 1 if len(rows) == PAGE else high - WINDOW
 
 
 def instances_of(database: Database, rows: Sequence[Row]) -> list[InstanceRow]:

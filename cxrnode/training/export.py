@@ -34,7 +34,7 @@ from cxrnode.reading.manifest import (
     Training,
 )
 from cxrnode.reading.network import weights_of
-from cxrnode.reading.plausibility import Cloud
+from cxrnode.reading.plausibility import CELLS, Cloud, Clouds
 from cxrnode.training.concepts import CONCEPTS
 from cxrnode.training.films import AUXILIARY, FilmRow, targets_of
 from cxrnode.training.measure import auc, auc_interval, map_scale, operating_points
@@ -47,8 +47,9 @@ class Aims:
 
     sensitivity: float = 0.95
     specificity: float = 0.95
-    false_alarm_rate: float = 0.005
-    components: int = 64
+    false_alarm_rate: float = 0.01
+    layout_components: int = 48
+    feature_components: int = 64
     map_floor: float = 95.0
     map_ceiling: float = 99.9
 
@@ -83,17 +84,25 @@ def export_bundle(
         weights[key] = weights[key][: len(NIH14)]
     blank = _manifest(train_rows, held_rows, recipe, name=name, version=version, aims=aims)
     width = weights["classifier.weight"].shape[1]
+    nowhere = Clouds(layout=Cloud.fit(np.eye(2, CELLS * CELLS), 1), features=Cloud.fit(np.eye(2, width), 1))
     with tempfile.TemporaryDirectory() as part:
         provisional = Path(part)
-        nowhere = Cloud.fit(np.eye(2, width, dtype=np.float32), 1)
         write_bundle(provisional, blank, weights, nowhere.tensors())
-        cloud = Cloud.fit(
-            TorchEngine(load_bundle(provisional), threads=recipe.threads).features(open_films(train_rows)),
-            aims.components,
-        )
-        write_bundle(provisional, blank, weights, cloud.tensors())
-        measured = measure(TorchEngine(load_bundle(provisional), threads=recipe.threads), open_films(held_rows))
-    write_bundle(folder, fill(blank, measured, held_rows, aims), weights, cloud.tensors())
+        engine = TorchEngine(load_bundle(provisional), threads=recipe.threads)
+    trained, held = engine.observe(open_films(train_rows)), engine.observe(open_films(held_rows))
+    layouts, features = (np.stack([s.layout for s in held]), np.stack([s.features for s in held]))
+    # Half of the false alarms to each of the two distances.
+    share = aims.false_alarm_rate / 2
+    clouds = Clouds(
+        layout=Cloud.fit(np.stack([s.layout for s in trained]), aims.layout_components).beyond(layouts, share),
+        features=Cloud.fit(np.stack([s.features for s in trained]), aims.feature_components).beyond(features, share),
+    )
+    measured = Measured(
+        scores=np.stack([s.scores for s in held]),
+        saliency=np.stack([s.saliency for s in held if s.saliency is not None]),
+        distances=clouds.distances(layouts, features),
+    )
+    write_bundle(folder, fill(blank, measured, held_rows, aims), weights, clouds.tensors())
     return load_bundle(folder)
 
 

@@ -26,10 +26,11 @@ FILMS = 50
 class Modality(threading.Thread):
     """Sends films one after the other; one that gets no Success is sent again, as a modality's queue does."""
 
-    def __init__(self, site: Site, films: tuple[Path, ...]) -> None:
+    def __init__(self, site: Site, films: tuple[Path, ...], pause: float) -> None:
         super().__init__(daemon=True)
         self.site = site
         self.films = films
+        self.pause = pause
         self.acknowledged: set[Path] = set()
         self.tries = 0
 
@@ -42,6 +43,7 @@ class Modality(threading.Thread):
                     self.acknowledged.add(film)
                 else:
                     time.sleep(0.1)
+            time.sleep(self.pause)
 
 
 def moment_of(site: Site, role: str) -> list[str]:
@@ -73,7 +75,8 @@ def test_kills_lose_nothing_and_report_nothing_twice(
     chance = random.Random(seed)
     site = make_site((recording_scp.aet, recording_scp.port), phantoms=True)
     site.start(wait_for="infer")
-    modalities = [Modality(site, phantoms[:25]), Modality(site, phantoms[25:FILMS])]
+    # Paced so that films still come when the last kill falls.
+    modalities = [Modality(site, phantoms[:25], 0.8), Modality(site, phantoms[25:FILMS], 0.9)]
     for one in modalities:
         one.start()
     hits: Counter[str] = Counter()

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import pytest
@@ -47,7 +48,6 @@ __all__ = ["database", "postgres_store", "sqlite_template", "store_url"]
 T = TypeVar("T")
 
 WORKERS = 4
-FILMS = 300
 
 
 def _drain(url: str, owner: str, found: multiprocessing.SimpleQueue[list[int]]) -> None:
@@ -66,9 +66,9 @@ def _drain(url: str, owner: str, found: multiprocessing.SimpleQueue[list[int]]) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["threads", "processes"])
-def test_many_workers_read_every_film_exactly_once(store_url: str, database: Database, kind: str) -> None:
-    ids = [enqueue(database, number) for number in range(FILMS)]
+@pytest.mark.parametrize(("kind", "films"), [("threads", 100), ("processes", 300)])
+def test_many_workers_read_every_film_exactly_once(store_url: str, database: Database, kind: str, films: int) -> None:
+    ids = [enqueue(database, number) for number in range(films)]
     context = multiprocessing.get_context("spawn")
     found: multiprocessing.SimpleQueue[list[int]] = context.SimpleQueue()
     if kind == "processes":
@@ -83,8 +83,8 @@ def test_many_workers_read_every_film_exactly_once(store_url: str, database: Dat
     for hand in hands:
         hand.join()
     assert ids == sorted(job_id for share in shares for job_id in share)
-    assert FILMS == count(database, job, job.c.state == JobState.REPORTED, job.c.token == 1)
-    assert FILMS == count(database, event, event.c.name == "reported")
+    assert films == count(database, job, job.c.state == JobState.REPORTED, job.c.token == 1)
+    assert films == count(database, event, event.c.name == "reported")
     assert_sound(database)
 
 
@@ -92,11 +92,11 @@ def test_of_two_workers_that_settle_the_same_film_at_once_one_reports_it(databas
     for number in range(15):
         ids = {enqueue(database, f"{number} {way}") for way in ("direct", "by the archive")}
         held = [one for one in claim(database) if one.job_id in ids]
-        results = _at_once([lambda one=one, n=number: settle(database, one, pixels=f"film {n}") for one in held])
-        assert [False, True] == sorted(results)
+        results = _at_once([partial(settle, database, one, pixels=f"film {number}") for one in held])
+        assert sorted(results) == [False, True]
         outcomes = Counter(row(database, job, job_id).outcome for job_id in ids)
-        assert {Outcome.ANALYSED: 1, Outcome.DUPLICATE: 1} == outcomes
-    assert (15, 15, 30) == (count(database, film), count(database, delivery), count(database, output))
+        assert outcomes == {Outcome.ANALYSED: 1, Outcome.DUPLICATE: 1}
+    assert (count(database, film), count(database, delivery), count(database, output)) == (15, 15, 30)
     assert_sound(database)
 
 
@@ -106,13 +106,10 @@ def test_of_two_workers_that_settle_one_film_under_two_names_at_once_both_are_he
         held = [one for one in claim(database) if one.job_id in ids]
         pixels = f"film {number}"
         _at_once(
-            [
-                lambda one=one, name=name, pixels=pixels: settle(database, one, pixels=pixels, identity=name)
-                for name, one in zip("ab", held, strict=True)
-            ]
+            [partial(settle, database, one, pixels=pixels, identity=name) for name, one in zip("ab", held, strict=True)]
         )
-        assert 2 == count(database, delivery, delivery.c.job_id.in_(ids), delivery.c.held.is_(True))
-    assert [] == take(database)
+        assert count(database, delivery, delivery.c.job_id.in_(ids), delivery.c.held.is_(True)) == 2
+    assert take(database) == []
     assert_sound(database)
 
 
@@ -121,22 +118,22 @@ def test_the_same_film_received_at_once_counts_once(database: Database) -> None:
     for number in range(10):
         made = _at_once(
             [
-                lambda n=number: receipt.record(database, arrival(n), [order], ageing=1.0, config_digest="")
+                partial(receipt.record, database, arrival(number), [order], ageing=1.0, config_digest="")
                 for _ in range(4)
             ]
         )
-        assert [False, False, False, True] == sorted(one.new for one in made)
-        assert 1 == len({one.instance_id for one in made})
-    assert (10, 10) == (count(database, instance), count(database, job))
+        assert sorted(one.new for one in made) == [False, False, False, True]
+        assert len({one.instance_id for one in made}) == 1
+    assert (count(database, instance), count(database, job)) == (10, 10)
 
 
 def test_the_last_two_deliveries_of_a_job_settled_at_once_close_it_once(database: Database) -> None:
     for number in range(15):
         job_id = reported(database, number, send_to=("PACS", "MINI"))
         held = [one for way in ("PACS", "MINI") for one in take(database, way)]
-        _at_once([lambda one=one: deliveries.settle_sent(database, one, taken(one)) for one in held])
-        assert "delivered" == row(database, job, job_id).state
-    assert 15 == count(database, event, event.c.name == "delivered")
+        _at_once([partial(deliveries.settle_sent, database, one, taken(one)) for one in held])
+        assert row(database, job, job_id).state == "delivered"
+    assert count(database, event, event.c.name == "delivered") == 15
     assert_sound(database)
 
 
@@ -151,7 +148,7 @@ def test_two_people_who_ask_for_a_retry_at_once_get_one_revision(database: Datab
                 return False
             return True
 
-        assert [False, True] == sorted(_at_once([ask, ask]))
+        assert sorted(_at_once([ask, ask])) == [False, True]
         settle(database, claim_one(database))
     assert_sound(database)
 
@@ -162,9 +159,9 @@ def test_two_workers_with_lost_films_before_them_take_one_each(database: Databas
     claim(database, owner="lost")
     jobs.release_owner(database, "lost")
     with database.write() as transaction:
-        assert 2 == jobs.expire(transaction, LIMITS)
-    got = _at_once([lambda name=name: claim(database, owner=name) for name in ("w1", "w2")])
-    assert [1, 1] == [len(one) for one in got]
+        assert jobs.expire(transaction, LIMITS) == 2
+    got = _at_once([partial(claim, database, owner=name) for name in ("w1", "w2")])
+    assert [len(one) for one in got] == [1, 1]
     assert got[0][0].job_id != got[1][0].job_id
 
 

@@ -17,7 +17,14 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from cxrnode.core.lifecycle import DONE, JobEvent, JobState
 from cxrnode.errors import LeaseLost, Rejected
@@ -75,6 +82,16 @@ class Store(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------------------------------ receive
 
+    @initialize(first=st.sampled_from((("PACS",), ("PACS", "MINI"))))
+    def a_day_begins(self, first: tuple[str, ...]) -> None:
+        """Some films wait and some are reported: a random walk from nothing seldom comes as far as a delivery."""
+        for send_to in (first, ("PACS", "MINI"), ("PACS", "MINI"), ("MINI",)):
+            self.receive(send_to, "active", 0)
+        for one in claim(self.database, owner="early", limit=2):
+            settle(self.database, one)
+        self.claim("w1", 1)
+        self.take("s1", "PACS", 2)
+
     @rule(
         send_to=st.sampled_from(((), ("PACS",), ("PACS", "MINI"))),
         mode=st.sampled_from(("active", "active", "shadow")),
@@ -82,9 +99,7 @@ class Store(RuleBasedStateMachine):
     )
     def receive(self, send_to: tuple[str, ...], mode: str, priority: int) -> None:
         self.films += 1
-        self.enqueued.append(
-            enqueue(self.database, self.films, send_to=send_to, mode=mode, priority=priority)
-        )
+        self.enqueued.append(enqueue(self.database, self.films, send_to=send_to, mode=mode, priority=priority))
 
     @precondition(lambda self: self.films)
     @rule(data=st.data())
@@ -114,7 +129,7 @@ class Store(RuleBasedStateMachine):
         how=st.sampled_from(("report", "report", "report", "park", "fault", "own fault", "give_back")),
         pixels=st.sampled_from((None, None, "film A", "film B")),
         identity=st.sampled_from(("same", "same", "other")),
-        crash=st.booleans(),
+        crash=st.sampled_from((False, False, True)),
     )
     def settle(self, data: st.DataObject, how: str, pixels: str | None, identity: str, crash: bool) -> None:
         worker = data.draw(st.sampled_from([name for name, held in self.held.items() if held]))
@@ -141,6 +156,11 @@ class Store(RuleBasedStateMachine):
         else:
             assert ours, "a lost lease settled"
             self.settled_jobs[held.job_id, held.token] += 1
+
+    @rule(worker=workers)
+    def read_in_good_order(self, worker: str) -> None:
+        for one in claim(self.database, owner=worker, limit=2):
+            settle(self.database, one)
 
     @precondition(lambda self: any(self.held.values()))
     @rule(worker=workers)
@@ -171,7 +191,7 @@ class Store(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         how=st.sampled_from(("sent", "sent", "sent", "parked", "faulted", "give_back")),
-        crash=st.booleans(),
+        crash=st.sampled_from((False, False, True)),
     )
     def deliver(self, data: st.DataObject, how: str, crash: bool) -> None:
         sender = data.draw(st.sampled_from([name for name, held in self.sending.items() if held]))
@@ -198,6 +218,11 @@ class Store(RuleBasedStateMachine):
         else:
             assert ours, "a lost lease settled"
             self.settled_deliveries[held.delivery_id, held.token] += 1
+
+    @rule(sender=senders, destination=destinations)
+    def send_in_good_order(self, sender: str, destination: str) -> None:
+        for one in take(self.database, destination, owner=sender, limit=1):
+            deliveries.settle_sent(self.database, one, taken(one))
 
     @rule(sender=senders, told=st.booleans())
     def sender_dies(self, sender: str, told: bool) -> None:
@@ -255,19 +280,17 @@ class Store(RuleBasedStateMachine):
     def a_job_is_reported_at_most_once(self) -> None:
         ended = (JobEvent.REPORTED, JobEvent.DUPLICATE_FOUND)
         counts = Counter(one.job_id for one in self._rows(sa.select(event.c.job_id).where(event.c.name.in_(ended))))
-        assert [] == [job_id for job_id, times in counts.items() if times > 1]
+        assert [job_id for job_id, times in counts.items() if times > 1] == []
 
     @invariant()
     def nothing_is_settled_twice_under_one_token(self) -> None:
-        assert [] == [key for key, times in self.settled_jobs.items() if times > 1]
-        assert [] == [key for key, times in self.settled_deliveries.items() if times > 1]
+        assert [key for key, times in self.settled_jobs.items() if times > 1] == []
+        assert [key for key, times in self.settled_deliveries.items() if times > 1] == []
 
     @invariant()
     def a_film_is_read_once_for_each_identity(self) -> None:
         analysed = self._rows(
-            sa.select(job.c.pixel_digest, job.c.identity_digest).where(
-                job.c.outcome == "analysed", job.c.revision == 1
-            )
+            sa.select(job.c.pixel_digest, job.c.identity_digest).where(job.c.outcome == "analysed", job.c.revision == 1)
         )
         assert len(analysed) == len({tuple(one) for one in analysed})
         of_films = self._rows(sa.select(film.c.job_id, job.c.outcome).join(job, job.c.id == film.c.job_id))
@@ -280,7 +303,7 @@ class Store(RuleBasedStateMachine):
         ) + self._rows(
             sa.select(delivery.c.id).where((delivery.c.state == "sending") != delivery.c.lease_until.is_not(None))
         )
-        assert [] == wrong
+        assert wrong == []
 
     @invariant()
     def what_is_sent_has_every_object_at_its_destination(self) -> None:
@@ -289,7 +312,7 @@ class Store(RuleBasedStateMachine):
             .join(delivery_output, delivery_output.c.delivery_id == delivery.c.id)
             .where(delivery.c.state.in_(DONE), delivery_output.c.done.is_(False))
         )
-        assert [] == missing
+        assert missing == []
 
     @invariant()
     def a_job_is_closed_exactly_when_its_deliveries_rest(self) -> None:
@@ -325,14 +348,10 @@ class Store(RuleBasedStateMachine):
                 break
         else:
             raise AssertionError("the queues never drain")
-        left = self._rows(
-            sa.select(job.c.id).where(job.c.state.in_((JobState.QUEUED, JobState.READING)))
-        ) + self._rows(
-            sa.select(delivery.c.id).where(
-                delivery.c.state.in_(("pending", "sending")), delivery.c.held.is_(False)
-            )
+        left = self._rows(sa.select(job.c.id).where(job.c.state.in_((JobState.QUEUED, JobState.READING)))) + self._rows(
+            sa.select(delivery.c.id).where(delivery.c.state.in_(("pending", "sending")), delivery.c.held.is_(False))
         )
-        assert [] == left
+        assert left == []
         assert_sound(self.database)
 
     # ------------------------------------------------------------------------------------------ private
@@ -389,10 +408,10 @@ def test_on_sqlite_nothing_is_lost_or_done_twice_in_any_order(tmp_path: Path) ->
     # In memory where there is such a folder: thousands of small commits are made here.
     where = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path
     with tempfile.TemporaryDirectory(dir=where) as folder:
-        _run(f"sqlite+pysqlite:///{folder}/cxrnode.sqlite", examples=40, steps=40)
+        _run(f"sqlite+pysqlite:///{folder}/cxrnode.sqlite", examples=30, steps=30)
 
 
 @pytest.mark.peers
 @pytest.mark.timeout(300)
 def test_on_postgresql_nothing_is_lost_or_done_twice_in_any_order(postgres_store: str) -> None:
-    _run(postgres_store, examples=10, steps=30)
+    _run(postgres_store, examples=8, steps=25)

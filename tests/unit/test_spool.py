@@ -31,24 +31,24 @@ def test_what_is_put_is_read_as_it_was(spool: FolderSpool) -> None:
     kept = spool.put(*contents)
     assert contents == tuple(spool.read(one.key, sha256=one.sha256) for one in kept)
     assert [sha256(c) for c in contents] == [one.sha256 for one in kept]
-    assert [4, 0, 100_000] == [one.size for one in kept]
-    assert [] == list(spool.incoming.iterdir())
+    assert [one.size for one in kept] == [4, 0, 100_000]
+    assert list(spool.incoming.iterdir()) == []
 
 
 def test_the_same_bytes_twice_are_two_files(spool: FolderSpool) -> None:
     one, other = spool.put(b"same"), spool.put(b"same")
     assert one[0].key != other[0].key
     assert spool.remove(one[0].key)
-    assert b"same" == spool.read(other[0].key, sha256=sha256(b"same"))
+    assert spool.read(other[0].key, sha256=sha256(b"same")) == b"same"
 
 
 def test_a_received_file_is_moved_under_a_new_key(spool: FolderSpool) -> None:
     received = spool.incoming / "association-1"
     received.write_bytes(b"film")
     kept = spool.adopt(received, sha256="d" * 64)
-    assert ("d" * 64, 4) == (kept.sha256, kept.size)
+    assert (kept.sha256, kept.size) == ("d" * 64, 4)
     assert not received.exists()
-    assert b"film" == spool.path(kept.key).read_bytes()
+    assert spool.path(kept.key).read_bytes() == b"film"
 
 
 def test_a_received_file_that_is_gone_is_a_passing_fault(spool: FolderSpool) -> None:
@@ -74,12 +74,12 @@ def test_bytes_and_folders_are_on_the_disk_before_a_key_is_told(
     monkeypatch.setattr(Path, "rename", noted_rename)
     spool.put(b"a", b"b")
     # The first folder fsync is for the new folder of the keys, the last for the two names in it.
-    assert ["fsync file", "fsync file", "fsync folder", "rename", "rename", "fsync folder"] == steps
+    assert steps == ["fsync file", "fsync file", "fsync folder", "rename", "rename", "fsync folder"]
     steps.clear()
     received = spool.incoming / "association-1"
     received.write_bytes(b"film")
     spool.adopt(received, sha256="")
-    assert ("fsync file", "rename", "fsync folder") == (steps[0], *steps[-2:])
+    assert (steps[0], *steps[-2:]) == ("fsync file", "rename", "fsync folder")
 
 
 def test_a_full_disk_is_a_passing_fault_that_leaves_nothing(
@@ -91,7 +91,7 @@ def test_a_full_disk_is_a_passing_fault_that_leaves_nothing(
     monkeypatch.setattr("cxrnode.spool.os.fsync", full)
     with pytest.raises(Transient, match="the spool cannot keep a file: No space left on device"):
         spool.put(b"a", b"b")
-    assert [] == files(spool)
+    assert files(spool) == []
 
 
 def test_an_altered_file_is_refused(spool: FolderSpool) -> None:
@@ -114,7 +114,7 @@ def test_what_is_no_key_reaches_no_file(spool: FolderSpool, key: str) -> None:
 
 def test_removing_says_whether_there_was_a_file(spool: FolderSpool) -> None:
     (kept,) = spool.put(b"film")
-    assert [True, False] == [spool.remove(kept.key) for _ in range(2)]
+    assert [spool.remove(kept.key) for _ in range(2)] == [True, False]
 
 
 def test_only_old_files_with_a_key_for_a_name_are_listed(spool: FolderSpool) -> None:
@@ -131,8 +131,8 @@ def test_only_old_remains_are_swept_from_incoming(spool: FolderSpool) -> None:
     for name in ("old", "young"):
         (spool.incoming / name).write_bytes(b"part")
     os.utime(spool.incoming / "old", (0, 0))
-    assert 1 == spool.sweep_incoming(900)
-    assert ["young"] == [file.name for file in spool.incoming.iterdir()]
+    assert spool.sweep_incoming(900) == 1
+    assert [file.name for file in spool.incoming.iterdir()] == ["young"]
 
 
 def test_files_removed_while_they_are_listed_are_passed_over(spool: FolderSpool) -> None:
@@ -143,13 +143,13 @@ def test_files_removed_while_they_are_listed_are_passed_over(spool: FolderSpool)
     first = next(listing)
     for key in kept:
         spool.remove(key)
-    assert [] == [key for key in listing if key == first]
+    assert [key for key in listing if key == first] == []
 
 
 def test_nobody_else_may_look_into_the_spool(spool: FolderSpool) -> None:
     (kept,) = spool.put(b"film")
     folders = (spool.incoming, spool.path(kept.key).parent, spool.path(kept.key).parent.parent)
-    assert [0o700] * 3 == [stat.S_IMODE(folder.stat().st_mode) for folder in folders]
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700] * 3
 
 
 def test_a_spool_that_cannot_be_made_is_a_passing_fault(tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_a_spool_that_cannot_be_made_is_a_passing_fault(tmp_path: Path) -> None:
 
 def test_a_spool_opened_again_has_what_it_had(spool: FolderSpool) -> None:
     (kept,) = spool.put(b"film")
-    assert b"film" == FolderSpool(spool.root).read(kept.key, sha256=kept.sha256)
+    assert FolderSpool(spool.root).read(kept.key, sha256=kept.sha256) == b"film"
 
 
 def test_the_free_bytes_are_those_of_the_file_system(spool: FolderSpool) -> None:
-    assert 0 < spool.free()
+    assert spool.free() > 0

@@ -48,7 +48,7 @@ def test_a_hint_given_before_the_wait_is_not_lost_and_many_count_once(tmp_path: 
 def test_every_process_of_the_role_is_woken_and_no_other_role(tmp_path: Path) -> None:
     with Waiter(tmp_path, "send") as one, Waiter(tmp_path, "send") as two, Waiter(tmp_path, "infer") as other:
         wake(tmp_path, "send")
-        assert [True, True, False] == [one.wait(0.05), two.wait(0.05), other.wait(0.05)]
+        assert [one.wait(0.05), two.wait(0.05), other.wait(0.05)] == [True, True, False]
 
 
 def test_another_node_on_the_machine_is_not_woken(tmp_path: Path) -> None:
@@ -117,4 +117,4 @@ def test_a_folder_under_our_name_that_is_somebody_elses_is_not_used(
     monkeypatch.setattr("cxrnode.wakeup._folder", lambda _data_dir: folder)
     with Waiter(tmp_path, "infer") as waiter:
         assert not waiter.wait(0.01)
-    assert [] == list(folder.iterdir())
+    assert list(folder.iterdir()) == []

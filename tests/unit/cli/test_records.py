@@ -258,6 +258,7 @@ def test_the_audit_table_says_what_an_event_holds(delivered: Clinic) -> None:
 
 def test_a_listing_walks_through_many_windows(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "WINDOW", 3)
+    monkeypatch.setattr(listing, "PAGE", 2)
     for number in range(1, 11):
         clinic.receive(number, calling_aet="RARE" if number in (1, 8) else "ARCHIVE")
     database = clinic.database

@@ -39,6 +39,7 @@ def test_json_gives_times_as_utc_and_leaves_numbers_alone() -> None:
 
 def test_the_detail_of_an_event_is_one_line() -> None:
     assert said({"statuses": {"0x0000": 2}, "reason": "why", "n": 3}) == 'n=3  reason=why  statuses={"0x0000": 2}'
+    assert said({"bundle": "d" * 64}) == "bundle=dddddddddddd"
 
 
 def test_a_moment_is_so_long_ago_or_a_date_with_or_without_its_zone() -> None:

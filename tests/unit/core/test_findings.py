@@ -68,22 +68,22 @@ def test_thresholds_out_of_order_are_refused(rule_out: float, rule_in: float) ->
 
 def test_findings_of_a_decision_come_with_the_highest_score_first_and_ties_in_the_models_order() -> None:
     made = report(finding("A", 0, 0.7), finding("B", 1, 0.9), finding("C", 2, 0.7), finding("D", 3, 0.1))
-    assert ["B", "A", "C"] == [f.label for f in made.having(Decision.PRESENT)]
-    assert ["D"] == [f.label for f in made.having(Decision.ABSENT)]
+    assert [f.label for f in made.having(Decision.PRESENT)] == ["B", "A", "C"]
+    assert [f.label for f in made.having(Decision.ABSENT)] == ["D"]
 
 
 def test_present_findings_are_shown_and_the_best_others_up_to_the_minimum() -> None:
     made = report(
         finding("low", 0, 0.05), finding("unsure", 1, 0.5), finding("here", 2, 0.8), finding("never", 3, 0.99, None)
     )
-    assert ["here"] == [f.label for f in made.shown(min_findings=0, max_findings=5)]
-    assert ["here", "unsure"] == [f.label for f in made.shown(min_findings=2, max_findings=5)]
-    assert ["here", "unsure", "low"] == [f.label for f in made.shown(min_findings=9, max_findings=9)]
+    assert [f.label for f in made.shown(min_findings=0, max_findings=5)] == ["here"]
+    assert [f.label for f in made.shown(min_findings=2, max_findings=5)] == ["here", "unsure"]
+    assert [f.label for f in made.shown(min_findings=9, max_findings=9)] == ["here", "unsure", "low"]
 
 
 def test_never_more_findings_are_shown_than_the_maximum() -> None:
     made = report(*(finding(str(n), n, 0.7 + n / 100) for n in range(5)))
-    assert ["4", "3"] == [f.label for f in made.shown(min_findings=1, max_findings=2)]
+    assert [f.label for f in made.shown(min_findings=1, max_findings=2)] == ["4", "3"]
 
 
 def test_a_film_at_the_limit_is_still_plausible() -> None:
@@ -92,7 +92,7 @@ def test_a_film_at_the_limit_is_still_plausible() -> None:
 
 
 def test_a_title_is_the_label_as_people_read_it() -> None:
-    assert "Pleural Thickening" == finding("Pleural_Thickening", 0, 0.5).title
+    assert finding("Pleural_Thickening", 0, 0.5).title == "Pleural Thickening"
 
 
 scores = st.floats(0.0, 1.0)

@@ -36,9 +36,7 @@ def test_a_job_has_no_step_that_the_table_does_not_have(state: JobState | None, 
 
 
 @pytest.mark.parametrize(("state", "event"), FORBIDDEN_DELIVERY)
-def test_a_delivery_has_no_step_that_the_table_does_not_have(
-    state: DeliveryState | None, event: DeliveryEvent
-) -> None:
+def test_a_delivery_has_no_step_that_the_table_does_not_have(state: DeliveryState | None, event: DeliveryEvent) -> None:
     with pytest.raises(IllegalTransition, match=f"a delivery that is {state or 'new'} has no event {event}"):
         advance_delivery(state, event)
 
@@ -68,7 +66,7 @@ def test_no_event_of_a_delivery_has_the_name_of_a_jobs_event() -> None:
 
 
 def test_the_names_of_all_events_fit_their_column() -> None:
-    assert [] == [e for e in (*JobEvent, *DeliveryEvent) if len(e) > 32]
+    assert [e for e in (*JobEvent, *DeliveryEvent) if len(e) > 32] == []
 
 
 def test_a_life_is_walked_past_the_events_of_deliveries() -> None:

@@ -13,7 +13,7 @@ from cxrnode.core.findings import Concept, Thresholds
 from cxrnode.reading import manifest as m
 from cxrnode.reading.bundle import write_bundle
 from cxrnode.reading.network import DenseNet121, weights_of
-from cxrnode.reading.plausibility import Cloud
+from cxrnode.reading.plausibility import CELLS, Cloud, Clouds
 
 LABELS = ("Effusion", "Mass", "Hernia")
 
@@ -63,9 +63,13 @@ def network(outputs: int, seed: int = 3) -> DenseNet121:
     return made
 
 
-def cloud() -> Cloud:
-    """A cloud that any film lies somewhere near."""
-    return Cloud.fit(np.random.default_rng(1).normal(0.5, 0.5, (40, 1024)).astype(np.float32), 8)
+def clouds() -> Clouds:
+    """Clouds that any film lies somewhere near."""
+    random = np.random.default_rng(1)
+    return Clouds(
+        layout=Cloud.fit(random.normal(0.0, 1.0, (40, CELLS * CELLS)), 8),
+        features=Cloud.fit(random.normal(0.5, 0.5, (40, 1024)), 8),
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -77,7 +81,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "tiny"
-    write_bundle(folder, card(), weights_of(network(len(LABELS))), cloud().tensors())
+    write_bundle(folder, card(), weights_of(network(len(LABELS))), clouds().tensors())
     return folder
 
 

@@ -15,7 +15,7 @@ from cxrnode.reading import bundle as b
 from cxrnode.reading.engine import Reading
 from cxrnode.reading.manifest import NAME
 
-from .conftest import LABELS, card, cloud, label, rewrite
+from .conftest import LABELS, card, clouds, label, rewrite
 
 
 class NamedEngine:
@@ -83,9 +83,9 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(folder: Path) 
         with pytest.raises(BundleError, match=r"classifier\.bias holds values that float16 cannot"):
             b.write_bundle(folder.parent / "bad", kept.manifest, weights, kept.plausibility)
     assert not (folder.parent / "bad").exists()
-    nowhere = {**kept.plausibility, "mean": np.full(1024, np.nan, np.float32)}
+    nowhere = {**kept.plausibility, "layout.mean": np.full(1024, np.nan, np.float32)}
     b.write_bundle(folder, kept.manifest, kept.weights, nowhere)
-    with pytest.raises(BundleError, match=r"plausibility\.safetensors: mean holds values that are not finite"):
+    with pytest.raises(BundleError, match=r"plausibility\.safetensors: layout\.mean holds values that are not finite"):
         b.load_bundle(folder)
 
 
@@ -152,4 +152,4 @@ def test_a_bundle_is_found_by_name_first_installed_then_shipped_and_by_path(made
 
 def test_writing_the_same_bundle_twice_gives_the_same_digest(made_once: Path, tmp_path: Path) -> None:
     kept = b.load_bundle(made_once)
-    assert b.write_bundle(tmp_path / "again", card(), kept.weights, cloud().tensors()) == kept.digest
+    assert b.write_bundle(tmp_path / "again", card(), kept.weights, clouds().tensors()) == kept.digest

@@ -119,8 +119,10 @@ def test_a_bundle_of_another_shape_is_refused_when_the_engine_is_made(folder: Pa
 
 def test_a_cloud_of_another_width_is_refused(folder: Path) -> None:
     loaded = load_bundle(folder)
-    write_bundle(folder, loaded.manifest, loaded.weights, {**loaded.plausibility, "mean": np.zeros(3, np.float32)})
-    with pytest.raises(BundleError, match="the shapes do not fit 1024 features"):
+    write_bundle(
+        folder, loaded.manifest, loaded.weights, {**loaded.plausibility, "features.mean": np.zeros(3, np.float32)}
+    )
+    with pytest.raises(BundleError, match="features does not fit vectors of 1024"):
         TorchEngine(load_bundle(folder), device="cpu", threads=1)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxrnode.errors import BundleError
-from cxrnode.reading.plausibility import Cloud
+from cxrnode.reading.plausibility import CELLS, Cloud, Clouds, layouts_of
 
 
 def films(count: int, seed: int) -> np.ndarray:
@@ -39,16 +39,46 @@ def test_the_distance_is_mahalanobis_where_every_direction_is_kept() -> None:
     np.testing.assert_allclose(cloud.distances(films(20, 4)[:, :5]), expected, rtol=1e-3)
 
 
-def test_a_cloud_comes_back_from_its_tensors_and_refuses_others() -> None:
-    cloud = Cloud.fit(films(100, 0), 3)
-    back = Cloud.from_tensors(cloud.tensors(), 20)
-    np.testing.assert_array_equal(back.distances(films(9, 1)), cloud.distances(films(9, 1)))
-    with pytest.raises(BundleError, match="do not fit 21 features"):
-        Cloud.from_tensors(cloud.tensors(), 21)
-    with pytest.raises(BundleError, match="must hold mean, components, deviation, rest"):
-        Cloud.from_tensors({"mean": cloud.mean}, 20)
-    with pytest.raises(BundleError, match="a deviation is not above 0"):
-        Cloud.from_tensors({**cloud.tensors(), "rest": np.zeros(1, np.float32)}, 20)
+def both(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.random.default_rng(seed).normal(0, 1, (100, CELLS * CELLS)), films(100, seed)
+
+
+def test_clouds_come_back_from_their_tensors_and_others_are_refused() -> None:
+    layouts, features = both(0)
+    clouds = Clouds(layout=Cloud.fit(layouts, 5), features=Cloud.fit(features, 3))
+    back = Clouds.from_tensors(clouds.tensors(), 20)
+    np.testing.assert_array_equal(back.distances(*both(1)), clouds.distances(*both(1)))
+    with pytest.raises(BundleError, match="features does not fit vectors of 21"):
+        Clouds.from_tensors(clouds.tensors(), 21)
+    with pytest.raises(BundleError, match=r"missing or unknown: layout\.rest"):
+        Clouds.from_tensors({k: t for k, t in clouds.tensors().items() if k != "layout.rest"}, 20)
+    with pytest.raises(BundleError, match="layout has a deviation that is not above 0"):
+        Clouds.from_tensors({**clouds.tensors(), "layout.rest": np.zeros(1, np.float32)}, 20)
+
+
+def test_a_film_far_in_one_of_the_two_is_far() -> None:
+    layouts, features = both(0)
+    clouds = Clouds(layout=Cloud.fit(layouts, 5), features=Cloud.fit(features, 3))
+    near = clouds.distances(layouts[:1], features[:1])[0]
+    assert clouds.distances(layouts[:1] + 9, features[:1])[0] > 5 * near
+    assert clouds.distances(layouts[:1], features[:1] + 9)[0] > 5 * near
+
+
+def test_the_reference_puts_the_stated_share_of_good_films_beyond_one() -> None:
+    cloud = Cloud.fit(films(500, 0), 3).beyond(films(200, 1), 0.05)
+    assert int((cloud.distances(films(200, 1)) > 1.0 + 1e-6).sum()) == 9
+    assert cloud.distances(films(200, 1)).max() > 1.0
+
+
+def test_a_layout_is_the_mean_of_cells_whatever_exposure_made_of_the_film() -> None:
+    film = np.random.default_rng(0).random((1, 60, 44))
+    (layout,) = layouts_of(film)
+    assert layout.shape == (64,)
+    assert layout.mean() == pytest.approx(0.0, abs=1e-9)
+    assert int(layouts_of(np.kron(np.eye(8)[None], np.ones((5, 7))))[0].reshape(8, 8).argmax(1)[3]) == 3
+    steps = np.kron(np.arange(64.0).reshape(1, 8, 8) / 64, np.ones((1, 6, 6)))
+    np.testing.assert_allclose(layouts_of(steps), layouts_of(steps * 0.9 + 0.05), atol=0.05)
+    np.testing.assert_allclose(np.diff(layouts_of(steps)[0]), np.diff(layouts_of(steps)[0])[0], rtol=1e-6)
 
 
 def test_features_that_never_vary_do_not_make_a_division_by_nothing() -> None:

@@ -36,10 +36,10 @@ def test_pages_give_every_event_once_in_order(database: Database, page: int) -> 
     for number in range(4):
         enqueue(database, number)
     everything = list(query(database, EventFilter(), limit=1000))
-    assert 12 == len(everything)
+    assert len(everything) == 12
     assert everything == list(query(database, EventFilter(), limit=1000, page=page))
     assert everything[:5] == list(query(database, EventFilter(), limit=5, page=page))
-    assert [] == list(query(database, EventFilter(), limit=0, page=page))
+    assert list(query(database, EventFilter(), limit=0, page=page)) == []
 
 
 def test_events_are_chosen_by_job_instance_name_and_time(database: Database, clock: Clock) -> None:
@@ -48,12 +48,12 @@ def test_events_are_chosen_by_job_instance_name_and_time(database: Database, clo
     clock.turn(10.0)
     second = receive(database, 2)
     whole = list(query(database, EventFilter(), limit=100))
-    assert ["enqueued"] == names(database, second.job_ids[0])
+    assert names(database, second.job_ids[0]) == ["enqueued"]
     assert whole[:3] == list(query(database, EventFilter(instance_id=first.instance_id), limit=100))
     assert [whole[0], whole[3]] == list(query(database, EventFilter(name="received"), limit=100))
     assert whole[3:] == list(query(database, EventFilter(since=start + 10.0), limit=100))
     assert whole[:3] == list(query(database, EventFilter(until=start + 10.0), limit=100))
-    assert [] == list(query(database, EventFilter(since=start + 1, until=start + 9), limit=100))
+    assert list(query(database, EventFilter(since=start + 1, until=start + 9), limit=100)) == []
 
 
 def test_an_untouched_chain_has_no_broken_link(database: Database) -> None:
@@ -93,7 +93,7 @@ def test_a_removed_last_event_shows_in_the_head(database: Database) -> None:
     with database.write() as transaction:
         last = sa.select(sa.func.max(event.c.id)).where(event.c.job_id == job_id).scalar_subquery()
         transaction.connection.execute(sa.delete(event).where(event.c.id == last))
-    assert 0 == audit.broken_link(database, job_id)
+    assert audit.broken_link(database, job_id) == 0
 
 
 def test_an_event_and_its_change_stand_or_fall_together(database: Database) -> None:
@@ -104,7 +104,7 @@ def test_an_event_and_its_change_stand_or_fall_together(database: Database) -> N
         note(transaction, "withdrawn", job_id=job_id)
         _ = 1 / 0
     assert before == names(database, job_id)
-    assert 1 == len(claim(database))
+    assert len(claim(database)) == 1
 
 
 def test_a_link_covers_everything_that_its_event_says() -> None:
@@ -113,7 +113,7 @@ def test_a_link_covers_everything_that_its_event_says() -> None:
     for name, other in (("at", 1.0000001), ("job_id", 2), ("delivery_id", None), ("name", "park"), ("detail", "[]")):
         links.add(link_hash("", **{**base, name: other}))  # type: ignore[arg-type]
     links.add(link_hash("before", **base))  # type: ignore[arg-type]
-    assert 7 == len(links)
+    assert len(links) == 7
 
 
 def test_no_event_holds_an_identifier(database: Database, clock: Clock) -> None:
@@ -160,7 +160,7 @@ def test_no_event_holds_an_identifier(database: Database, clock: Clock) -> None:
         "identity_changed", "revision_asked", "bytes_removed",
     } == {one.name for one in rows}  # fmt: skip
     secrets = [value for value in IDENTITY.values() if len(value) > 1]
-    assert [] == [value for value in secrets if value in said or value in told]
+    assert [value for value in secrets if value in said or value in told] == []
 
 
 def test_the_event_of_a_report_carries_its_digest(database: Database) -> None:
@@ -176,4 +176,4 @@ def test_the_event_of_a_delivery_counts_the_statuses(database: Database) -> None
     held = take_one(database)
     deliveries.settle_sent(database, held, taken(held))
     (found,) = query(database, EventFilter(job_id=job_id, name="delivery_sent"), limit=2)
-    assert {"statuses": {"0x0000": 2}, "warnings": []} == json.loads(json.dumps(found.detail))
+    assert json.loads(json.dumps(found.detail)) == {"statuses": {"0x0000": 2}, "warnings": []}

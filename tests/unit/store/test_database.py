@@ -25,7 +25,7 @@ def test_a_database_that_is_down_is_a_passing_fault_that_names_no_password() -> 
         receive(database, 1)
     text = str(caught.value)
     assert "does not answer: OperationalError" in text
-    assert [] == [secret for secret in ("hunter2", *_secrets()) if secret in text]
+    assert [secret for secret in ("hunter2", *_secrets()) if secret in text] == []
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
 
@@ -40,7 +40,7 @@ def test_a_store_without_its_tables_is_a_fault_whose_text_holds_no_parameters(da
     database = Database(database_url)
     with pytest.raises((Transient, sa.exc.ProgrammingError)) as caught:
         receive(database, 1)
-    assert [] == [secret for secret in _secrets() if secret in str(caught.value)]
+    assert [secret for secret in _secrets() if secret in str(caught.value)] == []
     database.close()
 
 
@@ -48,7 +48,7 @@ def test_a_bug_in_a_statement_shows_no_parameters(database: Database) -> None:
     with pytest.raises(sa.exc.IntegrityError) as caught, database.write() as transaction:
         transaction.connection.execute(sa.insert(identity).values({**IDENTITY, "instance_id": None}))
     said = str(caught.value).split("DETAIL:")[0]  # PostgreSQL's own detail shows the row: never logged, see telemetry
-    assert [] == [secret for secret in _secrets() if secret in said]
+    assert [secret for secret in _secrets() if secret in said] == []
 
 
 def test_when_every_connection_is_taken_that_is_a_passing_fault(database: Database) -> None:

@@ -35,29 +35,29 @@ def test_a_delivery_carries_every_object_of_its_job(database: Database, clock: C
     clock.turn(3.0)
     held = take_one(database, owner="host:2")
     assert (job_id, "PACS", 1, 0, 3.0) == (held.job_id, held.destination, held.token, held.attempts, held.age)
-    assert ["sr", "heatmap"] == [one.kind for one in held.parcels]
+    assert [one.kind for one in held.parcels] == ["sr", "heatmap"]
     stored = row(database, delivery, held.delivery_id)
     assert ("sending", "host:2", clock.now + LEASE) == (stored.state, stored.lease_owner, stored.lease_until)
 
 
 def test_what_one_sender_holds_no_other_takes(database: Database) -> None:
     reported(database)
-    assert 1 == len(take(database, owner="s1"))
-    assert [] == take(database, owner="s2")
+    assert len(take(database, owner="s1")) == 1
+    assert take(database, owner="s2") == []
 
 
 def test_a_destination_gets_only_its_own(database: Database) -> None:
     reported(database, 1, send_to=("PACS", "MINI"))
-    assert [] == take(database, "OTHER")
-    assert ["MINI"] == [one.destination for one in take(database, "MINI")]
-    assert ["PACS"] == [one.destination for one in take(database, "PACS")]
+    assert take(database, "OTHER") == []
+    assert [one.destination for one in take(database, "MINI")] == ["MINI"]
+    assert [one.destination for one in take(database, "PACS")] == ["PACS"]
 
 
 def test_the_last_delivery_closes_the_job(database: Database, clock: Clock) -> None:
     job_id = reported(database, 1, send_to=("PACS", "MINI"))
     first, second = take_one(database, "PACS"), take_one(database, "MINI")
     deliveries.settle_sent(database, first, taken(first))
-    assert "reported" == row(database, job, job_id).state
+    assert row(database, job, job_id).state == "reported"
     clock.turn(1.0)
     deliveries.settle_sent(database, second, taken(second))
     stored = row(database, job, job_id)
@@ -75,7 +75,7 @@ def test_a_job_with_one_delivery_that_failed_failed_once_all_rest(database: Data
         else:
             deliveries.settle_parked(database, held, (), "refused for good")
         assert ("reported", "failed")[number] == row(database, job, job_id).state
-    assert "undelivered" == names(database, job_id)[-1]
+    assert names(database, job_id)[-1] == "undelivered"
     assert_sound(database)
 
 
@@ -89,8 +89,8 @@ def test_each_objects_answer_is_recorded(database: Database) -> None:
     deliveries.settle_parked(database, held, said, "heatmap answered 0xA900")
     with database.read() as transaction:
         rows = transaction.rows(sa.select(delivery_output).order_by(delivery_output.c.output_id))
-    assert [(0xB000, True), (0xA900, False)] == [(one.status, one.done) for one in rows]
-    assert 128 == len(rows[0].comment)
+    assert [(one.status, one.done) for one in rows] == [(0xB000, True), (0xA900, False)]
+    assert len(rows[0].comment) == 128
 
 
 def test_a_passing_fault_comes_again_after_its_pause_with_what_is_left(database: Database, clock: Clock) -> None:
@@ -98,10 +98,10 @@ def test_a_passing_fault_comes_again_after_its_pause_with_what_is_left(database:
     held = take_one(database)
     said = [Answer(output_id=held.parcels[0].output_id, status=0, done=True)]
     deliveries.settle_faulted(database, held, said, "heatmap answered 0xA700", pause=30.0)
-    assert [] == take(database)
+    assert take(database) == []
     clock.turn(30.0)
     again = take_one(database)
-    assert (1, 2) == (again.attempts, again.token)
+    assert (again.attempts, again.token) == (1, 2)
     assert [held.parcels[1]] == list(again.parcels)
 
 
@@ -111,7 +111,7 @@ def test_a_delivery_given_back_keeps_what_was_taken_and_costs_no_attempt(databas
     said = [Answer(output_id=held.parcels[0].output_id, status=0, done=True)]
     deliveries.give_back(database, held, said, "the association was aborted")
     again = take_one(database)
-    assert 0 == again.attempts
+    assert again.attempts == 0
     assert [held.parcels[1]] == list(again.parcels)
     assert_sound(database)
 
@@ -122,7 +122,7 @@ def test_the_deliveries_of_a_lost_sender_go_again(database: Database, clock: Clo
     clock.turn(LEASE + 1)
     again = take_one(database, owner="s2")
     assert (lost.delivery_id, 2, lost.parcels) == (again.delivery_id, again.token, again.parcels)
-    assert ["delivery_claimed", "delivery_lease_expired", "delivery_claimed"] == names(database, job_id)[-3:]
+    assert names(database, job_id)[-3:] == ["delivery_claimed", "delivery_lease_expired", "delivery_claimed"]
 
 
 SETTLES: dict[str, Callable[[Database, DeliveryClaim], None]] = {
@@ -145,26 +145,26 @@ def test_a_sender_that_lost_its_lease_writes_nothing(
     with pytest.raises(LeaseLost, match="no longer held under token 1"):
         settle_late(database, late)
     assert before == [row(database, delivery, late.delivery_id), count(database, event)]
-    assert 0 == count(database, delivery_output, delivery_output.c.done.is_(True))
+    assert count(database, delivery_output, delivery_output.c.done.is_(True)) == 0
 
 
 def test_a_renewed_lease_holds_on_and_a_lost_one_is_not_renewed(database: Database, clock: Clock) -> None:
     reported(database)
     held = take_one(database)
     clock.turn(LEASE - 1)
-    assert 1 == deliveries.renew(database, [held], lease=LEASE)
+    assert deliveries.renew(database, [held], lease=LEASE) == 1
     clock.turn(LEASE - 1)
-    assert [] == take(database, owner="s2")
+    assert take(database, owner="s2") == []
     clock.turn(2.0)
     take_one(database, owner="s2")
-    assert 0 == deliveries.renew(database, [held], lease=LEASE)
+    assert deliveries.renew(database, [held], lease=LEASE) == 0
 
 
 def test_the_leases_of_a_sender_known_to_be_dead_end_at_once(database: Database) -> None:
     reported(database)
     take_one(database, owner="dead")
-    assert 1 == deliveries.release_owner(database, "dead")
-    assert 1 == len(take(database, owner="s2"))
+    assert deliveries.release_owner(database, "dead") == 1
+    assert len(take(database, owner="s2")) == 1
 
 
 # ------------------------------------------------------------------------------------------------ circuits
@@ -173,11 +173,11 @@ def test_the_leases_of_a_sender_known_to_be_dead_end_at_once(database: Database)
 def test_an_open_circuit_lets_one_probe_through_when_it_is_due(database: Database, clock: Clock) -> None:
     for number in range(3):
         reported(database, number)
-    assert 2.0 == circuits.open_circuit(database, "PACS", "connection refused", base=2.0, cap=60.0)
-    assert [] == take(database)
+    assert circuits.open_circuit(database, "PACS", "connection refused", base=2.0, cap=60.0) == 2.0
+    assert take(database) == []
     clock.turn(2.0)
-    assert 1 == len(take(database, owner="s1"))
-    assert [] == take(database, owner="s2")
+    assert len(take(database, owner="s1")) == 1
+    assert take(database, owner="s2") == []
 
 
 def test_a_probe_that_was_lost_is_made_again_after_its_lease(database: Database, clock: Clock) -> None:
@@ -186,7 +186,7 @@ def test_a_probe_that_was_lost_is_made_again_after_its_lease(database: Database,
     clock.turn(2.0)
     take_one(database, owner="lost")
     clock.turn(LEASE + 1)
-    assert 1 == len(take(database, owner="s2"))
+    assert len(take(database, owner="s2")) == 1
 
 
 def test_a_look_that_took_nothing_uses_no_probe_up(database: Database, clock: Clock) -> None:
@@ -194,36 +194,36 @@ def test_a_look_that_took_nothing_uses_no_probe_up(database: Database, clock: Cl
     take_one(database, "MINI", owner="lost")
     circuits.open_circuit(database, "PACS", "connection refused", base=2.0, cap=60.0)
     clock.turn(LEASE + 1)
-    assert [] == take(database, "PACS")  # the lost lease of MINI made it look
+    assert take(database, "PACS") == []  # the lost lease of MINI made it look
     reported(database, 2)
-    assert 1 == len(take(database, "PACS"))
+    assert len(take(database, "PACS")) == 1
 
 
 def test_an_open_circuit_delays_no_other_destination(database: Database) -> None:
     reported(database, 1, send_to=("PACS", "MINI"))
     circuits.open_circuit(database, "PACS", "connection refused", base=2.0, cap=60.0)
-    assert ([], 1) == (take(database, "PACS"), len(take(database, "MINI")))
+    assert (take(database, "PACS"), len(take(database, "MINI"))) == ([], 1)
 
 
 def test_the_pause_of_a_circuit_doubles_up_to_its_cap(database: Database, clock: Clock) -> None:
     pauses = [circuits.open_circuit(database, "PACS", "down", base=1.0, cap=5.0) for _ in range(5)]
-    assert [1.0, 2.0, 4.0, 5.0, 5.0] == pauses
+    assert pauses == [1.0, 2.0, 4.0, 5.0, 5.0]
     with database.read() as transaction:
         way = transaction.row(sa.select(circuit))
     assert way is not None
     assert (True, 5, clock.now + 5.0) == (way.open, way.faults, way.next_probe_at)
-    assert 1 == count(database, event, event.c.name == "circuit_opened")
+    assert count(database, event, event.c.name == "circuit_opened") == 1
 
 
 def test_a_circuit_closes_once_and_starts_afresh(database: Database) -> None:
     assert not circuits.close_circuit(database, "PACS")
     circuits.open_circuit(database, "PACS", "down", base=1.0, cap=5.0)
     circuits.open_circuit(database, "PACS", "down", base=1.0, cap=5.0)
-    assert [True, False] == [circuits.close_circuit(database, "PACS") for _ in range(2)]
-    assert 1 == count(database, event, event.c.name == "circuit_closed")
+    assert [circuits.close_circuit(database, "PACS") for _ in range(2)] == [True, False]
+    assert count(database, event, event.c.name == "circuit_closed") == 1
     reported(database)
-    assert 1 == len(take(database))
-    assert 1.0 == circuits.open_circuit(database, "PACS", "down", base=1.0, cap=5.0)
+    assert len(take(database)) == 1
+    assert circuits.open_circuit(database, "PACS", "down", base=1.0, cap=5.0) == 1.0
 
 
 def test_faults_of_an_association_cost_a_delivery_nothing(database: Database, clock: Clock) -> None:
@@ -233,7 +233,7 @@ def test_faults_of_an_association_cost_a_delivery_nothing(database: Database, cl
         deliveries.give_back(database, held, (), "connection refused")
         clock.turn(circuits.open_circuit(database, "PACS", "down", base=1.0, cap=5.0))
     stored = row(database, delivery, held.delivery_id)
-    assert ("pending", 0, 0.0) == (stored.state, stored.attempts, stored.not_before)
+    assert (stored.state, stored.attempts, stored.not_before) == ("pending", 0, 0.0)
 
 
 # ---------------------------------------------------------------------------------------------- sending again
@@ -241,12 +241,12 @@ def test_faults_of_an_association_cost_a_delivery_nothing(database: Database, cl
 
 def test_a_delivered_job_is_sent_again_whole(database: Database) -> None:
     job_id = delivered(database)
-    assert 1 == resend.resend(database, job_id, reason="the archive lost it")
-    assert "reported" == row(database, job, job_id).state
+    assert resend.resend(database, job_id, reason="the archive lost it") == 1
+    assert row(database, job, job_id).state == "reported"
     again = take_one(database)
-    assert 2 == len(again.parcels)
+    assert len(again.parcels) == 2
     deliveries.settle_sent(database, again, taken(again))
-    assert "delivered" == row(database, job, job_id).state
+    assert row(database, job, job_id).state == "delivered"
     assert_sound(database)
 
 
@@ -256,10 +256,10 @@ def test_a_failed_delivery_is_sent_again_from_its_first_attempt(database: Databa
     deliveries.settle_faulted(database, held, (), "busy", pause=0.0)
     deliveries.settle_parked(database, take_one(database), (), "no")
     clock.turn(1000.0)
-    assert 1 == resend.resend(database, job_id, reason="it was configured")
+    assert resend.resend(database, job_id, reason="it was configured") == 1
     again = take_one(database)
-    assert (0, 0.0) == (again.attempts, again.age)
-    assert "reported" == row(database, job, job_id).state
+    assert (again.attempts, again.age) == (0, 0.0)
+    assert row(database, job, job_id).state == "reported"
     assert_sound(database)
 
 
@@ -267,9 +267,9 @@ def test_what_is_held_is_released_by_a_resend(database: Database) -> None:
     job_id = reported(database)
     with database.write() as transaction:
         transaction.connection.execute(sa.update(delivery).values(held=True, reason="held"))
-    assert [] == take(database)
-    assert 1 == resend.resend(database, job_id, reason="the patient was merged")
-    assert 1 == len(take(database))
+    assert take(database) == []
+    assert resend.resend(database, job_id, reason="the patient was merged") == 1
+    assert len(take(database)) == 1
     assert "delivery_released" in names(database, job_id)
 
 
@@ -317,9 +317,9 @@ def test_a_delivery_under_way_while_its_job_is_superseded_does_not_go_again(
         deliveries.settle_faulted(database, held, (), "busy", pause=0.0)
     else:
         clock.turn(LEASE + 1)
-    assert [2] == [one.job_id for one in take(database, owner="s2")]
-    assert "cancelled" == row(database, delivery, held.delivery_id).state
-    assert "delivery_cancelled" == names(database, first)[-1]
+    assert [one.job_id for one in take(database, owner="s2")] == [2]
+    assert row(database, delivery, held.delivery_id).state == "cancelled"
+    assert names(database, first)[-1] == "delivery_cancelled"
     assert_sound(database)
 
 
@@ -329,4 +329,4 @@ def test_a_delivery_that_went_through_after_its_job_was_superseded_is_recorded_a
     jobs.retry(database, first, reason="again")
     settle(database, claim_one(database))
     deliveries.settle_sent(database, held, taken(held))
-    assert ("sent", "superseded") == (row(database, delivery, held.delivery_id).state, row(database, job, first).state)
+    assert (row(database, delivery, held.delivery_id).state, row(database, job, first).state) == ("sent", "superseded")

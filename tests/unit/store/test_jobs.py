@@ -36,7 +36,7 @@ from tests.stores import (
 
 
 def test_an_empty_queue_gives_nothing(database: Database) -> None:
-    assert [] == claim(database)
+    assert claim(database) == []
 
 
 def test_films_are_claimed_in_the_order_of_their_receipt(database: Database, clock: Clock) -> None:
@@ -61,23 +61,23 @@ def test_a_claim_says_what_the_worker_needs(database: Database, clock: Clock) ->
     job_id = enqueue(database, 1, send_to=("PACS", "MINI"))
     held = claim_one(database, owner="host:1")
     assert (job_id, 1, "chest", 1, "active") == (held.job_id, held.token, held.model, held.revision, held.mode)
-    assert (("sr",), ("PACS", "MINI")) == (held.outputs, held.send_to)
-    assert {"Modality": "DX"} == held.header
+    assert (held.outputs, held.send_to) == (("sr",), ("PACS", "MINI"))
+    assert held.header == {"Modality": "DX"}
     assert clock.now == held.claimed_at
     stored = row(database, job, job_id)
     assert ("reading", "host:1", clock.now + LEASE) == (stored.state, stored.lease_owner, stored.lease_until)
-    assert ("b" * 64, "test") == (stored.bundle_digest, stored.engine)
+    assert (stored.bundle_digest, stored.engine) == ("b" * 64, "test")
 
 
 def test_what_is_claimed_is_claimed_by_nobody_else(database: Database) -> None:
     enqueue(database)
-    assert 1 == len(claim(database, owner="w1"))
-    assert [] == claim(database, owner="w2")
+    assert len(claim(database, owner="w1")) == 1
+    assert claim(database, owner="w2") == []
 
 
 def test_jobs_of_a_model_that_is_not_loaded_wait(database: Database) -> None:
     enqueue(database, 1, models=("other",))
-    assert [] == claim(database)
+    assert claim(database) == []
 
 
 def _settle(database: Database, held: Claim) -> None:
@@ -127,12 +127,12 @@ def test_a_settle_after_the_lease_ran_out_stands_where_nobody_else_took_the_job(
 
 def test_a_job_whose_worker_was_lost_is_claimed_alone(database: Database, clock: Clock) -> None:
     ids = [enqueue(database, number) for number in range(3)]
-    assert 3 == len(claim(database, owner="lost"))
+    assert len(claim(database, owner="lost")) == 3
     clock.turn(LEASE + 1)
     again = [claim(database, owner="w2") for _ in range(4)]
     assert [[ids[0]], [ids[1]], [ids[2]], []] == [[one.job_id for one in batch] for batch in again]
-    assert [True, True, True] == [batch[0].alone for batch in again[:3]]
-    assert ["enqueued", "claimed", "lease_expired", "claimed"] == names(database, ids[0])
+    assert [batch[0].alone for batch in again[:3]] == [True, True, True]
+    assert names(database, ids[0]) == ["enqueued", "claimed", "lease_expired", "claimed"]
 
 
 def test_a_lost_job_does_not_keep_younger_ones_from_being_read_together(database: Database, clock: Clock) -> None:
@@ -149,7 +149,7 @@ def test_a_job_that_lost_too_many_workers_is_parked(database: Database, clock: C
     for _ in range(LIMITS.losses):
         claim_one(database)
         clock.turn(LEASE + 1)
-    assert [] == claim(database)
+    assert claim(database) == []
     stored = row(database, job, job_id)
     assert ("failed", LIMITS.losses) == (stored.state, stored.losses)
     assert stored.reason.startswith("4 workers were lost while they read this film")
@@ -160,9 +160,9 @@ def test_a_renewed_lease_holds_on(database: Database, clock: Clock) -> None:
     enqueue(database)
     held = claim_one(database)
     clock.turn(LEASE - 1)
-    assert 1 == jobs.renew(database, [held], lease=LEASE)
+    assert jobs.renew(database, [held], lease=LEASE) == 1
     clock.turn(LEASE - 1)
-    assert [] == claim(database, owner="w2")
+    assert claim(database, owner="w2") == []
 
 
 def test_a_lost_lease_is_not_renewed(database: Database, clock: Clock) -> None:
@@ -170,14 +170,14 @@ def test_a_lost_lease_is_not_renewed(database: Database, clock: Clock) -> None:
     late = claim_one(database)
     clock.turn(LEASE + 1)
     claim_one(database, owner="w2")
-    assert 0 == jobs.renew(database, [late], lease=LEASE)
+    assert jobs.renew(database, [late], lease=LEASE) == 0
 
 
 def test_the_leases_of_a_worker_known_to_be_dead_end_at_once(database: Database, clock: Clock) -> None:
     enqueue(database, 1)
     enqueue(database, 2)
     dead, alive = claim_one(database, owner="dead"), claim_one(database, owner="alive")
-    assert 1 == jobs.release_owner(database, "dead")
+    assert jobs.release_owner(database, "dead") == 1
     assert [dead.job_id] == [one.job_id for one in claim(database, owner="w3")]
     settle(database, alive)
 
@@ -186,24 +186,24 @@ def test_a_job_given_back_counts_nothing_against_it(database: Database) -> None:
     job_id = enqueue(database)
     jobs.give_back(database, claim_one(database))
     stored = row(database, job, job_id)
-    assert ("queued", 0, 0, False, None) == (
+    assert (
         stored.state,
         stored.attempts,
         stored.losses,
         stored.alone,
         stored.lease_owner,
-    )
-    assert 2 == claim_one(database).token
+    ) == ("queued", 0, 0, False, None)
+    assert claim_one(database).token == 2
 
 
 def test_a_passing_fault_comes_again_after_its_pause(database: Database, clock: Clock) -> None:
     enqueue(database)
     held = claim_one(database)
     assert not jobs.fault(database, held, "the disk was full", pause=5.0, limits=LIMITS, counts=False)
-    assert [] == claim(database)
+    assert claim(database) == []
     clock.turn(5.0)
     again = claim_one(database)
-    assert (0, True) == (again.attempts, again.alone)
+    assert (again.attempts, again.alone) == (0, True)
 
 
 def test_faults_of_the_film_park_it_at_the_limit(database: Database, clock: Clock) -> None:
@@ -211,10 +211,10 @@ def test_faults_of_the_film_park_it_at_the_limit(database: Database, clock: Cloc
     parked = []
     for _ in range(LIMITS.attempts):
         parked.append(jobs.fault(database, claim_one(database), "died", pause=0.0, limits=LIMITS, counts=True))
-    assert [False, False, True] == parked
+    assert parked == [False, False, True]
     stored = row(database, job, job_id)
-    assert ("failed", "died (3 attempts)", 3) == (stored.state, stored.reason, stored.attempts)
-    assert ["faulted", "claimed", "parked"] == names(database, job_id)[-3:]
+    assert (stored.state, stored.reason, stored.attempts) == ("failed", "died (3 attempts)", 3)
+    assert names(database, job_id)[-3:] == ["faulted", "claimed", "parked"]
     assert_sound(database)
 
 
@@ -228,14 +228,14 @@ def test_a_parked_job_says_why(database: Database) -> None:
     job_id = enqueue(database)
     jobs.park(database, claim_one(database), "the pixels cannot be decoded")
     stored = row(database, job, job_id)
-    assert ("failed", "the pixels cannot be decoded") == (stored.state, stored.reason)
-    assert [] == claim(database)
+    assert (stored.state, stored.reason) == ("failed", "the pixels cannot be decoded")
+    assert claim(database) == []
 
 
 def test_an_idle_look_takes_no_writers_lock(database: Database) -> None:
     enqueue(database, 1, models=("other",))
     with database.write():
-        assert [] == claim(database)
+        assert claim(database) == []
 
 
 def test_retry_of_a_job_never_reported_resets_it(database: Database) -> None:
@@ -244,13 +244,13 @@ def test_retry_of_a_job_never_reported_resets_it(database: Database) -> None:
         jobs.fault(database, claim_one(database), "died", pause=0.0, limits=LIMITS, counts=True)
     assert job_id == jobs.retry(database, job_id, reason="the disk is new")
     stored = row(database, job, job_id)
-    assert ("queued", 0, 0, "", None) == (
+    assert (
         stored.state,
         stored.attempts,
         stored.losses,
         stored.reason,
         stored.settled_at,
-    )
+    ) == ("queued", 0, 0, "", None)
     held = claim_one(database)
     assert (job_id, 1) == (held.job_id, held.revision)
     assert settle(database, held)
@@ -261,11 +261,11 @@ def test_retry_of_a_reported_job_is_its_next_revision(database: Database) -> Non
     first = delivered(database)
     second = jobs.retry(database, first, reason="a new model")
     assert first != second
-    assert "delivered" == row(database, job, first).state
+    assert row(database, job, first).state == "delivered"
     held = claim_one(database)
     assert (second, 2, ("PACS",)) == (held.job_id, held.revision, held.send_to)
     assert settle(database, held)
-    assert ("superseded", "reported") == (row(database, job, first).state, row(database, job, second).state)
+    assert (row(database, job, first).state, row(database, job, second).state) == ("superseded", "reported")
     assert first == row(database, job, second).predecessor
     assert_sound(database)
 
@@ -274,12 +274,15 @@ def test_a_revision_reads_the_same_film_without_being_its_duplicate(database: Da
     first = delivered(database, 1)
     jobs.retry(database, first, reason="again")
     second = claim_one(database)
-    assert reports.settle_duplicate(
-        database,
-        second,
-        pixel_digest=report(second).pixel_digest,
-        identity_digest=report(second).identity_digest,
-    ) is None
+    assert (
+        reports.settle_duplicate(
+            database,
+            second,
+            pixel_digest=report(second).pixel_digest,
+            identity_digest=report(second).identity_digest,
+        )
+        is None
+    )
     assert settle(database, second)
     third = enqueue(database, "the same film by another way")
     held = claim_one(database)
@@ -320,8 +323,8 @@ def test_the_unsent_deliveries_of_a_superseded_job_are_cancelled(database: Datab
     first = reported(database, 1, send_to=("PACS", "MINI"))
     jobs.retry(database, first, reason="again")
     settle(database, claim_one(database))
-    assert 2 == count(database, delivery, delivery.c.job_id == first, delivery.c.state == "cancelled")
-    assert 2 == count(database, delivery, delivery.c.job_id != first, delivery.c.state == "pending")
+    assert count(database, delivery, delivery.c.job_id == first, delivery.c.state == "cancelled") == 2
+    assert count(database, delivery, delivery.c.job_id != first, delivery.c.state == "pending") == 2
     assert_sound(database)
 
 
@@ -347,4 +350,4 @@ def test_the_bundle_of_the_last_claim_is_recorded(database: Database) -> None:
         database, owner="w", models={**MODELS, "chest": "9" * 64}, engine="other", limit=1, lease=1.0, limits=LIMITS
     )
     stored = row(database, job, job_id)
-    assert ("9" * 64, "other") == (stored.bundle_digest, stored.engine)
+    assert (stored.bundle_digest, stored.engine) == ("9" * 64, "other")

@@ -15,7 +15,7 @@ from tests.stores import IDENTITY, Clock, arrival, assert_sound, count, names, r
 def test_a_film_becomes_an_instance_its_identity_and_one_job_for_each_model(database: Database, clock: Clock) -> None:
     made = receive(database, 1, models=("chest", "second"), send_to=("PACS", "MINI"))
     assert made.new
-    assert 2 == len(made.job_ids)
+    assert len(made.job_ids) == 2
     stored = row(database, instance, made.instance_id)
     assert ("accepted", clock.now) == (stored.verdict, stored.received_at)
     with database.read() as transaction:
@@ -23,18 +23,18 @@ def test_a_film_becomes_an_instance_its_identity_and_one_job_for_each_model(data
     assert who is not None
     assert {"instance_id": made.instance_id, **IDENTITY} == dict(who._mapping)
     jobs = [row(database, job, job_id) for job_id in made.job_ids]
-    assert ["chest", "second"] == [one.model for one in jobs]
-    assert [JobState.QUEUED, JobState.QUEUED] == [one.state for one in jobs]
-    assert {"outputs": ["sr"], "send_to": ["PACS", "MINI"]} == json.loads(jobs[0].wanted)
+    assert [one.model for one in jobs] == ["chest", "second"]
+    assert [one.state for one in jobs] == [JobState.QUEUED, JobState.QUEUED]
+    assert json.loads(jobs[0].wanted) == {"outputs": ["sr"], "send_to": ["PACS", "MINI"]}
     assert_sound(database)
 
 
 def test_the_same_bytes_again_are_one_event_and_nothing_more(database: Database) -> None:
     first, second = receive(database, 1), receive(database, 1)
     assert (first.instance_id, False, ()) == (second.instance_id, second.new, second.job_ids)
-    assert (1, 1, 1) == (count(database, instance), count(database, identity), count(database, job))
+    assert (count(database, instance), count(database, identity), count(database, job)) == (1, 1, 1)
     events = audit.query(database, EventFilter(instance_id=first.instance_id), limit=10)
-    assert ["received", "accepted", "enqueued", "received_again"] == [one.name for one in events]
+    assert [one.name for one in events] == ["received", "accepted", "enqueued", "received_again"]
 
 
 def test_other_bytes_under_the_same_uid_are_another_instance(database: Database) -> None:
@@ -50,8 +50,8 @@ def test_other_bytes_under_the_same_uid_are_another_instance(database: Database)
 def test_an_ignored_film_has_its_reason_and_no_job(database: Database) -> None:
     made = receipt.record(database, arrival(1, accepted=False), [], ageing=60.0, config_digest="")
     stored = row(database, instance, made.instance_id)
-    assert ("ignored", "no rule wants it") == (stored.verdict, stored.reason)
-    assert 0 == count(database, job)
+    assert (stored.verdict, stored.reason) == ("ignored", "no rule wants it")
+    assert count(database, job) == 0
 
 
 def test_priority_is_time_already_waited(database: Database, clock: Clock) -> None:
@@ -60,4 +60,4 @@ def test_priority_is_time_already_waited(database: Database, clock: Clock) -> No
 
 
 def test_a_jobs_first_event_is_that_it_was_enqueued(database: Database) -> None:
-    assert ["enqueued"] == names(database, receive(database).job_ids[0])
+    assert names(database, receive(database).job_ids[0]) == ["enqueued"]

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from cxrnode.core.findings import Outcome
 from cxrnode.store import deliveries, jobs, reports
 from cxrnode.store.database import Database
+from cxrnode.store.jobs import Claim
 from cxrnode.store.schema import delivery, delivery_output, film, finding, job, output
 from tests.stores import (
     LEASE,
@@ -44,21 +45,21 @@ def test_a_report_stands_with_its_findings_outputs_and_deliveries(database: Data
     )
     with database.read() as transaction:
         rows = transaction.rows(sa.select(finding.c.label, finding.c.score, finding.c.decision, finding.c.rule_in))
-    assert [("Effusion", 0.75, "present", 0.5)] == [tuple(one) for one in rows]
-    assert (3, 2, 6) == (count(database, output), count(database, delivery), count(database, delivery_output))
-    assert ["enqueued", "claimed", "reported", "delivery_created", "delivery_created"] == names(database, job_id)
+    assert [tuple(one) for one in rows] == [("Effusion", 0.75, "present", 0.5)]
+    assert (count(database, output), count(database, delivery), count(database, delivery_output)) == (3, 2, 6)
+    assert names(database, job_id) == ["enqueued", "claimed", "reported", "delivery_created", "delivery_created"]
     assert_sound(database)
 
 
 def test_a_shadow_job_is_reported_and_never_sent(database: Database) -> None:
     job_id = reported(database, 1, mode="shadow")
-    assert "reported" == row(database, job, job_id).state
-    assert 0 == count(database, delivery)
+    assert row(database, job, job_id).state == "reported"
+    assert count(database, delivery) == 0
 
 
 def test_a_job_without_destinations_is_reported_and_never_sent(database: Database) -> None:
     reported(database, 1, send_to=())
-    assert (2, 0) == (count(database, output), count(database, delivery))
+    assert (count(database, output), count(database, delivery)) == (2, 0)
 
 
 def test_the_same_pixels_and_identity_by_another_way_end_as_a_duplicate(database: Database) -> None:
@@ -66,13 +67,11 @@ def test_the_same_pixels_and_identity_by_another_way_end_as_a_duplicate(database
     settle(database, claim_one(database), pixels="film")
     second = enqueue(database, 2)
     held = claim_one(database)
-    found = reports.settle_duplicate(
-        database, held, pixel_digest=digest("film"), identity_digest=digest("same")
-    )
+    found = reports.settle_duplicate(database, held, pixel_digest=digest("film"), identity_digest=digest("same"))
     assert first == found
     stored = row(database, job, second)
     assert ("reported", Outcome.DUPLICATE, first) == (stored.state, stored.outcome, stored.duplicate_of)
-    assert 1 == count(database, delivery)
+    assert count(database, delivery) == 1
     assert_sound(database)
 
 
@@ -82,7 +81,7 @@ def test_a_duplicate_that_shows_only_at_the_settle_leaves_no_output(database: Da
     one, other = claim(database)
     assert settle(database, one, pixels="film")
     assert not settle(database, other, pixels="film")
-    assert (2, 1, 1) == (count(database, output), count(database, delivery), count(database, film))
+    assert (count(database, output), count(database, delivery), count(database, film)) == (2, 1, 1)
     assert one.job_id == row(database, job, other.job_id).duplicate_of
 
 
@@ -94,7 +93,7 @@ def test_the_same_film_for_two_models_is_read_by_both(database: Database) -> Non
         database, owner="w", models={"other": "9" * 64}, engine="test", limit=1, lease=LEASE, limits=LIMITS
     )
     assert settle(database, held, pixels="film")
-    assert "analysed" == row(database, job, job_id).outcome
+    assert row(database, job, job_id).outcome == "analysed"
 
 
 def test_films_that_could_not_be_decoded_are_nobodys_duplicates(database: Database) -> None:
@@ -105,7 +104,7 @@ def test_films_that_could_not_be_decoded_are_nobodys_duplicates(database: Databa
         held = claim_one(database)
         blank = dataclasses.replace(report(held), pixel_digest="", outcome=Outcome.NOT_ANALYSED)
         assert reports.settle_report(database, held, blank, outputs(held), saliency=None, preview=None)
-    assert 0 == count(database, film)
+    assert count(database, film) == 0
 
 
 def test_the_same_pixels_under_another_identity_hold_both(database: Database) -> None:
@@ -116,7 +115,7 @@ def test_the_same_pixels_under_another_identity_hold_both(database: Database) ->
     assert {old: True, held.job_id: True} == {job_id: one.held for job_id, one in rows.items()}
     assert f"held: job {held.job_id} has the same pixels under another identity" == rows[old].reason
     assert f"held: job {old} has the same pixels under another identity" == rows[held.job_id].reason
-    assert [] == take(database)
+    assert take(database) == []
     assert "identity_changed" in names(database, old)
     assert "identity_changed" in names(database, held.job_id)
     assert_sound(database)
@@ -127,7 +126,7 @@ def test_a_delivery_under_way_when_the_identity_changed_is_held_once_it_comes_ba
     sending = take_one(database)
     settle(database, _second(database), pixels=f"instance {_instance(database, old)}", identity="another patient")
     deliveries.give_back(database, sending, (), "the association failed")
-    assert [] == take(database)
+    assert take(database) == []
 
 
 def test_a_delivery_that_was_under_way_and_went_through_is_not_held_for_ever(database: Database) -> None:
@@ -135,8 +134,8 @@ def test_a_delivery_that_was_under_way_and_went_through_is_not_held_for_ever(dat
     sending = take_one(database)
     settle(database, _second(database), pixels=f"instance {_instance(database, old)}", identity="another patient")
     deliveries.settle_sent(database, sending, taken(sending))
-    assert ("sent", False) == (_delivery(database, old).state, _delivery(database, old).held)
-    assert "delivered" == row(database, job, old).state
+    assert (_delivery(database, old).state, _delivery(database, old).held) == ("sent", False)
+    assert row(database, job, old).state == "delivered"
 
 
 def test_a_third_copy_under_the_first_identity_is_the_firsts_duplicate(database: Database) -> None:
@@ -149,7 +148,7 @@ def test_a_third_copy_under_the_first_identity_is_the_firsts_duplicate(database:
     assert old == row(database, job, third.job_id).duplicate_of
 
 
-def _second(database: Database) -> reports.Claim:
+def _second(database: Database) -> Claim:
     enqueue(database, 2)
     return claim_one(database)
 

@@ -40,22 +40,22 @@ def _keys(database: Database) -> set[str]:
 def test_the_bytes_of_a_delivered_film_go_after_their_time_and_the_rows_stay(database: Database, clock: Clock) -> None:
     job_id = delivered(database)
     kept = _keys(database)
-    assert 5 == len(kept)  # the film, two outputs, the maps, the preview
+    assert len(kept) == 5  # the film, two outputs, the maps, the preview
     clock.turn(99.0)
-    assert [] == retention.retire(database, PERIODS, limit=10)
+    assert retention.retire(database, PERIODS, limit=10) == []
     clock.turn(1.0)
     assert kept == set(retention.retire(database, PERIODS, limit=10))
     assert set() == _keys(database)
-    assert "delivered" == row(database, job, job_id).state
-    assert 1 == count(database, event, event.c.name == "bytes_removed")
-    assert [] == retention.retire(database, PERIODS, limit=10)
+    assert row(database, job, job_id).state == "delivered"
+    assert count(database, event, event.c.name == "bytes_removed") == 1
+    assert retention.retire(database, PERIODS, limit=10) == []
     assert_sound(database)
 
 
 def test_an_ignored_film_goes_after_its_own_time(database: Database, clock: Clock) -> None:
     made = receipt.record(database, arrival(1, accepted=False), [], ageing=60.0, config_digest="")
     clock.turn(9.0)
-    assert [] == retention.retire(database, PERIODS, limit=10)
+    assert retention.retire(database, PERIODS, limit=10) == []
     clock.turn(1.0)
     key = row(database, instance, made.instance_id).spool_key
     assert [key] == retention.retire(database, PERIODS, limit=10)
@@ -85,16 +85,16 @@ def test_the_bytes_of_a_film_under_way_stay(
 ) -> None:
     prepare(database)
     clock.turn(1e9)
-    assert [] == retention.retire(database, PERIODS, limit=10)
+    assert retention.retire(database, PERIODS, limit=10) == []
 
 
 def test_the_bytes_of_a_failed_film_stay_longer(database: Database, clock: Clock) -> None:
     enqueue(database)
     jobs.park(database, claim_one(database), "no")
     clock.turn(999.0)
-    assert [] == retention.retire(database, PERIODS, limit=10)
+    assert retention.retire(database, PERIODS, limit=10) == []
     clock.turn(1.0)
-    assert 1 == len(retention.retire(database, PERIODS, limit=10))
+    assert len(retention.retire(database, PERIODS, limit=10)) == 1
 
 
 @pytest.mark.parametrize("how", ["shadow", "no destination", "duplicate"])
@@ -103,7 +103,7 @@ def test_what_is_never_sent_rests_as_reported_and_goes(database: Database, clock
         delivered(database, 1)
         second = enqueue(database, 2)
         settle(database, claim_one(database), pixels=f"instance {row(database, job, second).instance_id - 1}")
-        assert "duplicate" == row(database, job, second).outcome
+        assert row(database, job, second).outcome == "duplicate"
     elif how == "shadow":
         reported(database, 1, mode="shadow")
     else:
@@ -119,21 +119,21 @@ def test_a_held_delivery_keeps_its_bytes(database: Database, clock: Clock) -> No
     enqueue(database, 2)
     settle(database, claim_one(database), pixels=f"instance {row(database, job, first).instance_id}", identity="other")
     clock.turn(1e9)
-    assert [] == retention.retire(database, PERIODS, limit=10)
+    assert retention.retire(database, PERIODS, limit=10) == []
 
 
 def test_an_accepted_film_without_a_job_stays_for_its_time(database: Database, clock: Clock) -> None:
     receipt.record(database, arrival(1), [], ageing=60.0, config_digest="")
-    assert [] == retention.retire(database, PERIODS, limit=10)
+    assert retention.retire(database, PERIODS, limit=10) == []
     clock.turn(100.0)
-    assert 1 == len(retention.retire(database, PERIODS, limit=10))
+    assert len(retention.retire(database, PERIODS, limit=10)) == 1
 
 
 def test_no_more_films_go_at_once_than_the_limit(database: Database, clock: Clock) -> None:
     for number in range(3):
         delivered(database, number)
     clock.turn(100.0)
-    assert [10, 5, 0] == [len(retention.retire(database, PERIODS, limit=2)) for _ in range(3)]
+    assert [len(retention.retire(database, PERIODS, limit=2)) for _ in range(3)] == [10, 5, 0]
 
 
 def test_a_file_that_any_row_has_is_known(database: Database) -> None:
@@ -143,4 +143,4 @@ def test_a_file_that_any_row_has_is_known(database: Database) -> None:
     assert sent_later
     orphan, kept = new_key(), sorted(_keys(database))
     assert [orphan] == retention.unknown_keys(database, [*kept, orphan])
-    assert [] == retention.unknown_keys(database, [])
+    assert retention.unknown_keys(database, []) == []

@@ -30,13 +30,13 @@ def empty(database_url: str) -> Iterator[Database]:
 def test_the_revision_that_the_code_names_is_the_head_of_the_migrations() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(cxrnode.store.__path__[0]) / "migrations"))
-    assert [HEAD] == ScriptDirectory.from_config(config).get_heads()
+    assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
 
 
 def test_an_empty_database_is_brought_to_the_head_once(empty: Database) -> None:
     assert current(empty) is None
     assert upgrade(empty)
-    assert HEAD == current(empty)
+    assert current(empty) == HEAD
     assert not upgrade(empty)
     require(empty)
 
@@ -45,7 +45,7 @@ def test_the_migrations_make_what_the_tables_say(empty: Database) -> None:
     upgrade(empty)
     with empty.read() as transaction:
         context = MigrationContext.configure(transaction.connection, opts={"compare_type": True})
-        assert [] == compare_metadata(context, metadata)
+        assert compare_metadata(context, metadata) == []
 
 
 def test_a_schema_that_differs_would_be_seen(empty: Database) -> None:
@@ -55,21 +55,21 @@ def test_a_schema_that_differs_would_be_seen(empty: Database) -> None:
     with empty.read() as transaction:
         context = MigrationContext.configure(transaction.connection, opts={"compare_type": True})
         (found,) = compare_metadata(context, metadata)
-    assert ("add_index", "ix_job_ready") == (found[0], found[1].name)
+    assert (found[0], found[1].name) == ("add_index", "ix_job_ready")
 
 
 def test_a_newer_schema_is_refused_with_what_to_do(empty: Database) -> None:
     upgrade(empty)
     with empty.write() as transaction:
         transaction.connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(SchemaMismatch, match="newer than this version's .*: install the newer cxrnode again"):
+    with pytest.raises(SchemaMismatch, match=r"newer than this version's .*: install the newer cxrnode again"):
         upgrade(empty)
     with pytest.raises(SchemaMismatch, match="the database has schema 9999"):
         require(empty)
 
 
 def test_an_empty_database_is_not_worked_with(empty: Database) -> None:
-    with pytest.raises(SchemaMismatch, match="has schema none, not .*: run `cxrnode db upgrade`"):
+    with pytest.raises(SchemaMismatch, match=r"has schema none, not .*: run `cxrnode db upgrade`"):
         require(empty)
 
 
@@ -84,4 +84,4 @@ def test_nodes_that_start_together_upgrade_once(database_url: str) -> None:
 
     with ThreadPoolExecutor(4) as nodes:
         starts = [nodes.submit(start) for _ in range(4)]
-    assert [HEAD] * 4 == [one.result() for one in starts]
+    assert [one.result() for one in starts] == [HEAD] * 4

@@ -113,7 +113,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_exports_a_bundle(folder: 
     for (name, one), other in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
 
-    export_bundle(tmp_path / "bundle", whole, rows, RECIPE, name="tiny", version="1", aims=Aims(components=4))
+    export_bundle(tmp_path / "bundle", whole, rows, RECIPE, name="tiny", version="1", aims=Aims(feature_components=4))
     bundle = load_bundle(tmp_path / "bundle")
     assert [label.name for label in bundle.manifest.labels] == list(NIH14)
     assert bundle.weights["classifier.weight"].shape == (14, 1024)
