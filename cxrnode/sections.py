@@ -69,13 +69,12 @@ class Node(Section):
 
 
 class Listen(Section):
-    """`[listen]`: the DICOM port. Durations in seconds; `max_pdu` in bytes (PS3.8 D.1), 0 meaning unlimited."""
+    """`[listen]`: the DICOM port. Durations in seconds, sizes in bytes."""
 
     host: Host = "0.0.0.0"
     port: Port = 11112
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 50
     accept_unknown: bool = False
-    max_pdu: Annotated[Size, Field(ge=4096, le=16 * 1024 * 1024)] = 262_144
     #: The largest data set that is received; the association that brings a larger one is aborted.
     max_instance: Size = 1024**3
     acse_timeout: Duration = 30.0

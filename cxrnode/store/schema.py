@@ -42,7 +42,7 @@ instance = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("rule", sa.String(128), nullable=False, default=""),
     sa.Column("header", sa.Text, nullable=False),  # the routing header as JSON: no identifier
-    sa.Column("spool_key", sa.String(64)),  # NULL once retention took the bytes
+    sa.Column("spool_key", sa.String(64), index=True),  # NULL once retention took the bytes
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("sop_instance_uid", "dataset_sha256"),
 )
@@ -96,9 +96,9 @@ job = sa.Table(
     sa.Column("predecessor", _ID, sa.ForeignKey("job.id")),
     sa.Column("report", sa.Text),
     _digest("report_sha256"),
-    sa.Column("saliency_key", sa.String(64)),
+    sa.Column("saliency_key", sa.String(64), index=True),
     _digest("saliency_sha256"),
-    sa.Column("preview_key", sa.String(64)),
+    sa.Column("preview_key", sa.String(64), index=True),
     _digest("preview_sha256"),
     _digest("chain_head"),
     sa.UniqueConstraint("instance_id", "model", "revision"),
@@ -143,7 +143,7 @@ output = sa.Table(
     sa.Column("sop_instance_uid", sa.String(64), nullable=False, unique=True),
     sa.Column("transfer_syntax_uid", sa.String(64), nullable=False),
     sa.Column("instance_number", sa.Integer, nullable=False),
-    sa.Column("spool_key", sa.String(64)),
+    sa.Column("spool_key", sa.String(64), index=True),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
 )

@@ -19,10 +19,12 @@ from cxrnode.training.films import read_rows, targets_of
 from cxrnode.training.measure import auc, auc_within
 
 
-def evaluate(bundle_folder: Path, films_folder: Path, held_out: Sequence[int]) -> dict[str, object]:
+def evaluate(
+    bundle_folder: Path, films_folder: Path, held_out: Sequence[int], *, threads: int | None = None
+) -> dict[str, object]:
     """Return AUCs on the held-out folds (over all and within an origin), on eval.csv, and on what is no chest film."""
     bundle = load_bundle(bundle_folder)
-    engine, limit = TorchEngine(bundle), bundle.manifest.plausibility.limit
+    engine, limit = TorchEngine(bundle, threads=threads), bundle.manifest.plausibility.limit
     rows = [row for row in read_rows(films_folder) if row.fold in held_out]
     held, truth = measure(engine, open_films(rows)), targets_of(rows)
     origins = [row.origin for row in rows]
@@ -39,6 +41,14 @@ def evaluate(bundle_folder: Path, films_folder: Path, held_out: Sequence[int]) -
         "held_out_mean_auc": float(np.mean([values["auc"] for values in labels.values()])),
         "held_out_mean_auc_within_origin": float(np.nanmean([v["auc_within_origin"] for v in labels.values()])),
     }
+    present = drawn = 0
+    for i, label in enumerate(bundle.manifest.labels):
+        if label.assessed is not None:
+            above = held.scores[:, i] >= label.assessed.rule_in
+            present += int(above.sum())
+            drawn += int((held.saliency[above, i].max((1, 2)) > label.map_floor).sum())
+    found["held_out_present"] = present
+    found["held_out_present_with_a_map"] = drawn
     listed = _listed(films_folder, "eval.csv")
     if listed:
         evaluated = measure(engine, [film for film, _ in listed])
@@ -83,6 +93,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Evaluate a bundle on films it was never fitted to; prints JSON.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--held-out", type=int, nargs="+", default=[0, 1])
     given = parser.parse_args()
-    print(json.dumps(evaluate(given.bundle, given.data, given.held_out), indent=1))
+    print(json.dumps(evaluate(given.bundle, given.data, given.held_out, threads=given.threads), indent=1))

@@ -50,6 +50,7 @@ def upgrade() -> None:
         ),
     )
     op.create_index(op.f("ix_instance_received_at"), "instance", ["received_at"], unique=False)
+    op.create_index(op.f("ix_instance_spool_key"), "instance", ["spool_key"], unique=False)
     op.create_index(op.f("ix_instance_verdict"), "instance", ["verdict"], unique=False)
     op.create_table(
         "identity",
@@ -114,7 +115,9 @@ def upgrade() -> None:
     )
     op.create_index("ix_job_created", "job", ["created_at"], unique=False)
     op.create_index("ix_job_lease", "job", ["state", "lease_until"], unique=False)
+    op.create_index(op.f("ix_job_preview_key"), "job", ["preview_key"], unique=False)
     op.create_index("ix_job_ready", "job", ["state", "model", "rank", "id"], unique=False)
+    op.create_index(op.f("ix_job_saliency_key"), "job", ["saliency_key"], unique=False)
     op.create_table(
         "delivery",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -180,6 +183,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("sop_instance_uid", name=op.f("uq_output_sop_instance_uid")),
     )
     op.create_index(op.f("ix_output_job_id"), "output", ["job_id"], unique=False)
+    op.create_index(op.f("ix_output_spool_key"), "output", ["spool_key"], unique=False)
     op.create_table(
         "delivery_output",
         sa.Column("delivery_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
