@@ -16,6 +16,7 @@ from cxrnode.cli.check import check
 from cxrnode.cli.database import db
 from cxrnode.cli.demo import demo
 from cxrnode.cli.dicom import echo, send
+from cxrnode.cli.evaluate import evaluate
 from cxrnode.cli.init import init
 from cxrnode.cli.instances import instances
 from cxrnode.cli.jobs import jobs
@@ -35,7 +36,7 @@ def main(config_path: Path | None) -> None:
     """
 
 
-for _command in (init, check, serve, demo, echo, send, rules, instances, jobs, model, audit, db):
+for _command in (init, check, serve, demo, echo, send, rules, instances, jobs, model, evaluate, audit, db):
     main.add_command(_command)
 
 __all__ = ["main"]

@@ -80,7 +80,7 @@ def show_command(name: str, as_json: bool, config_path: Path | None) -> None:
     """Show the card of a bundle. NAME is a model of the configuration, a bundle's name, or a path."""
     from cxrnode.reading.bundle import read_manifest
 
-    folder = _folder(load_if_there(config_path), name)
+    folder = folder_of(load_if_there(config_path), name)
     card, digest = read_manifest(folder)
     if as_json:
         tables.emit({"folder": str(folder), "digest": digest, **dataclasses.asdict(card)})
@@ -97,7 +97,7 @@ def show_command(name: str, as_json: bool, config_path: Path | None) -> None:
 @click.pass_context
 def verify_command(ctx: click.Context, name: str, as_json: bool, config_path: Path | None) -> None:
     """Check a bundle's files, its forward pass and its maps against pytorch-grad-cam. Exit status 1 for a fault."""
-    folder = _folder(load_if_there(config_path), name)
+    folder = folder_of(load_if_there(config_path), name)
     from cxrnode.reading.oracle import verify_bundle
 
     found = verify_bundle(folder)
@@ -109,7 +109,7 @@ def verify_command(ctx: click.Context, name: str, as_json: bool, config_path: Pa
     ctx.exit(0 if good else 1)
 
 
-def _folder(config: Config | None, name: str) -> Path:
+def folder_of(config: Config | None, name: str) -> Path:
     """The folder behind a model's or a bundle's name. Raises BundleError where there is none."""
     from cxrnode.config import Node
     from cxrnode.reading.bundle import find_bundle

@@ -9,26 +9,39 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 
 from cxrnode.dicom.header import dataset_sha256
 from cxrnode.dicom.pixels import decode_film
-from cxrnode.errors import Rejected
+from cxrnode.errors import Rejected, UnreadableImage
+
+#: What is written once everything is imported: a child that dies before it is no film's fault.
+READY = b"ready\n"
+#: Beyond the parent's own patience, in seconds: then the parent is gone, and nobody else ends a codec that hangs.
+_GRACE = 5.0
 
 
 def main() -> None:
-    """Serve requests until standard input ends. The first argument limits the address space, in bytes."""
-    limit = int(sys.argv[1])
+    """Serve requests until standard input ends. Arguments: the limit of the address space, in bytes; seconds a film."""
+    limit, patience = int(sys.argv[1]), float(sys.argv[2])
+    # A service manager tells every process to stop; the film under way is the parent's to finish or to give back.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Libraries print to standard output now and then: the protocol gets a descriptor of its own.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    answers.write(READY)
+    answers.flush()
     for line in sys.stdin.buffer:
         request = json.loads(line)
         path = Path(request["path"])
         pixels = b""
+        # Its default action ends the process, whatever code it is in.
+        signal.setitimer(signal.ITIMER_REAL, patience + _GRACE)
         try:
             if dataset_sha256(path) != request["dataset_sha256"]:
                 raise Rejected("the film in the spool was altered: its SHA-256 is not the recorded one")
@@ -42,10 +55,16 @@ def main() -> None:
                 "notes": list(film.notes),
             }
             pixels = film.display.tobytes()
+        except UnreadableImage as fault:
+            answer = {"unreadable": str(fault)}
         except Rejected as fault:
             answer = {"rejected": str(fault)}
         except MemoryError:
-            answer = {"rejected": f"decoding takes more than {limit >> 20} MiB of memory"}
+            answer = {"unreadable": f"decoding takes more than {limit >> 20} MiB of memory"}
+        except OSError as fault:
+            answer = {"waits": fault.strerror or type(fault).__name__}
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        answer["dataset_sha256"] = request["dataset_sha256"]
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.write(pixels)
         answers.flush()

@@ -29,7 +29,7 @@ MEAN, STD = 0.5, 0.25
 class Recipe:
     """How to train. `stages` are (side of the input in pixels, epochs), first small and fast, last as read."""
 
-    stages: tuple[tuple[int, int], ...] = ((128, 18), (224, 6))
+    stages: tuple[tuple[int, int], ...] = ((128, 15), (224, 5))
     batch: int = 32
     rate: float = 1e-3
     weight_decay: float = 0.02

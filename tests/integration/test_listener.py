@@ -414,13 +414,24 @@ def test_silent_connections_do_not_use_up_the_associations(make: Make) -> None:
 
 def test_idle_associations_cost_little(make: Make) -> None:
     listener = make(timeouts=Timeouts())
+    without = cost_of_waiting()  # what earlier tests left running in this process is not ours
     idle = [associated(listener) for _ in range(30)]
-    time.sleep(1.2)
-    before = time.process_time()
-    time.sleep(2.0)
-    assert (time.process_time() - before) / 2.0 < 0.25  # of one core; 30 took over half a core when polled
-    for one in idle:
-        one.close()
+    try:
+        time.sleep(1.2)
+        assert cost_of_waiting() - without < 0.25  # of one core; 30 took over half a core when polled
+    finally:
+        for one in idle:
+            one.close()
+
+
+def cost_of_waiting() -> float:
+    """The share of a core that this process takes while nothing happens: the least of three seconds."""
+    shares = []
+    for _ in range(3):
+        before = time.process_time()
+        time.sleep(1.0)
+        shares.append(time.process_time() - before)
+    return min(shares)
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:

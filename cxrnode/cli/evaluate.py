@@ -1,0 +1,218 @@
+"""`cxrnode evaluate`: what a bundle is worth on films with labels. Changes no bundle; the films are only read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cxrnode.cli import tables
+from cxrnode.cli.models import folder_of
+from cxrnode.cli.options import config_option, json_option, load_if_there
+from cxrnode.errors import CxrnodeError
+
+if TYPE_CHECKING:
+    from cxrnode.reading.bundle import Bundle
+    from cxrnode.training.evaluation import Evaluation
+    from cxrnode.training.listed import FilmList
+    from cxrnode.training.localisation import Located
+
+#: The ways of `reading.explain.Method`, without loading torch to say them.
+METHODS = ("gradcam", "gradcam++", "integrated-gradients", "lime", "occlusion")
+
+
+@click.command()
+@click.argument("bundle")
+@click.option(
+    "--data",
+    "place",
+    required=True,
+    metavar="FILE.csv|DIR",
+    type=click.Path(path_type=Path),
+    help="Films with labels: a plain CSV, NIH's folder, or folders NORMAL and PNEUMONIA.",
+)
+@click.option("--fold", "folds", multiple=True, metavar="N", help="Only rows of this fold; may be given again.")
+@click.option("--without", multiple=True, metavar="FINDING", help="Leave a finding out; may be given again.")
+@click.option("--ignore", multiple=True, metavar="COLUMN", help="Pass over a column; may be given again.")
+@click.option(
+    "--boxes",
+    metavar="FILE.csv",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Boxes (image, finding, x, y, w, h of a 1024 px film): measure localisation.",
+)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    type=click.Choice(METHODS),
+    default=("gradcam",),
+    show_default=True,
+    help="Saliency to hold against the boxes; may be given again. All but gradcam take seconds a film.",
+)
+@click.option("--most-boxed", type=click.IntRange(min=1), help="Films with boxes of each finding, at most.")
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the report with its plots: one file that needs no other.",
+)
+@json_option
+@config_option
+def evaluate(
+    bundle: str,
+    place: Path,
+    folds: tuple[str, ...],
+    without: tuple[str, ...],
+    ignore: tuple[str, ...],
+    boxes: Path | None,
+    methods: tuple[str, ...],
+    most_boxed: int | None,
+    html: Path | None,
+    as_json: bool,
+    config_path: Path | None,
+) -> None:
+    """Measure a bundle on films with labels. BUNDLE is a model of the configuration, a bundle's name, or a path."""
+    folder = folder_of(load_if_there(config_path), bundle)
+    from cxrnode.reading.bundle import load_bundle
+    from cxrnode.reading.engine import TorchEngine
+    from cxrnode.training import evaluation, listed
+
+    loaded = load_bundle(folder)
+    labels = [label.name for label in loaded.manifest.labels]
+    if unknown := [name for name in without if name not in labels]:
+        raise CxrnodeError(f"--without {unknown[0]}: the model has no such finding, only {', '.join(labels)}")
+    wanted = [name for name in labels if name not in without]
+    films = listed.read_list(place, wanted, folds=folds, ignored=ignore)
+    with _progress("films", len(films.films)) as done:
+        found = evaluation.evaluate(loaded, TorchEngine(loaded), films, done=done)
+    if boxes is not None:
+        found = dataclasses.replace(found, localisation=_located(loaded, films, boxes, methods, most_boxed))
+    if html is not None:
+        from cxrnode.training.page import page
+
+        try:
+            html.write_text(page(found), encoding="utf-8")
+        except OSError as error:
+            raise CxrnodeError(f"--html {html}: cannot be written ({error.strerror})") from None
+    for row in found.bad_rows[:20]:
+        tables.aside(f"left out: row {row.row}, {row.image}: {row.reason}")
+    if len(found.bad_rows) > 20:
+        tables.aside(f"left out: {len(found.bad_rows) - 20} rows more; --json and --html name them all")
+    if as_json:
+        tables.emit(found.to_json())
+        return
+    _show(found)
+
+
+def _located(
+    bundle: Bundle, films: FilmList, boxes: Path, methods: tuple[str, ...], most: int | None
+) -> tuple[Located, ...]:
+    from cxrnode.reading.explain import Method
+    from cxrnode.reading.network import build_network
+    from cxrnode.training.localisation import locate, read_boxes
+
+    labels = [label.name for label in bundle.manifest.labels]
+    boxed = read_boxes(boxes, films.films, films.findings)
+    network = build_network(bundle.weights, len(labels))
+    with _progress("boxes", len(boxed)) as done:
+        return locate(
+            boxed,
+            network,
+            bundle.manifest.input,
+            labels,
+            [Method(name) for name in methods],
+            most=most,
+            done=lambda: done(1),
+        )
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr with the time left, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _show(found: Evaluation) -> None:
+    from cxrnode.training.page import shown
+
+    if found.demonstration:
+        tables.say("DEMONSTRATION MODEL: not for patients", style="bold red")
+    tables.pairs(
+        [
+            ("data", f"{found.data}: {found.films} films of {found.patients} patients"),
+            ("left out", f"{len(found.bad_rows)} rows" if found.bad_rows else ""),
+            ("mean AUROC", shown(found.mean)),
+            ("implausible", f"{found.implausible} films, which the node would not analyse; they count here"),
+            ("weights", found.weights_digest),
+        ],
+        title=f"Bundle {found.bundle} {found.version}",
+    )
+    tables.table(
+        (
+            "finding",
+            "positives",
+            "AUROC",
+            "average precision",
+            "ECE",
+            "rule-out",
+            "sensitivity",
+            "rule-in",
+            "specificity",
+        ),
+        (
+            (
+                one.finding.replace("_", " "),
+                one.positives,
+                shown(one.auroc),
+                shown(one.average_precision),
+                f"{one.reliability.ece:.3f}",
+                f"{one.rule_out.threshold:.3f}" if one.rule_out else "-",
+                shown(one.rule_out.sensitivity, 2) if one.rule_out else "-",
+                f"{one.rule_in.threshold:.3f}" if one.rule_in else "-",
+                shown(one.rule_in.specificity, 2) if one.rule_in else "-",
+            )
+            for one in found.findings
+        ),
+        numbers="positives ECE rule-out rule-in",
+    )
+    if found.subgroups:
+        tables.table(
+            ("group", "films", "mean AUROC", "of findings"),
+            (
+                (
+                    f"{group.by} {group.group}",
+                    group.films,
+                    "-" if group.mean_auroc is None else f"{group.mean_auroc:.3f}",
+                    len(group.auroc),
+                )
+                for group in found.subgroups
+            ),
+            numbers="films",
+        )
+    if found.localisation:
+        tables.table(
+            ("finding", "method", "films", "pointing game", "mean IoU", "empty"),
+            (
+                (
+                    one.finding.replace("_", " "),
+                    one.method,
+                    one.films,
+                    shown(one.pointing, 2),
+                    f"{one.iou:.3f}",
+                    one.empty,
+                )
+                for one in found.localisation
+            ),
+            numbers="films empty",
+        )

@@ -1,0 +1,205 @@
+"""Measures of a test with their 95 % intervals: AUROC, average precision, shares, calibration. Pure numpy.
+
+Nothing here is fitted. Where a class is missing the value is None, never a number that looks like one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cxrnode.training.measure import auc
+
+Floats = npt.NDArray[np.floating]
+
+#: The 97.5 % point of the normal distribution.
+Z = 1.959963984540054
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A value with its 95 % interval; all three None where it cannot be measured."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A share of `count` in `of`, with Wilson's 95 % interval; None where `of` is 0."""
+
+    count: int
+    of: int
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OperatingPoint:
+    """What calling a finding present at or above `threshold` gives."""
+
+    threshold: float
+    sensitivity: Share
+    specificity: Share
+    ppv: Share
+    npv: Share
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Bin:
+    """Films whose score lies in [low, high): their mean score beside the share of them that has the finding."""
+
+    low: float
+    high: float
+    mean_score: float
+    observed: Share
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reliability:
+    """`ece`: mean distance of score and frequency over `bins`, weighted by films; `brier`: mean squared error."""
+
+    ece: float
+    brier: float
+    bins: tuple[Bin, ...]
+
+
+def wilson(count: int, of: int) -> Share:
+    """Return a share with its interval by score (Wilson, 1927): it holds near 0 and 1, and for few films."""
+    if of == 0:
+        return Share(count=count, of=of, value=None, low=None, high=None)
+    share, weight = count / of, Z * Z / of
+    middle = (share + weight / 2) / (1 + weight)
+    half = Z * math.sqrt(share * (1 - share) / of + weight / (4 * of)) / (1 + weight)
+    return Share(count=count, of=of, value=share, low=max(0.0, middle - half), high=min(1.0, middle + half))
+
+
+def delong(scores: Floats, truth: Floats) -> Interval:
+    """Return the AUROC with the interval of DeLong et al. (1988) by ranks (Sun and Xu, 2014), on the logit scale.
+
+    The logit keeps the ends inside [0, 1]. At exactly 0 or 1 the variance is 0 and says nothing: there the interval
+    is that of Wilson for the smaller class. Supposes films that are independent: one for each patient.
+    """
+    positive, negative = scores[truth == 1].astype(np.float64), scores[truth == 0].astype(np.float64)
+    m, n = len(positive), len(negative)
+    if not m or not n:
+        return Interval(value=None)
+    together = _midranks(np.concatenate([positive, negative]))
+    # For each positive the share of negatives below it, for each negative the share of positives above it.
+    over = (together[:m] - _midranks(positive)) / n
+    under = 1 - (together[m:] - _midranks(negative)) / m
+    area = float(over.mean())
+    if m < 2 or n < 2:
+        return Interval(value=area)
+    variance = float(over.var(ddof=1) / m + under.var(ddof=1) / n)
+    if not 0 < area < 1 or variance == 0:
+        least = min(m, n)
+        bound = wilson(round(area * least), least)
+        return Interval(value=area, low=bound.low, high=bound.high)
+    logit = math.log(area / (1 - area))
+    half = Z * math.sqrt(variance) / (area * (1 - area))
+    return Interval(value=area, low=_expit(logit - half), high=_expit(logit + half))
+
+
+def average_precision(scores: Floats, truth: Floats) -> float:
+    """Return the mean precision over the recall steps, tied scores as one step; NaN without a positive."""
+    positives = float((truth == 1).sum())
+    if not positives:
+        return math.nan
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], np.cumsum(truth[order] == 1)
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    steps = np.diff(hits[last], prepend=0)
+    return float((steps / positives * hits[last] / (last + 1)).sum())
+
+
+def resample(
+    measure: Callable[[npt.NDArray[np.intp]], float], patients: Sequence[str], *, draws: int = 500, seed: int = 0
+) -> tuple[float | None, float | None]:
+    """Return the 95 % percentile interval of a measure of film indices, by drawing patients with replacement.
+
+    Draws on which the measure is NaN do not count; with fewer than half of them left there is no interval.
+    """
+    names, inverse = np.unique(np.asarray(patients), return_inverse=True)
+    groups = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
+    random = np.random.default_rng(seed)
+    values = []
+    for _ in range(draws):
+        chosen = np.concatenate([groups[i] for i in random.integers(0, len(names), len(names))])
+        if not math.isnan(value := measure(chosen)):
+            values.append(value)
+    if len(values) < draws / 2:
+        return None, None
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def auroc(scores: Floats, truth: Floats, patients: Sequence[str]) -> Interval:
+    """Return the AUROC: its interval by DeLong, or by drawing patients where a patient has several films."""
+    found = delong(scores, truth)
+    if found.value is None or len(set(patients)) == len(patients):
+        return found
+    low, high = resample(lambda i: auc(scores[i], truth[i]), patients)
+    return Interval(value=found.value, low=low, high=high)
+
+
+def precision(scores: Floats, truth: Floats, patients: Sequence[str]) -> Interval:
+    """Return the average precision, its interval by drawing patients."""
+    value = average_precision(scores, truth)
+    if math.isnan(value):
+        return Interval(value=None)
+    low, high = resample(lambda i: average_precision(scores[i], truth[i]), patients)
+    return Interval(value=value, low=low, high=high)
+
+
+def operating_point(scores: Floats, truth: Floats, threshold: float) -> OperatingPoint:
+    """Return sensitivity, specificity, PPV and NPV of calling a film positive at or above the threshold."""
+    called, has = scores >= threshold, truth == 1
+    hits, false_alarms = int((called & has).sum()), int((called & ~has).sum())
+    misses, passed = int((~called & has).sum()), int((~called & ~has).sum())
+    return OperatingPoint(
+        threshold=threshold,
+        sensitivity=wilson(hits, hits + misses),
+        specificity=wilson(passed, passed + false_alarms),
+        ppv=wilson(hits, hits + false_alarms),
+        npv=wilson(passed, passed + misses),
+    )
+
+
+def reliability(scores: Floats, truth: Floats, *, bins: int = 10) -> Reliability:
+    """Return how scores in [0, 1] and frequencies agree, in bins of equal width (Guo et al., ICML 2017)."""
+    places = np.minimum((scores * bins).astype(int), bins - 1)
+    found, distance = [], 0.0
+    for place in np.unique(places):
+        here = places == place
+        mean, count = float(scores[here].mean()), int(here.sum())
+        observed = wilson(int((truth[here] == 1).sum()), count)
+        distance += count / len(scores) * abs(mean - observed.count / count)
+        found.append(Bin(low=place / bins, high=(place + 1) / bins, mean_score=mean, observed=observed))
+    return Reliability(ece=distance, brier=float(((scores - truth) ** 2).mean()), bins=tuple(found))
+
+
+def roc(scores: Floats, truth: Floats) -> list[tuple[float, float]]:
+    """Return the corners of the ROC curve as (1 - specificity, sensitivity), from (0, 0) to (1, 1)."""
+    order = np.argsort(-scores, kind="stable")
+    has = truth[order] == 1
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    hits, alarms = np.cumsum(has)[last], np.cumsum(~has)[last]
+    points = zip(alarms / max(int(alarms[-1]), 1), hits / max(int(hits[-1]), 1), strict=True)
+    return [(0.0, 0.0), *((float(x), float(y)) for x, y in points)]
+
+
+def _midranks(values: Floats) -> npt.NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: npt.NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return ranks
+
+
+def _expit(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
