@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.cxrnode-$(shell cat pyproject.toml scripts/make-venv | sha256sum | cut -c1-12)
 PYTEST := $(BIN)/python -m pytest --durations=8
 
-.PHONY: help venv peers demo test acceptance quick lint format clean
+.PHONY: help venv peers viewer demo test acceptance quick lint format clean
 
 help:
 	@echo "make demo        set all up and see the main job happen"
@@ -29,6 +29,10 @@ $(STAMP): pyproject.toml scripts/make-venv
 peers:
 	@scripts/install-peers
 
+# The page of the OHIF viewer, 50 MB from npm, which the acceptance tests alone look at.
+viewer:
+	@scripts/install-viewer
+
 demo: venv
 	$(BIN)/cxrnode demo
 
@@ -37,7 +41,7 @@ test: venv peers
 	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist worksteal tests/unit tests/property tests/integration
 
 # One at a time: these measure times, kill processes and count what is left.
-acceptance: venv peers
+acceptance: venv peers viewer
 	$(PYTEST) --timeout=900 tests/acceptance
 
 quick: venv

@@ -48,7 +48,7 @@ NamedPath = Annotated[Path, AfterValidator(_resolved)]
 #: One string or a list of them.
 Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 RoleName = Literal["receive", "infer", "send", "tend"]
-OutputKind = Literal["sr", "heatmap"]
+OutputKind = Literal["sr", "heatmap", "text", "pdf"]
 
 
 class Section(BaseModel):

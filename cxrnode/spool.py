@@ -91,12 +91,34 @@ class FolderSpool:
         _fsync_folder(folder)
         return keys
 
-    def read(self, key: str, *, sha256: str) -> bytes:
-        """Return a file's bytes. Raises Rejected where it is missing or not what was kept."""
+    def has(self, key: str) -> bool:
+        """Whether there is a file of this key; where the spool is away, it is taken to have it."""
         try:
-            content = self.path(key).read_bytes()
+            self.find(key)
+        except Rejected:
+            return False
+        except Transient:
+            pass
+        return True
+
+    def find(self, key: str) -> Path:
+        """The file of a key, which is there. Raises Rejected where it is missing, Transient where the spool is away."""
+        path = self.path(key)
+        try:
+            path.stat()
         except FileNotFoundError:
+            if not self._objects.is_dir():  # a share that is not mounted has no file at all
+                raise Transient(f"the spool folder {self._objects} is not there; is it mounted?") from None
             raise Rejected(f"the spool has no file {key}: restore it from the backup, or send the film again") from None
+        except OSError as error:
+            raise Transient(f"the spool does not answer: {error.strerror}") from error
+        return path
+
+    def read(self, key: str, *, sha256: str) -> bytes:
+        """Return a file's bytes. Raises Rejected where it is missing or altered, Transient where the spool is away."""
+        path = self.find(key)
+        try:
+            content = path.read_bytes()
         except OSError as error:
             raise Transient(f"the spool does not answer: {error.strerror}") from error
         if hashlib.sha256(content).hexdigest() != sha256:
@@ -131,13 +153,16 @@ class FolderSpool:
                 if file.stat().st_mtime < before:
                     file.unlink()
                     swept += 1
-            except FileNotFoundError:  # its owner was faster
+            except OSError:  # its owner was faster, or it is none of ours: no reason to stop receiving
                 continue
         return swept
 
     def free(self) -> int:
-        """Free bytes on the spool's file system."""
-        return shutil.disk_usage(self.root).free
+        """Free bytes on the spool's file system. Raises Transient where it is away."""
+        try:
+            return shutil.disk_usage(self.root).free
+        except OSError as error:
+            raise Transient(f"the spool does not answer: {error.strerror}") from error
 
 
 def _fsync_folder(folder: Path) -> None:

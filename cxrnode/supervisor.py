@@ -107,7 +107,11 @@ class Supervisor:
             child.backoff = _BACKOFF_FIRST
         log.error("role_ended", role=child.role, pid=child.process.pid, code=code, again_in_s=child.backoff)
         self._forget(child)
-        child.not_before = now + child.backoff
+        self._pause(child)
+
+    def _pause(self, child: Child) -> None:
+        """Start it again later, and later still if it goes on like this."""
+        child.not_before = time.monotonic() + child.backoff
         child.backoff = min(child.backoff * 2, _BACKOFF_MOST)
 
     def _waits_for_listener(self, child: Child, now: float) -> bool:
@@ -144,11 +148,18 @@ class Supervisor:
         if child.role == "receive" and self._listening is not None:
             descriptors.append(self._listening.fileno())
             command += ["--listening", str(self._listening.fileno())]
-        # A session of its own keeps a terminal's Ctrl-C for the supervisor, which then drains.
-        child.process = subprocess.Popen(
-            command, pass_fds=descriptors, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        theirs.close()
+        try:
+            # A session of its own keeps a terminal's Ctrl-C for the supervisor, which then drains.
+            child.process = subprocess.Popen(
+                command, pass_fds=descriptors, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        except OSError as error:  # no memory or no process id left: the other roles go on meanwhile
+            ours.close()
+            log.error("role_not_started", role=child.role, reason=error.strerror, again_in_s=child.backoff)
+            self._pause(child)
+            return
+        finally:
+            theirs.close()
         child.channel, child.owner, child.ready = ours, owner, False
         child.started = child.heard = time.monotonic()
         log.info("role_started", role=child.role, pid=child.process.pid)

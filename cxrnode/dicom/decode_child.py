@@ -13,12 +13,11 @@ import signal
 import sys
 from pathlib import Path
 
+from cxrnode.dicom.decoder import READY
 from cxrnode.dicom.header import dataset_sha256
 from cxrnode.dicom.pixels import decode_film
-from cxrnode.errors import Rejected, UnreadableImage
+from cxrnode.errors import Rejected
 
-#: What is written once everything is imported: a child that dies before it is no film's fault.
-READY = b"ready\n"
 #: Beyond the parent's own patience, in seconds: then the parent is gone, and nobody else ends a codec that hangs.
 _GRACE = 5.0
 
@@ -38,27 +37,13 @@ def main() -> None:
     answers.flush()
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        path = Path(request["path"])
-        pixels = b""
         # Its default action ends the process, whatever code it is in.
         signal.setitimer(signal.ITIMER_REAL, patience + _GRACE)
+        pixels = b""
         try:
-            if dataset_sha256(path) != request["dataset_sha256"]:
-                raise Rejected("the film in the spool was altered: its SHA-256 is not the recorded one")
-            film = decode_film(path)
-            rows, columns = film.display.shape
-            answer = {
-                "rows": rows,
-                "columns": columns,
-                "pixel_digest": film.pixel_digest,
-                "window": film.window,
-                "notes": list(film.notes),
-            }
-            pixels = film.display.tobytes()
-        except UnreadableImage as fault:
-            answer = {"unreadable": str(fault)}
+            answer, pixels = _decoded(Path(request["path"]), request["dataset_sha256"])
         except Rejected as fault:
-            answer = {"rejected": str(fault)}
+            answer = {"unreadable": str(fault)}
         except MemoryError:
             answer = {"unreadable": f"decoding takes more than {limit >> 20} MiB of memory"}
         except OSError as fault:
@@ -68,6 +53,23 @@ def main() -> None:
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.write(pixels)
         answers.flush()
+
+
+def _decoded(path: Path, expected: str) -> tuple[dict[str, object], bytes]:
+    """The answer for one film, and its display values. Raises Rejected for what is no readable film, and OSError."""
+    if dataset_sha256(path) != expected:
+        # Not even its header may be believed: nothing is said in the name of this patient.
+        return {"altered": True}, b""
+    film = decode_film(path)
+    rows, columns = film.display.shape
+    answer: dict[str, object] = {
+        "rows": rows,
+        "columns": columns,
+        "pixel_digest": film.pixel_digest,
+        "window": film.window,
+        "notes": list(film.notes),
+    }
+    return answer, film.display.tobytes()
 
 
 if __name__ == "__main__":

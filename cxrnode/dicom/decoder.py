@@ -5,6 +5,7 @@ A film that crashes the codec, hangs it or eats its memory costs one child and o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,11 +14,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cxrnode.errors import CxrnodeError, UnreadableImage
+from cxrnode.errors import CxrnodeError, Rejected, Transient, UnreadableImage
+
+#: What a child writes once everything is imported: one that dies before it is no film's fault.
+READY = b"ready\n"
+#: How long a child may take to import what it needs.
+_START_SECONDS = 60.0
+#: More than a film has: what is said beyond it is not believed.
+_MOST_PIXELS = 1 << 28
 
 
 class DecoderDied(CxrnodeError):
@@ -38,36 +47,38 @@ class Decoder:
     """Decodes in a child process, started at once and again whenever it died."""
 
     def __init__(self, *, timeout: float, memory: int) -> None:
-        """`timeout` in seconds a film, `memory` in bytes of address space."""
+        """`timeout` in seconds a film, `memory` in bytes of address space. Raises Transient as `decode` does."""
         self._timeout = timeout
         self._memory = memory
         self._child = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "cxrnode.dicom.decode_child", str(self._memory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # codecs print parts of what they read
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )
+        self._ready = False
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-m", "cxrnode.dicom.decode_child", str(self._memory), str(self._timeout)],
+                bufsize=0,  # nothing is left to be written when the pipe is closed
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # codecs print parts of what they read
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        except OSError as error:
+            raise Transient(f"the decoder cannot be started: {error.strerror}") from None
 
     def decode(self, path: Path, *, dataset_sha256: str) -> Decoded:
-        """Decode one film. Raises UnreadableImage for what it cannot be, DecoderDied when the child did not survive."""
-        if self._child.poll() is not None:
-            self._child = self._start()
+        """Decode one film, whose data set has this SHA-256.
+
+        Raises UnreadableImage for what it cannot be, Rejected for a file that was altered, DecoderDied when the child
+        did not survive this film, Transient where no child can be had or the file cannot be read at the moment.
+        """
+        self._get_ready()
         until = time.monotonic() + self._timeout
         try:
-            assert self._child.stdin is not None
-            request = json.dumps({"path": str(path), "dataset_sha256": dataset_sha256})
-            self._child.stdin.write(request.encode() + b"\n")
-            self._child.stdin.flush()
-            answer = json.loads(self._line(until))
-            if "rejected" in answer:
-                raise UnreadableImage(answer["rejected"])
-            rows, columns = int(answer["rows"]), int(answer["columns"])
-            display = np.frombuffer(self._read(rows * columns, until), dtype=np.uint8).reshape(rows, columns)
-        except (BrokenPipeError, EOFError, TimeoutError, ValueError) as fault:
+            answer = self._ask(path, dataset_sha256, until)
+            display = self._display(answer, until)
+        except (OSError, EOFError, ValueError, LookupError, TypeError, MemoryError) as fault:
+            # Whatever was left in the pipe goes with the child: no film ever gets another one's pixels.
             raise DecoderDied(f"the decoder {self._post_mortem(fault)} on this film") from None
         return Decoded(
             display=display,
@@ -76,12 +87,55 @@ class Decoder:
             notes=tuple(str(n) for n in answer["notes"]),
         )
 
-    def _post_mortem(self, fault: Exception) -> str:
-        if isinstance(fault, TimeoutError):
+    def _get_ready(self) -> None:
+        """Have a child that waits for a film. Raises Transient where it does not come up: no film has a part in it."""
+        if self._child.poll() is not None:
             self.close()
+            self._child = self._start()
+        if self._ready:
+            return
+        with contextlib.suppress(OSError, EOFError):
+            self._ready = self._line(time.monotonic() + _START_SECONDS) == READY
+        if not self._ready:
+            self.close()
+            raise Transient("the decoder does not start; try `python -m cxrnode.dicom.decode_child 2000000000 20`")
+
+    def _ask(self, path: Path, dataset_sha256: str, until: float) -> dict[str, Any]:
+        assert self._child.stdin is not None
+        request = json.dumps({"path": str(path), "dataset_sha256": dataset_sha256})
+        self._child.stdin.write(request.encode() + b"\n")
+        answer: dict[str, Any] = json.loads(self._line(until))
+        if answer["dataset_sha256"] != dataset_sha256:
+            raise ValueError("the answer is about another film")
+        if "unreadable" in answer:
+            raise UnreadableImage(str(answer["unreadable"]))
+        if "altered" in answer:
+            raise Rejected("the film in the spool was altered: its SHA-256 is not the recorded one; send it again")
+        if "waits" in answer:
+            raise Transient(f"the spool does not answer: {answer['waits']}")
+        return answer
+
+    def _display(self, answer: dict[str, Any], until: float) -> npt.NDArray[np.uint8]:
+        rows, columns = int(answer["rows"]), int(answer["columns"])
+        if not 0 < rows * columns <= _MOST_PIXELS or rows < 0:
+            raise ValueError("no film has so many pixels")
+        whole = self._read(rows * columns, until)
+        if not {"pixel_digest", "window", "notes"} <= answer.keys():
+            raise ValueError("the answer is not whole")
+        return np.frombuffer(whole, dtype=np.uint8).reshape(rows, columns)
+
+    def _post_mortem(self, fault: Exception) -> str:
+        """End the child and say what became of it."""
+        late, ended = isinstance(fault, TimeoutError), isinstance(fault, EOFError | BrokenPipeError)
+        if ended:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(1.0)  # what it ends with by itself is the truth; our kill would hide it
+        self.close()
+        if late:
             return f"took longer than {self._timeout:g} s"
-        self._child.kill()
-        code = self._child.wait()
+        code = self._child.returncode
+        if not ended:
+            return "answered out of turn"
         return f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
 
     def _piece(self, most: int, until: float) -> bytes:

@@ -21,7 +21,7 @@ from cxrnode.core.header import Header, Identity
 from cxrnode.core.routing import IntendedUse, within_intended_use
 from cxrnode.dicom.decoder import Decoded, Decoder, DecoderDied
 from cxrnode.dicom.header import identity_of, read_header
-from cxrnode.errors import BundleError, LeaseLost, Rejected, Transient, UnreadableImage
+from cxrnode.errors import BundleError, CxrnodeError, LeaseLost, Rejected, Transient, UnreadableImage
 from cxrnode.reading.bundle import Bundle, find_bundle, load_bundle
 from cxrnode.reading.engine import Engine, Reading, TorchEngine
 from cxrnode.roles.context import Context, work_until_stopped
@@ -37,6 +37,16 @@ log = structlog.get_logger()
 POLL_SECONDS = 1.0
 #: The pause before a film is tried again after a fault, in seconds.
 _PAUSE = 2.0
+#: Below so much room, in bytes, no film is claimed: its outputs would not fit. `receive` stops long before.
+_LEAST_ROOM = 64 << 20
+
+
+class EngineBroken(CxrnodeError):
+    """The engine fails on any film: the role ends, and a new process starts with a new engine."""
+
+
+#: A film that every engine in order can read.
+_PLAIN = np.full((512, 512), 128, dtype=np.uint8)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +80,8 @@ class FilmReader:
         self._publisher = Publisher(context)
         self._words = configured_words(context.config)
         self._models = self._load()
+        #: The last passing fault of this turn, "" without one.
+        self._waits = ""
 
     def _load(self) -> dict[str, Loaded]:
         loaded: dict[str, Loaded] = {}
@@ -83,15 +95,21 @@ class FilmReader:
                 continue
             loaded[name] = Loaded(bundle=bundle, engine=TorchEngine(bundle))
             # The first pass sets up kernels and memory: nobody's film should wait for that.
-            loaded[name].engine.read([np.full((512, 512), 128, dtype=np.uint8)])
+            loaded[name].engine.read([_PLAIN])
             log.info("model_loaded", model=name, bundle=bundle.digest, engine=loaded[name].engine.name)
         if not loaded:
             raise BundleError("no model can be used; `cxrnode check` says what is wrong with each")
         return loaded
 
     def turn(self, keeper: LeaseKeeper[Claim]) -> bool:
-        """Claim a batch and settle each of its jobs; False where nothing waits."""
+        """Claim a batch and settle each of its jobs; False where nothing waits.
+
+        Raises Transient where a passing fault met one of them: the cause is around the films, and they can wait for
+        it to pass; EngineBroken, with every job back in the queue, where no film can be read.
+        """
         reading = self._context.config.reading
+        if self._context.spool.free() < min(_LEAST_ROOM, self._context.config.spool.min_free):
+            raise Transient("no room in the spool for outputs; free space")
         claims = jobs.claim(
             self._context.database,
             owner=self._context.owner,
@@ -104,28 +122,47 @@ class FilmReader:
         if not claims:
             return False
         keeper.hold(claims)
+        self._waits = ""
         try:
             for name in dict.fromkeys(claim.model for claim in claims):
                 self._read([c for c in claims if c.model == name], self._models[name], keeper)
+        except EngineBroken:
+            for claim in keeper.held:
+                self._give_back(claim, keeper)
+            raise
         finally:
             for claim in claims:
                 keeper.drop(claim)
+        if self._waits:
+            raise Transient(self._waits)
         return True
 
     def _read(self, claims: Sequence[Claim], model: Loaded, keeper: LeaseKeeper[Claim]) -> None:
         seen: list[Seen] = []
         for claim in claims:
             if self._context.stopping.is_set():
-                self._guard(claim, keeper, functools.partial(jobs.give_back, self._context.database, claim))
+                self._give_back(claim, keeper)
                 continue
             self._context.beat()
             self._guard(claim, keeper, functools.partial(self._look, claim, model, seen, keeper))
         clear = [one for one in seen if one.film is not None and not one.reason]
-        readings = dict(zip((one.claim.job_id for one in clear), self._forward(clear, model, keeper), strict=True))
+        try:
+            read = self._forward(clear, model, keeper)
+        except EngineBroken as broken:
+            for one in clear:
+                # One of these may have broken it: each comes again alone, and counts where it was alone already.
+                self._fault(one.claim, str(broken), counts=one.claim.alone, alone=True)
+                keeper.drop(one.claim)
+            raise
+        readings = dict(zip((one.claim.job_id for one in clear), read, strict=True))
         for one in seen:
             self._context.beat()
             reading = readings.get(one.claim.job_id)
-            if one.reason or reading is not None:  # else the forward pass failed, and that job is settled
+            if not one.reason and reading is None:  # the forward pass failed, and the job is settled
+                continue
+            if self._context.stopping.is_set():  # what is read again costs less than a kill in the middle of a settle
+                self._give_back(one.claim, keeper)
+            else:
                 self._guard(one.claim, keeper, functools.partial(self._settle, one, reading, model))
                 keeper.drop(one.claim)
 
@@ -140,22 +177,48 @@ class FilmReader:
             if len(seen) > 1:
                 log.warning("batch_split", films=len(seen), error=type(fault).__name__)
                 return [reading for one in seen for reading in self._forward([one], model, keeper)]
+            self._require_engine(model)
             reason = str(fault) if isinstance(fault, Rejected) else f"the forward pass failed ({type(fault).__name__})"
             log.error("model_fault", job=seen[0].claim.job_id, reason=reason)
-            self._guard(seen[0].claim, keeper, lambda: jobs.park(self._context.database, seen[0].claim, reason))
+            self._park(seen[0].claim, reason)
+            keeper.drop(seen[0].claim)
             return [None]
+
+    def _require_engine(self, model: Loaded) -> None:
+        """Raise EngineBroken unless a plain film can be read: one fault of a device must not park all that waits."""
+        try:
+            model.engine.read([_PLAIN])
+        except (Rejected, RuntimeError) as fault:
+            raise EngineBroken(
+                f"the engine {model.engine.name} reads no film ({type(fault).__name__}); it starts anew"
+            ) from None
+
+    def _give_back(self, claim: Claim, keeper: LeaseKeeper[Claim]) -> None:
+        self._guard(claim, keeper, functools.partial(jobs.give_back, self._context.database, claim))
+        keeper.drop(claim)
 
     def _look(self, claim: Claim, model: Loaded, seen: list[Seen], keeper: LeaseKeeper[Claim]) -> None:
         """Decode one film, end it here if it is a duplicate, and say why it is not to be read if so."""
         if claim.spool_key is None:
             raise Rejected("retention removed the film before it was read; send it again")
-        path = self._context.spool.path(claim.spool_key)
-        identity = identity_of(read_header(path))
-        source = read_header(path)  # afresh: outputs copy text as the bytes it came in, before anything decodes it
+        path = self._context.spool.find(claim.spool_key)
+        try:
+            identity = identity_of(read_header(path))
+            source = read_header(path)  # afresh: outputs copy text as the bytes it came in, before anything decodes it
+        except OSError as error:
+            raise Transient(f"the spool does not answer: {error.strerror}") from error
         try:
             film = self._decoder.decode(path, dataset_sha256=claim.dataset_sha256)
         except UnreadableImage as fault:
             seen.append(Seen(claim=claim, source=source, identity=identity, film=None, reason=str(fault)))
+            return
+        except DecoderDied as died:
+            attempts = claim.attempts + 1
+            if attempts < self._limits.attempts:
+                raise
+            # Silence must not read as negative: at the limit the film is said to be not analysed, and why.
+            reason = f"{died} ({attempts} attempts)"
+            seen.append(Seen(claim=claim, source=source, identity=identity, film=None, reason=reason))
             return
         twin = reports.settle_duplicate(
             self._context.database, claim, pixel_digest=film.pixel_digest, identity_digest=identity.digest
@@ -234,6 +297,7 @@ class FilmReader:
         except DecoderDied as died:
             self._fault(claim, str(died), counts=True)
         except Transient as fault:
+            self._waits = str(fault)
             self._fault(claim, str(fault), counts=False)
         except Rejected as fault:
             self._park(claim, str(fault))
@@ -243,7 +307,7 @@ class FilmReader:
             self._park(claim, f"an internal fault ({type(bug).__name__}); the log says where")
         keeper.drop(claim)
 
-    def _fault(self, claim: Claim, reason: str, *, counts: bool) -> None:
+    def _fault(self, claim: Claim, reason: str, *, counts: bool, alone: bool = False) -> None:
         try:
             parked = jobs.fault(
                 self._context.database,
@@ -252,7 +316,7 @@ class FilmReader:
                 pause=_PAUSE,
                 limits=self._limits,
                 counts=counts,
-                alone=counts or claim.alone,
+                alone=alone or counts or claim.alone,
             )
             log.error("parked" if parked else "faulted", job=claim.job_id, reason=reason)
         except (LeaseLost, Transient) as lost:

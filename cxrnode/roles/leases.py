@@ -28,6 +28,12 @@ class LeaseKeeper(Generic[HeldT]):
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
+    @property
+    def held(self) -> tuple[HeldT, ...]:
+        """What is kept at the moment."""
+        with self._lock:
+            return tuple(self._held)
+
     def hold(self, claims: Sequence[HeldT]) -> None:
         """Keep these from now on."""
         with self._lock:
@@ -41,8 +47,7 @@ class LeaseKeeper(Generic[HeldT]):
 
     def _run(self) -> None:
         while not self._ended.wait(self._every):
-            with self._lock:
-                held = tuple(self._held)
+            held = self.held
             if not held:
                 continue
             try:

@@ -18,9 +18,9 @@ from cxrnode.core.findings import Report
 from cxrnode.core.kept import Kept
 from cxrnode.dicom.decoder import Decoded
 from cxrnode.dicom.outputs import Output, OutputSettings, build_outputs
-from cxrnode.errors import LeaseLost
 from cxrnode.roles.context import Context
 from cxrnode.store import reports
+from cxrnode.store.database import CommitUnknown
 from cxrnode.store.jobs import Claim
 from cxrnode.store.reports import StoredOutput
 
@@ -76,10 +76,11 @@ class Publisher:
                 saliency=maps,
                 preview=preview,
             )
-        except LeaseLost:
+        except CommitUnknown:
+            raise  # the rows may stand: the files stay too, and `tend` takes them if no row has them
+        except Exception:
             self._remove(kept)
             raise
-        # Any other fault may have come after the commit: the files stay, and `tend` takes them if no row has them.
         if not stands:
             self._remove(kept)
         return stands

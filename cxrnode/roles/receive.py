@@ -13,6 +13,7 @@ import zoneinfo
 import structlog
 
 from cxrnode.core.header import Header, Identity
+from cxrnode.core.kept import Kept
 from cxrnode.core.routing import Association, Rule, Verdict, route
 from cxrnode.core.words import WordList
 from cxrnode.dicom.header import identity_of, read_header, to_header
@@ -22,6 +23,7 @@ from cxrnode.errors import Rejected, Transient
 from cxrnode.roles.context import Context
 from cxrnode.roles.rules import configured_rules, configured_words
 from cxrnode.store import receipt
+from cxrnode.store.database import CommitUnknown
 from cxrnode.store.receipt import Arrival, Order
 from cxrnode.wakeup import wake
 
@@ -74,11 +76,16 @@ class Receiver:
                 ageing=AGEING_SECONDS,
                 config_digest=self._digest,
             )
-        except Exception:
-            # Without its row the file is an orphan; a commit whose answer was lost keeps it until `tend` looks.
+        except CommitUnknown:
+            # The row may stand: the file stays too, and `tend` takes it if no row has it.
             log.warning("receipt_failed", spool_key=kept.key)
             raise
-        if not made.new:
+        except Exception:
+            # At once, not as an orphan in a day: senders repeat their films while a database is away.
+            log.warning("receipt_failed")
+            self._context.spool.remove(kept.key)
+            raise
+        if not made.new and not self._restored(made, kept):
             self._context.spool.remove(kept.key)
         log.info(
             "received" if made.new else "received_again",
@@ -91,6 +98,12 @@ class Receiver:
         if made.job_ids:
             wake(self._config.node.data_dir, "infer")
         return Answer(status=SUCCESS)
+
+    def _restored(self, made: receipt.Receipt, kept: Kept) -> bool:
+        """Give a film whose bytes are gone those that came again; False where it has them."""
+        if made.spool_key is not None and self._context.spool.has(made.spool_key):
+            return False
+        return receipt.restore(self._context.database, made.instance_id, kept.key, instead_of=made.spool_key)
 
     def _route(self, header: Header, association: Association) -> Verdict:
         today = datetime.datetime.now(self._zone).date()

@@ -16,7 +16,6 @@ import structlog
 from cxrnode.config import Config
 from cxrnode.dicom.sender import (
     AssociationFault,
-    DeadlineReached,
     Destination,
     FaultKind,
     Outbound,
@@ -25,7 +24,7 @@ from cxrnode.dicom.sender import (
     Timeouts,
     open_association,
 )
-from cxrnode.dicom.statuses import StatusClass
+from cxrnode.dicom.statuses import StatusClass, classify
 from cxrnode.dicom.tls import Tls, client_context
 from cxrnode.errors import LeaseLost, Rejected, Transient
 from cxrnode.roles.context import Context, work_until_stopped
@@ -37,6 +36,8 @@ from cxrnode.wakeup import Waiter
 log = structlog.get_logger()
 
 POLL_SECONDS = 1.0
+#: How often to look for deliveries to a node that nobody sends to yet.
+_LOOK_SECONDS = 15.0
 
 
 def destination_of(config: Config, name: str) -> Destination:
@@ -106,7 +107,7 @@ class Sender:
                 self._give_back(claim)
 
     def _deliver(self, outbound: Outbound, claim: DeliveryClaim, keeper: LeaseKeeper[DeliveryClaim]) -> None:
-        """Send one delivery's objects and settle it. Raises AssociationFault after giving it back."""
+        """Send one delivery's objects and settle it. Raises Transient after giving it back."""
         started = time.monotonic()
         answers: list[Answer] = []
         worst: tuple[StatusClass, str] | None = None
@@ -114,13 +115,19 @@ class Sender:
             self._context.beat()
             try:
                 sent = outbound.store(self._read(parcel))
-            except (AssociationFault, DeadlineReached) as fault:
+            except Transient as fault:
                 self._break(claim, answers, parcel, fault)
                 raise
             except Rejected as fault:
                 worst = (StatusClass.PERMANENT, f"{parcel.kind}: {fault}")
                 answers.append(Answer(output_id=parcel.output_id, status=None, done=False, comment="not in the spool"))
                 continue
+            except Exception as bug:
+                # As in `infer`: a bug parks what it met, else the same delivery ends the role again and again.
+                log.error("bug", job=claim.job_id, error=type(bug).__name__, where=_where(bug))
+                reason = f"an internal fault ({type(bug).__name__}); the log says where"
+                self._conclude(claim, answers, (StatusClass.PERMANENT, reason))
+                raise Transient(reason) from None  # nobody knows what state the association is in
             answers.append(
                 Answer(output_id=parcel.output_id, status=sent.status, done=sent.kind.delivered, comment=sent.comment)
             )
@@ -153,27 +160,33 @@ class Sender:
         self._settle(claim, lambda: deliveries.settle_parked(database, claim, answers, reason))
 
     def _too_often(self, claim: DeliveryClaim) -> bool:
-        return claim.attempts + 1 >= self._settings.max_attempts or claim.age >= self._settings.max_age
+        return claim.attempts + 1 >= self._settings.max_attempts or self._too_old(claim)
+
+    def _too_old(self, claim: DeliveryClaim) -> bool:
+        return claim.age >= self._settings.max_age
 
     def _pause(self, attempts: int) -> float:
         """Back-off with full jitter, so that a recovering PACS is not met by all at once."""
         cap = min(self._settings.backoff_cap, self._settings.backoff_base * 2.0 ** min(attempts, 30))
         return cap * (0.5 + self._jitter.random() / 2)
 
-    def _break(
-        self, claim: DeliveryClaim, answers: Sequence[Answer], parcel: Parcel, fault: AssociationFault | DeadlineReached
-    ) -> None:
-        """The association ended with this object under way: it may be the cause, so the attempt is the delivery's."""
+    def _break(self, claim: DeliveryClaim, answers: Sequence[Answer], parcel: Parcel, fault: Transient) -> None:
+        """The delivery ends with this object under way: where that is the peer's doing, the object may be the cause.
+
+        Its attempt is the delivery's then, so that others go first meanwhile; a peer that ends the association on it
+        every time will not take it as it is, one that is silent on it every time until the delivery is too old.
+        """
         database = self._context.database
         reason = f"{parcel.kind}: {fault}"
-        if isinstance(fault, AssociationFault) and fault.stage is Stage.TRANSFER and not self._too_often(claim):
-            pause = self._pause(claim.attempts)
-            self._settle(claim, lambda: deliveries.settle_faulted(database, claim, answers, reason, pause=pause))
-        elif isinstance(fault, AssociationFault) and fault.stage is Stage.TRANSFER and fault.kind is FaultKind.ABORTED:
-            # A peer that ends the association on this object every time will not take it as it is.
-            self._settle(claim, lambda: deliveries.settle_parked(database, claim, answers, reason))
-        else:
+        if not (isinstance(fault, AssociationFault) and fault.stage is Stage.TRANSFER):
             self._settle(claim, lambda: deliveries.give_back(database, claim, answers, reason))
+            return
+        ended = self._too_often(claim) if fault.kind is FaultKind.ABORTED else self._too_old(claim)
+        if ended:
+            self._settle(claim, lambda: deliveries.settle_parked(database, claim, answers, reason))
+            return
+        pause = self._pause(claim.attempts)
+        self._settle(claim, lambda: deliveries.settle_faulted(database, claim, answers, reason, pause=pause))
 
     def _open_circuit(self, fault: AssociationFault) -> None:
         pause = circuits.open_circuit(
@@ -205,13 +218,13 @@ class Sender:
 
 
 def _said(parcel: Parcel, sent: Sent) -> str:
-    comment = f": {sent.comment}" if sent.comment else ""
-    return f"{parcel.kind} answered 0x{sent.status:04X}{comment}"
+    """What an object met, for events and logs: never in the peer's words, which may name the patient."""
+    return f"{parcel.kind} answered 0x{sent.status:04X}, {classify(sent.status).gloss}"
 
 
 def run(context: Context) -> None:
-    """Send to every node that a rule names until the role stops."""
-    names = sorted({name for rule in context.config.rules for name in rule.send_to})
+    """Send to every node until the role stops: one that no rule names any more may still have deliveries."""
+    names = sorted({name for rule in context.config.rules for name in rule.send_to} | _asked_for(context))
     failed = threading.Event()
 
     def work(name: str) -> None:
@@ -225,13 +238,28 @@ def run(context: Context) -> None:
     for thread in threads:
         thread.start()
     context.ready()
+    looked = time.monotonic()
     while not context.stopping.wait(0.5):
         context.beat()
         if failed.is_set():
             raise Transient("a sender failed; the role starts anew")
+        if time.monotonic() - looked > _LOOK_SECONDS:
+            looked = time.monotonic()
+            for name in sorted(_asked_for(context) - set(names)):
+                names.append(name)
+                threads.append(threading.Thread(target=work, args=(name,), name=f"send-{name}", daemon=True))
+                threads[-1].start()
     until = time.monotonic() + 15.0
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
+
+
+def _asked_for(context: Context) -> set[str]:
+    """The configured nodes that have deliveries to come: of an older rule, or resent by a person."""
+    try:
+        return set(deliveries.unsent(context.database)) & set(context.config.nodes)
+    except Transient:  # the senders say so themselves
+        return set()
 
 
 def _where(bug: BaseException) -> list[str]:

@@ -13,7 +13,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from cxrnode.errors import Transient
 from cxrnode.roles.context import Context
-from cxrnode.store import deliveries, duties, jobs, retention
+from cxrnode.store import clock, deliveries, duties, jobs, retention
 from cxrnode.store.jobs import Limits
 from cxrnode.wakeup import wake
 
@@ -79,12 +79,37 @@ def watch_disk(context: Context) -> None:
         log.error("spool_full", free_mib=free >> 20, remedy="free space, or lower spool.min_free")
 
 
+def mend_clock(context: Context) -> None:
+    """Let nothing wait for a database clock that was ahead and went back."""
+    reading, sending = context.config.reading, context.config.send
+    pause = max(sending.backoff_cap, sending.probe_every, sending.lease)
+    rows = clock.mend(context.database, reading_lease=reading.lease, sending_lease=sending.lease, longest_pause=pause)
+    if rows:
+        log.warning("clock_went_back", rows=rows, remedy="keep the database's clock in step (NTP)")
+
+
+def watch_queues(context: Context) -> None:
+    """Say what waits for somebody who never comes: a model or node that is configured no more, a person's decision."""
+    for model, count in sorted(jobs.waiting(context.database).items()):
+        if model not in context.config.models:
+            log.error("jobs_stranded", model=model, jobs=count, remedy=f"configure [models.{model}] again")
+    for destination, (count, held) in sorted(deliveries.unsent(context.database).items()):
+        if destination not in context.config.nodes:
+            remedy = f"configure [nodes.{destination}] again"
+            log.error("deliveries_stranded", destination=destination, deliveries=count, remedy=remedy)
+        if held:
+            remedy = "the same film came under two identities: settle which is right, then `cxrnode jobs resend` it"
+            log.warning("deliveries_held", destination=destination, deliveries=held, remedy=remedy)
+
+
 #: Every duty, and how often it is due, in seconds.
 DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("expire_leases", expire_leases, 10.0),
     ("retire", retire, 600.0),
     ("sweep", sweep, 900.0),
     ("watch_disk", watch_disk, 60.0),
+    ("mend_clock", mend_clock, 60.0),
+    ("watch_queues", watch_queues, 300.0),
 )
 
 

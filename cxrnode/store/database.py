@@ -22,7 +22,23 @@ _SAFE_WAL = (3, 51, 3)
 #: How long PostgreSQL may take to answer a new connection, unless the URL says otherwise.
 _CONNECT_SECONDS = 10
 
+#: What PostgreSQL is asked of each connection: a lock that is waited for, and a worker that stops or vanishes in the
+#: middle of a transaction, must not hold the others for ever.
+_POSTGRES_LIMITS = ("SET lock_timeout = '30s'", "SET idle_in_transaction_session_timeout = '60s'")
+#: libpq: a server that went without a word is noticed within half a minute rather than a quarter of an hour.
+_POSTGRES_LINK = {
+    "connect_timeout": _CONNECT_SECONDS,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+
 Row = sa.Row[*tuple[Any, ...]]
+
+
+class CommitUnknown(Transient):
+    """The database was lost at the commit: the transaction may stand or not."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,15 +99,19 @@ class Database:
             sa.event.listen(self.engine, "begin", _on_sqlite_begin)
             self._clock = sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0")
         else:
-            limits = {} if "connect_timeout" in parsed.query else {"connect_timeout": _CONNECT_SECONDS}
+            limits = {name: value for name, value in _POSTGRES_LINK.items() if name not in parsed.query}
             self.engine = sa.create_engine(
                 parsed, connect_args=limits, hide_parameters=True, pool_pre_ping=True, pool_size=8, max_overflow=8
             )
+            sa.event.listen(self.engine, "connect", _on_postgres_connect)
             self._clock = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Transaction]:
-        """One short writing transaction. Raises Transient where the database cannot be reached or stays busy."""
+        """One short writing transaction. Raises Transient where the database cannot be reached or stays busy.
+
+        After Transient nothing stands, unless it is CommitUnknown.
+        """
         with self._turn, self._open(readonly=False) as transaction:
             yield transaction
 
@@ -103,18 +123,28 @@ class Database:
 
     @contextlib.contextmanager
     def _open(self, *, readonly: bool) -> Iterator[Transaction]:
+        committing = False
         try:
             with self.engine.connect().execution_options(cxrnode_readonly=readonly) as connection, connection.begin():
                 yield Transaction(connection, float(connection.execute(self._clock).scalar_one()))
-        except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+                committing = not readonly
+        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
             # The statement and its parameters may hold identifiers: only the driver's class is told.
-            raise Transient(f"the database {self.url} does not answer: {type(error.orig).__name__}") from None
+            kind = CommitUnknown if committing else Transient
+            raise kind(f"the database {self.url} does not answer: {type(error.orig).__name__}") from None
         except sa.exc.TimeoutError:
             raise Transient(f"the database {self.url} has no connection free") from None
 
     def close(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
+
+
+def _on_postgres_connect(dbapi: Any, _record: object) -> None:
+    with dbapi.cursor() as cursor:
+        for limit in _POSTGRES_LIMITS:
+            cursor.execute(limit)
+    dbapi.commit()
 
 
 def _on_sqlite_connect(dbapi: sqlite3.Connection, _record: object) -> None:

@@ -6,6 +6,7 @@ Faults of an association open the circuit and cost a delivery nothing; faults of
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
@@ -23,7 +24,7 @@ from cxrnode.core.lifecycle import (
 from cxrnode.errors import LeaseLost
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Row, Transaction
-from cxrnode.store.schema import circuit, delivery, delivery_output, job, output
+from cxrnode.store.schema import circuit, delivery, delivery_output, identity, job, output
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +204,19 @@ def expire(transaction: Transaction) -> int:
     return len(lost)
 
 
+def unsent(database: Database) -> Mapping[str, tuple[int, int]]:
+    """For each destination with deliveries to come: how many, and how many of them are held."""
+    under_way = (DeliveryState.PENDING, DeliveryState.SENDING)
+    held = sa.func.sum(sa.case((delivery.c.held, 1), else_=0))
+    with database.read() as transaction:
+        rows = transaction.rows(
+            sa.select(delivery.c.destination, sa.func.count(), held)
+            .where(delivery.c.state.in_(under_way))
+            .group_by(delivery.c.destination)
+        )
+    return {row[0]: (int(row[1]), int(row[2])) for row in rows}
+
+
 def release_owner(database: Database, owner: str) -> int:
     """End at once the leases of a sender that is known to be dead; return how many."""
     with database.write() as transaction:
@@ -262,12 +276,27 @@ def _fence(transaction: Transaction, held: DeliveryClaim) -> JobState:
     return _lock_job(transaction, held.job_id)
 
 
+def _identifiers(transaction: Transaction, job_id: int) -> re.Pattern[str] | None:
+    """What names the patient of a job, to be taken out of what a peer says: identifiers stand in `identity` alone."""
+    row = transaction.row(
+        sa.select(identity).join(job, job.c.instance_id == identity.c.instance_id).where(job.c.id == job_id)
+    )
+    if row is None:
+        return None
+    whole = (row.patient_id, row.birth_date, row.accession, row.study_instance_uid, row.series_instance_uid)
+    parts = {part for part in (*whole, *re.split(r"[\^=\s]+", row.patient_name)) if len(part) > 1}
+    longest_first = sorted(parts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if parts else None
+
+
 def _write_answers(transaction: Transaction, held: DeliveryClaim, answers: Sequence[Answer]) -> None:
+    whose = _identifiers(transaction, held.job_id) if any(one.comment for one in answers) else None
     for one in answers:
+        comment = whose.sub("[...]", one.comment) if whose else one.comment
         transaction.connection.execute(
             sa.update(delivery_output)
             .where(delivery_output.c.delivery_id == held.delivery_id, delivery_output.c.output_id == one.output_id)
-            .values(status=one.status, done=one.done, comment=one.comment[:128])
+            .values(status=one.status, done=one.done, comment=comment[:128])
         )
 
 

@@ -170,6 +170,15 @@ def expire(transaction: Transaction, limits: Limits) -> int:
     return len(lost)
 
 
+def waiting(database: Database) -> Mapping[str, int]:
+    """How many jobs wait for each model."""
+    with database.read() as transaction:
+        rows = transaction.rows(
+            sa.select(job.c.model, sa.func.count()).where(job.c.state == JobState.QUEUED).group_by(job.c.model)
+        )
+    return {row[0]: int(row[1]) for row in rows}
+
+
 def release_owner(database: Database, owner: str) -> int:
     """End at once the leases of a worker that is known to be dead, rather than wait for their time; return how many."""
     with database.write() as transaction:

@@ -47,11 +47,15 @@ class Order:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What the store made of an arrival; `new` is false where the same bytes stood already."""
+    """What the store made of an arrival; `new` is false where the same bytes stood already.
+
+    `spool_key` is what the instance's row has: None where retention took its bytes.
+    """
 
     instance_id: int
     new: bool
     job_ids: tuple[int, ...] = ()
+    spool_key: str | None = None
 
 
 def record(
@@ -75,14 +79,14 @@ def record(
             unique=("sop_instance_uid", "dataset_sha256"),
         )
         if new is None:
-            known = transaction.scalar(
-                sa.select(instance.c.id).where(
+            [known] = transaction.rows(
+                sa.select(instance.c.id, instance.c.spool_key).where(
                     instance.c.sop_instance_uid == arrival.sop_instance_uid,
                     instance.c.dataset_sha256 == arrival.dataset_sha256,
                 )
             )
-            note(transaction, "received_again", instance_id=known, calling_aet=arrival.calling_aet)
-            return Receipt(instance_id=known, new=False)
+            note(transaction, "received_again", instance_id=known.id, calling_aet=arrival.calling_aet)
+            return Receipt(instance_id=known.id, new=False, spool_key=known.spool_key)
         transaction.connection.execute(sa.insert(identity).values(instance_id=new.id, **who))
         note(transaction, "received", instance_id=new.id, calling_aet=arrival.calling_aet, size=arrival.size)
         note(
@@ -96,7 +100,23 @@ def record(
             enqueue(transaction, new.id, order, received_at=transaction.now, ageing=ageing, config_digest=config_digest)
             for order in orders
         )
-        return Receipt(instance_id=new.id, new=True, job_ids=jobs)
+        return Receipt(instance_id=new.id, new=True, job_ids=jobs, spool_key=new.spool_key)
+
+
+def restore(database: Database, instance_id: int, key: str, *, instead_of: str | None) -> bool:
+    """Give an instance whose bytes are gone those under `key`; False where another receipt was faster.
+
+    The same bytes were sent again: by their SHA-256 they are the same film. `instead_of` is the key that it had.
+    """
+    with database.write() as transaction:
+        changed = transaction.count(
+            sa.update(instance)
+            .where(instance.c.id == instance_id, instance.c.spool_key.is_not_distinct_from(instead_of))
+            .values(spool_key=key)
+        )
+        if changed:
+            note(transaction, "bytes_restored", instance_id=instance_id)
+        return bool(changed)
 
 
 def enqueue(

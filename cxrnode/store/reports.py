@@ -6,6 +6,7 @@ Everything here is one transaction, fenced by the claim's token; files are durab
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 
 import sqlalchemy as sa
@@ -39,6 +40,8 @@ class Known:
 
     job_id: int
     same_identity: bool
+    mode: str
+    outcome: Outcome
 
 
 def known_film(
@@ -46,23 +49,35 @@ def known_film(
 ) -> Known | None:
     """The job that read these pixels before, for another instance; one with the same identity comes first."""
     rows = transaction.rows(
-        sa.select(film.c.job_id, film.c.identity_digest)
+        sa.select(film.c.job_id, film.c.identity_digest, job.c.mode, job.c.outcome)
         .join(job, job.c.id == film.c.job_id)
         .where(film.c.model == model, film.c.pixel_digest == pixel_digest, job.c.instance_id != instance_id)
         .order_by(sa.desc(film.c.identity_digest == identity_digest), sa.desc(film.c.job_id))
         .limit(1)
     )
-    return Known(job_id=rows[0].job_id, same_identity=rows[0].identity_digest == identity_digest) if rows else None
+    return (
+        Known(
+            job_id=rows[0].job_id,
+            same_identity=rows[0].identity_digest == identity_digest,
+            mode=rows[0].mode,
+            outcome=Outcome(rows[0].outcome),
+        )
+        if rows
+        else None
+    )
 
 
 def settle_duplicate(database: Database, held: Claim, *, pixel_digest: str, identity_digest: str) -> int | None:
     """End the job as a duplicate if another job read the same film; return that job, else None. Raises LeaseLost."""
     with database.write() as transaction:
         fence(transaction, held)
-        return _settle_duplicate(transaction, held, pixel_digest, identity_digest)
+        return _settle_duplicate(transaction, held, pixel_digest, identity_digest, Outcome.ANALYSED)
 
 
-def _settle_duplicate(transaction: Transaction, held: Claim, pixel_digest: str, identity_digest: str) -> int | None:
+def _settle_duplicate(
+    transaction: Transaction, held: Claim, pixel_digest: str, identity_digest: str, outcome: Outcome
+) -> int | None:
+    """End the job as a duplicate if the other job said at least what this one says or, unread yet, may say."""
     if held.revision > 1:  # a person asked for this reading
         return None
     known = known_film(
@@ -74,19 +89,45 @@ def _settle_duplicate(transaction: Transaction, held: Claim, pixel_digest: str, 
     )
     if known is None or not known.same_identity:
         return None
+    if held.mode == "active" and known.mode != "active":  # what a shadow model said was never sent
+        return None
+    if outcome is Outcome.ANALYSED and known.outcome is not Outcome.ANALYSED:  # the header was corrected since, say
+        return None
+    reason = f"duplicate of job {known.job_id}: same pixels, patient, accession and study"
+    _end_as_duplicate(transaction, held, known.job_id, reason, pixel_digest, identity_digest)
+    return known.job_id
+
+
+def _end_as_duplicate(
+    transaction: Transaction, held: Claim, twin: int, reason: str, pixel_digest: str, identity_digest: str
+) -> None:
     move(
         transaction,
         held.job_id,
         JobState.READING,
         JobEvent.DUPLICATE_FOUND,
         outcome=Outcome.DUPLICATE,
-        reason=f"duplicate of job {known.job_id}: same pixels, patient, accession and study",
-        duplicate_of=known.job_id,
+        reason=reason,
+        duplicate_of=twin,
         pixel_digest=pixel_digest,
         identity_digest=identity_digest,
     )
-    note(transaction, JobEvent.DUPLICATE_FOUND, job_id=held.job_id, duplicate_of=known.job_id)
-    return known.job_id
+    note(transaction, JobEvent.DUPLICATE_FOUND, job_id=held.job_id, duplicate_of=twin)
+
+
+def _has_outputs(transaction: Transaction, held: Claim, outputs: Sequence[StoredOutput]) -> int | None:
+    """The other job that has these very outputs, or None: a film without pixels that came twice, say.
+
+    Their UIDs say that they are the same, and a destination must never get two objects under one UID.
+    """
+    if not outputs:
+        return None
+    _lock_for_settle(transaction, hashlib.sha256(outputs[0].sop_instance_uid.encode()).hexdigest())
+    uids = [one.sop_instance_uid for one in outputs]
+    found = transaction.scalar(
+        sa.select(output.c.job_id).where(output.c.sop_instance_uid.in_(uids), output.c.job_id != held.job_id).limit(1)
+    )
+    return None if found is None else int(found)
 
 
 def settle_report(
@@ -106,10 +147,17 @@ def settle_report(
     with database.write() as transaction:
         fence(transaction, held)
         if report.pixel_digest:
-            _lock_film(transaction, report.pixel_digest)
+            _lock_for_settle(transaction, report.pixel_digest)
             key = {"pixel_digest": report.pixel_digest, "identity_digest": report.identity_digest, "model": held.model}
-            if _settle_duplicate(transaction, held, report.pixel_digest, report.identity_digest) is not None:
+            twin = _settle_duplicate(transaction, held, report.pixel_digest, report.identity_digest, report.outcome)
+            if twin is not None:
                 return False
+        twin = _has_outputs(transaction, held, outputs)
+        if twin is not None:
+            reason = f"duplicate of job {twin}, which has the same outputs"
+            _end_as_duplicate(transaction, held, twin, reason, report.pixel_digest, report.identity_digest)
+            return False
+        if report.pixel_digest:
             transaction.upsert(film, {**key, "job_id": held.job_id}, key=tuple(key))
         move(
             transaction,
@@ -145,13 +193,13 @@ def settle_report(
         return True
 
 
-def _lock_film(transaction: Transaction, pixel_digest: str) -> None:
-    """Let the settles of the same pixels come one after the other, so that the later one sees the earlier.
+def _lock_for_settle(transaction: Transaction, digest: str) -> None:
+    """Let the settles of the same pixels, or of the same outputs, come one after the other: the later sees the earlier.
 
     SQLite has one writer at a time anyway; on PostgreSQL there is no row yet that could be locked.
     """
     if transaction.connection.dialect.name == "postgresql":
-        number = int(pixel_digest[:15], 16)  # below 2**60: the lock's key is a signed 64-bit number
+        number = int(digest[:15], 16)  # below 2**60: the lock's key is a signed 64-bit number
         transaction.scalar(sa.select(sa.func.pg_advisory_xact_lock(number)))
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from cxrnode.core.lifecycle import JobState
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database
-from cxrnode.store.schema import delivery, instance, job, output
+from cxrnode.store.schema import delivery, event, instance, job, output
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,10 @@ def retire(database: Database, periods: Periods, *, limit: int) -> list[str]:
             job.c.state == JobState.FAILED,
             job.c.settled_at > now - periods.failed,
         )
+        # Somebody sent the film again to have it read again: its bytes get their time anew.
+        restored = sa.exists().where(
+            event.c.instance_id == instance.c.id, event.c.name == "bytes_restored", event.c.at > now - periods.accepted
+        )
         over = sa.or_(
             sa.and_(instance.c.verdict == "ignored", instance.c.received_at <= now - periods.ignored),
             sa.and_(
@@ -53,6 +57,7 @@ def retire(database: Database, periods: Periods, *, limit: int) -> list[str]:
                 ~busy,
                 ~fresh,
                 ~failed,
+                ~restored,
             ),
         )
         locked = transaction.rows(

@@ -20,21 +20,10 @@ from cxrnode.errors import Rejected, UnreadableImage
 
 #: Columns of a plain CSV that are no findings. Only `image` is needed.
 ABOUT = frozenset(
-    [
-        "image",
-        "patient_id",
-        "view",
-        "age",
-        "sex",
-        "origin",
-        "fold",
-        "fold5",
-        "width",
-        "height",
-        "licence",
-        "no_finding",
-        "pneumonia_binary",
-    ]
+    (
+        *("image", "patient_id", "view", "age", "sex", "origin", "fold", "fold5", "width", "height", "licence"),
+        *("no_finding", "pneumonia_binary"),
+    )
 )
 NIH_TABLE = "Data_Entry_2017.csv"
 NIH_TEST = "test_list.txt"
@@ -139,6 +128,25 @@ def open_film(path: Path) -> npt.NDArray[np.uint8]:
             return np.asarray(grey)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImage(f"no picture that can be read ({type(error).__name__})") from error
+
+
+def find_films(place: Path) -> list[Path]:
+    """Return the pictures and DICOM files in a folder and all below it, or those that a CSV file names as `image`.
+
+    Raises BadList.
+    """
+    if place.is_dir():
+        found = sorted(path for path in place.rglob("*") if path.suffix.lower() in _PICTURES)
+    elif place.is_file():
+        columns, rows = _rows(place)
+        if "image" not in columns:
+            raise BadList(f"{place.name}: no column image; add it: the path of each film, relative to the CSV file")
+        found = [place.parent / row["image"] for row in rows if row["image"]]
+    else:
+        raise BadList(f"{place}: there is no such file or folder")
+    if not found:
+        raise BadList(f"{place.name}: no film is in it ({', '.join(sorted(_PICTURES))})")
+    return found
 
 
 def _plain(path: Path, findings: Sequence[str], folds: Sequence[str], ignored: Sequence[str]) -> FilmList:

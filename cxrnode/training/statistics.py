@@ -181,7 +181,7 @@ def reliability(scores: Floats, truth: Floats, *, bins: int = 10) -> Reliability
         mean, count = float(scores[here].mean()), int(here.sum())
         observed = wilson(int((truth[here] == 1).sum()), count)
         distance += count / len(scores) * abs(mean - observed.count / count)
-        found.append(Bin(low=place / bins, high=(place + 1) / bins, mean_score=mean, observed=observed))
+        found.append(Bin(low=float(place / bins), high=float((place + 1) / bins), mean_score=mean, observed=observed))
     return Reliability(ece=distance, brier=float(((scores - truth) ** 2).mean()), bins=tuple(found))
 
 

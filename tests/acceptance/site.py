@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cxrnode.core.lifecycle import job_after
+from cxrnode.quantities import parse_duration
 from cxrnode.store.audit import broken_link
 from cxrnode.store.database import Database
 from cxrnode.store.schema import delivery, event, identity, instance, job, output
@@ -56,6 +57,7 @@ send_to = ["PACS"]
 [reading]
 implausible = "{implausible}"
 lease = "{lease}"
+decode_timeout = "{decode}"
 
 [send]
 lease = "{lease}"
@@ -111,6 +113,7 @@ class Site:
                 shadow=_SHADOW if shadow else "",
                 models='"chest", "candidate"' if shadow else '"chest"',
                 lease=lease,
+                decode="20s" if parse_duration(lease) > 20 else f"{parse_duration(lease) * 0.8:g}s",
             )
         )
         self.database = Database(url or f"sqlite+pysqlite:///{self.data_dir / 'cxrnode.sqlite'}")

@@ -13,29 +13,26 @@ import http.server
 import io
 import json
 import mimetypes
-import os
-import shutil
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
-from playwright.sync_api import ConsoleMessage, FloatRect, Locator, sync_playwright
-from playwright.sync_api import Page as BrowserPage
+from playwright.sync_api import Locator, Page, sync_playwright
 
 from tests.peers import REPOSITORY, Orthanc, absent, require_tool
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 VIEWER = REPOSITORY / ".viewer" / "package" / "dist"
+#: The whole window in pixels: a screen of 1600 x 1000.
 _ROOT = "/dicom-web"
-_SIZE = (1600, 1000)
-_BROWSER = (
-    "--no-sandbox",
+SIZE = (1600, 1000)
+_BROWSER = [
+    "--no-sandbox",  # the tests may run as root
     "--disable-gpu",
     "--use-gl=angle",
     "--use-angle=swiftshader",
@@ -46,13 +43,13 @@ _BROWSER = (
     "--disable-component-update",
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-)
+]
 
 
 def require_viewer() -> Path:
     """Return the folder of OHIF's built page; skip the test, or fail it under CXRNODE_REQUIRE_PEERS=1, without it."""
     if not (VIEWER / "index.html").is_file():
-        absent("the OHIF viewer is not here: scripts/install-viewer (with npm)", "CXRNODE_REQUIRE_PEERS")
+        absent("the OHIF viewer is not here: make viewer (with npm)", "CXRNODE_REQUIRE_PEERS")
     return VIEWER
 
 
@@ -195,3 +192,137 @@ def serving(viewer: Path, archive: Orthanc) -> Iterator[Origin]:
         origin.shutdown()
         origin.server_close()
         thread.join(10)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Listed:
+    """One row of the viewer's list of series."""
+
+    modality: str
+    description: str
+    images: int
+
+
+class Ohif:
+    """OHIF with one study open, as a person uses it: what it lists, what it shows, what it complains of."""
+
+    def __init__(self, page: Page, origin: Origin, shots: Path) -> None:
+        self._page = page
+        self._shots = shots
+        self.origin = origin
+        #: Errors that no code of the page caught.
+        self.complaints: list[str] = []
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        # Otherwise a guided tour covers the page.
+        page.add_init_script("localStorage.setItem('shownTours', JSON.stringify(['basicViewerTour']))")
+
+    def open(self, study_instance_uid: str, *, seconds: float = 60) -> None:
+        """Open a study and wait for its first picture."""
+        self._page.goto(f"{self.origin.url}/viewer?StudyInstanceUIDs={study_instance_uid}")
+        self._page.wait_for_selector("canvas", timeout=seconds * 1000)
+
+    def series(self, count: int, *, seconds: float = 30) -> list[Listed]:
+        """The list of series once it has `count` rows; what it has by then, where it does not come to that."""
+        rows = self._rows()
+        with contextlib.suppress(TimeoutError):
+            _until(lambda: rows.count() >= count, seconds)
+        found = []
+        for text in rows.all_inner_texts():
+            modality, description, _, images = text.splitlines()
+            found.append(Listed(modality, description, int(images)))
+        return sorted(found, key=lambda one: (one.modality, one.description))
+
+    def show(self, modality: str, begins: str) -> None:
+        """Open a series by its modality and the beginning of its description, with a double click as everybody does."""
+        self.dismiss()
+        row = self._rows().filter(has_text=modality).filter(has_text=begins)
+        row.dblclick()
+
+    def scroll(self) -> None:
+        """One notch of the mouse wheel on the picture."""
+        box = self._pane().bounding_box()
+        assert box is not None
+        self._page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        self._page.mouse.wheel(0, 120)
+
+    def text(self) -> str:
+        """All words in the viewport: a text report, or what is written over a picture."""
+        return self._pane().inner_text()
+
+    def wait_for_text(self, words: str, *, seconds: float = 30) -> str:
+        """The viewport's words once `words` are among them."""
+        _until(lambda: words in self.text(), seconds, lambda: f"{words!r} in {self.text()!r}")
+        return self.text()
+
+    def wait_for_picture(self, picture: Image.Image, *, seconds: float = 30) -> float:
+        """Wait until the viewport shows this picture; return the likeness that was reached, a correlation."""
+        reached: list[float] = []
+
+        def shown() -> bool:
+            reached.append(likeness(self._pixels(), picture))
+            return reached[-1] > 0.95
+
+        _until(shown, seconds, lambda: f"a likeness of 0.95, not {max(reached):.3f}")
+        return reached[-1]
+
+    def troubled(self) -> bool:
+        """Whether the viewer says that something went wrong."""
+        return self._page.get_by_text("Something went wrong").count() > 0
+
+    def dismiss(self) -> None:
+        """Forget what it has complained of, on the page too."""
+        self.complaints.clear()
+        with contextlib.suppress(TimeoutError):
+            _until(lambda: not self.troubled(), 15)
+
+    def shot(self, name: str) -> Path:
+        """Keep a picture of the whole window."""
+        path = self._shots / f"{name}.png"
+        self._page.screenshot(path=path)
+        return path
+
+    def _rows(self) -> Locator:
+        return self._page.locator("[data-cy=study-browser-thumbnail], [data-cy=study-browser-thumbnail-no-image]")
+
+    def _pane(self) -> Locator:
+        return self._page.locator("[data-cy=viewport-pane]").first
+
+    def _pixels(self) -> Image.Image:
+        return Image.open(io.BytesIO(self._pane().screenshot())).convert("RGB")
+
+
+def likeness(shown: Image.Image, picture: Image.Image) -> float:
+    """The correlation, over all pixels and colours, of a viewport with the picture fitted into its middle.
+
+    0 for a blank viewport. What the viewer writes over the picture costs a little.
+    """
+    factor = min(shown.width / picture.width, shown.height / picture.height)
+    width, height = round(picture.width * factor), round(picture.height * factor)
+    left, top = (shown.width - width) // 2, (shown.height - height) // 2
+    # At an eighth of the size: what counts is that it is the same picture, not how the viewer resamples.
+    small = (max(1, width // 8), max(1, height // 8))
+    there = np.asarray(shown.crop((left, top, left + width, top + height)).resize(small), np.float64).ravel()
+    wanted = np.asarray(picture.convert("RGB").resize(small), np.float64).ravel()
+    if there.std() == 0 or wanted.std() == 0:
+        return 0.0
+    return float(np.corrcoef(there, wanted)[0, 1])
+
+
+@contextlib.contextmanager
+def browsing(origin: Origin, shots: Path) -> Iterator[Ohif]:
+    """OHIF in a browser of its own, closed at the end of the block."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=require_tool("chromium"), headless=True, args=_BROWSER)
+        try:
+            yield Ohif(browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]}), origin, shots)
+        finally:
+            browser.close()
+
+
+def _until(holds: Callable[[], bool], seconds: float, what: Callable[[], str] = lambda: "") -> None:
+    """Poll; raises TimeoutError. Tests must go on to say what they saw, so that this is not `wait_until`."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s: {what()}")
+        time.sleep(0.2)

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from cxrnode.core.findings import Outcome, Report, Scale
-from cxrnode.dicom.outputs import Output, OutputSettings, build_outputs
+from cxrnode.dicom.outputs import KINDS, OPTIONAL, Output, OutputSettings, build_outputs
 from cxrnode.dicom.pixels import decode_film
 from tests.peers import require_tool
 from tests.unit.outputs.sources import code, make_film, make_report, make_saliency, make_source
@@ -62,7 +62,8 @@ def written(outputs: tuple[Output, ...], folder: Path) -> list[Path]:
 
 def outputs(source: Dataset, report: Report | None = None, **settings: Any) -> tuple[Output, ...]:
     film = make_film(int(source.get("Rows", 300) or 300), int(source.get("Columns", 300) or 300))
-    return build_outputs(source, report or make_report(), film, make_saliency(), OutputSettings(**settings))
+    kinds = KINDS | OPTIONAL
+    return build_outputs(source, report or make_report(), film, make_saliency(), OutputSettings(**settings), kinds)
 
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -122,9 +123,11 @@ def test_dciodvfy_finds_nothing_in_any_output(which: str, tmp_path: Path) -> Non
 def test_dcmtk_reads_every_report_and_draws_every_picture(which: str, tmp_path: Path) -> None:
     film, report, settings = CASES[which]
     for path in written(outputs(make_source(320, 280, **film), make_report(**report), **settings), tmp_path):
-        if path.name.startswith("sr"):
+        if path.name.startswith(("sr", "text")):
             assert told("dsrdump", path) == (0, [])
             assert told("dsr2html", path, tmp_path / "sr.html") == (0, [])
+        elif path.name.startswith("pdf"):
+            assert told("dcm2pdf", path, tmp_path / "page.pdf") == (0, [])
         elif settings.get("encoding") == "jpeg":
             assert told("dcmj2pnm", path, tmp_path / "sc.ppm") == (0, [])
         else:
@@ -132,8 +135,8 @@ def test_dcmtk_reads_every_report_and_draws_every_picture(which: str, tmp_path: 
 
 
 def test_the_validators_can_fail(tmp_path: Path) -> None:
-    report, summary, *_ = outputs(make_source(320, 280))
-    broken = pydicom.dcmread(written((report, summary), tmp_path)[1])
+    summary = next(one for one in outputs(make_source(320, 280)) if one.kind == "summary")
+    broken = pydicom.dcmread(written((summary,), tmp_path)[0])
     del broken.ConversionType
     broken.save_as(tmp_path / "broken.dcm")
     assert any("ConversionType" in line.replace(" ", "") for line in complaints(tmp_path / "broken.dcm"))

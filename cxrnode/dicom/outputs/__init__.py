@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pydicom.dataset import Dataset
 
 from cxrnode.core.findings import Outcome, Report
 from cxrnode.dicom.outputs import codes
 from cxrnode.dicom.outputs.capture import build_capture
 from cxrnode.dicom.outputs.common import Subject
+from cxrnode.dicom.outputs.document import build_pdf
 from cxrnode.dicom.outputs.frame import frame_for
 from cxrnode.dicom.outputs.heatmap import draw_heatmap, legend_of, scaled
 from cxrnode.dicom.outputs.influence import influence
+from cxrnode.dicom.outputs.key_object import build_key_object, urgent_findings
 from cxrnode.dicom.outputs.report import build_report
 from cxrnode.dicom.outputs.settings import Output, OutputSettings
 from cxrnode.dicom.outputs.summary import Thumbnail, draw_summary
+from cxrnode.dicom.outputs.text import build_text
 
 __all__ = ["Output", "OutputSettings", "build_outputs"]
 
 KINDS = frozenset({"sr", "heatmap"})
+#: What a site may ask for beside them.
+OPTIONAL = frozenset({"text", "pdf", "key_object"})
 
 
 def build_outputs(
@@ -40,24 +46,38 @@ def build_outputs(
     declared character set, its bytes are gone; undecoded, they are copied as they are.
     film: uint8 (H, W), 0 = black, row 0 = top, as the radiologist sees it; None where it could not be decoded.
     saliency: float16 (C, h, w), the channel of a finding is its `index`; None where the model gives none.
-    kinds: of "sr" and "heatmap"; the summary belongs to "heatmap" and is made even when no finding is shown.
+    kinds: of "sr", "heatmap", "text", "pdf" and "key_object"; the summary belongs to "heatmap" and is made even when no finding is
+    shown. "pdf" is the summary too; without "heatmap" it has no thumbnails, since it could not say of what. "key_object" is made only where a finding
+    that `settings.urgent` names is present, and never by a model for demonstration.
     A duplicate has no outputs. Raises ValueError for a kind that does not exist.
     """
-    unknown = kinds - KINDS
+    unknown = kinds - KINDS - OPTIONAL
     if unknown:
         raise ValueError(f"there is no output of kind {', '.join(sorted(unknown))}")
     if report.outcome is Outcome.DUPLICATE:
         return ()
     subject = Subject(source, report, settings)
     outputs = [build_report(subject)] if "sr" in kinds else []
-    if "heatmap" in kinds:
-        outputs += _captures(subject, film, saliency)
+    if "text" in kinds:
+        outputs.append(build_text(subject))
+    if kinds & {"heatmap", "pdf"}:
+        summary, heatmaps = _drawn(subject, film, saliency if "heatmap" in kinds else None)
+        if "heatmap" in kinds:
+            derivation = f"Summary of the AI reading, {subject.model}"
+            first = build_capture(subject, summary, kind="summary", label="", number=1, derivation=derivation)
+            outputs += [first, *heatmaps]
+        if "pdf" in kinds:
+            outputs.append(build_pdf(subject, summary))
+    flagging = urgent_findings(subject) if "key_object" in kinds else ()
+    if flagging:
+        outputs.append(build_key_object(subject, flagging))
     return tuple(outputs)
 
 
-def _captures(
+def _drawn(
     subject: Subject, film: npt.NDArray[np.uint8] | None, saliency: npt.NDArray[np.float16] | None
-) -> list[Output]:
+) -> tuple[Image.Image, list[Output]]:
+    """The summary page, RGB, and the heatmaps; none of these without saliency."""
     report, settings = subject.report, subject.settings
     findings = report.shown(min_findings=settings.min_findings, max_findings=settings.max_findings)
     if report.outcome is not Outcome.ANALYSED or film is None or saliency is None:
@@ -82,7 +102,4 @@ def _captures(
                     explanation=codes.GRAD_CAM,
                 )
             )
-    summary = draw_summary(subject, small, tuple(thumbnails))
-    derivation = f"Summary of the AI reading, {subject.model}"
-    first = build_capture(subject, summary.image, kind="summary", label="", number=1, derivation=derivation)
-    return [first, *heatmaps]
+    return draw_summary(subject, small, tuple(thumbnails)).image, heatmaps

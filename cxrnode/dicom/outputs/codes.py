@@ -118,7 +118,17 @@ SOURCE_OF_MEASUREMENT = _dcm("121112", "Source of Measurement")
 QUALITATIVE_EVALUATIONS = Concept(value="C0034375", scheme="UMLS", meaning="Qualitative Evaluations")
 SUMMARY = _dcm("121111", "Summary")
 COMMENT = _dcm("121106", "Comment")
+#: The text report: a title that no list of radiologists' reports knows, so that none files it as one.
+AI_READING = _own("AI_READING", "AI reading of one chest film, not a diagnosis")
+FINDINGS_HEADING = _own("AI_FINDINGS", "Findings by AI")
+PROVENANCE_HEADING = _own("AI_PROVENANCE", "How it was read")
+FILM = _own("AI_FILM", "Film")
+READ = _own("AI_READ", "Read")
 PLAUSIBILITY = _own("PLAUSIBILITY", "Plausibility of the film for the model")
+
+#: Title and text of a key object (CID 7010, TID 2010).
+OF_INTEREST = _dcm("113000", "Of Interest")
+KEY_OBJECT_DESCRIPTION = _dcm("113012", "Key Object Description")
 
 #: Explanation by gradient-weighted class activation (CID 217), and what the film is to the picture (CID 7202).
 GRAD_CAM = _dcm("130403", "Gradient-weighted class activation")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pydicom.dataset import Dataset
 
-from cxrnode.core.findings import Concept, Decision, Finding, Outcome, Report, Scale
+from cxrnode.core.findings import Concept, Decision, Finding, Outcome, Plausibility, Report, Scale
 from cxrnode.core.identity import derived_uid
 from cxrnode.dicom.outputs import codes
 from cxrnode.dicom.outputs.common import (
@@ -49,27 +49,39 @@ _REQUEST_TEXT = (
 
 def build_report(subject: Subject) -> Output:
     """The structured report as a file."""
-    settings = subject.settings
-    sop_class = SR_CLASSES[settings.sr_class]
-    uid = subject.uid("sr", sop_class)
+    return document_file(
+        subject,
+        _document(subject),
+        kind="sr",
+        sop_class_uid=SR_CLASSES[subject.settings.sr_class],
+        series_number=SR_SERIES_NUMBER,
+        description="report",
+    )
+
+
+def document_file(
+    subject: Subject, root: Item, *, kind: str, sop_class_uid: str, series_number: int, description: str
+) -> Output:
+    """A tree of content items as an SR document, in a series of its own; `description` is what the series holds."""
+    uid = subject.uid(kind, sop_class_uid)
     target = Attributes()
-    put_common(subject, target, sop_class_uid=sop_class, sop_instance_uid=uid)
-    target.put("Modality", "SR").put("SeriesInstanceUID", subject.uid("sr-series", sop_class))
-    target.put("SeriesNumber", SR_SERIES_NUMBER).put("InstanceNumber", 1)
-    target.put("SeriesDescription", subject.description("report"))
+    put_common(subject, target, sop_class_uid=sop_class_uid, sop_instance_uid=uid)
+    target.put("Modality", "SR").put("SeriesInstanceUID", subject.uid(f"{kind}-series", sop_class_uid))
+    target.put("SeriesNumber", series_number).put("InstanceNumber", 1)
+    target.put("SeriesDescription", subject.description(description))
     target.put("CompletionFlag", "COMPLETE").put("VerificationFlag", "UNVERIFIED").put("PreliminaryFlag", "PRELIMINARY")
     target.put_items("ReferencedPerformedProcedureStepSequence").put_items("PerformedProcedureCodeSequence")
     target.put_items("CodingSchemeIdentificationSequence", [_coding_scheme()])
-    requests = _requests(subject.source)
-    if requests:
-        target.put_items("ReferencedRequestSequence", requests)
-    target.put_items("CurrentRequestedProcedureEvidenceSequence", [_evidence(subject.source)])
-    put_content(_document(subject), target, root=True)
-    data = part10(target, sop_class_uid=sop_class, sop_instance_uid=uid, transfer_syntax_uid=EXPLICIT_LITTLE)
+    asked = requests(subject.source)
+    if asked:
+        target.put_items("ReferencedRequestSequence", asked)
+    target.put_items("CurrentRequestedProcedureEvidenceSequence", [evidence(subject.source)])
+    put_content(root, target, root=True)
+    data = part10(target, sop_class_uid=sop_class_uid, sop_instance_uid=uid, transfer_syntax_uid=EXPLICIT_LITTLE)
     return Output(
-        kind="sr",
+        kind=kind,
         label="",
-        sop_class_uid=sop_class,
+        sop_class_uid=sop_class_uid,
         sop_instance_uid=uid,
         transfer_syntax_uid=EXPLICIT_LITTLE,
         instance_number=1,
@@ -114,7 +126,7 @@ def _document(subject: Subject) -> Item:
         Container(template="1500"),
         (
             Item(Relation.MODIFIER, codes.LANGUAGE, codes.US_ENGLISH),
-            *_observer(subject),
+            *observer(subject),
             Item(Relation.MODIFIER, codes.PROCEDURE_REPORTED, _procedure(subject.source)),
             _library(subject.source, film),
             # The container stands even when it is empty: viewers look into it unasked.
@@ -124,7 +136,8 @@ def _document(subject: Subject) -> Item:
     )
 
 
-def _observer(subject: Subject) -> tuple[Item, ...]:
+def observer(subject: Subject) -> tuple[Item, ...]:
+    """Who observed: this node with this model (TID 1004)."""
     return (
         Item(Relation.CONTEXT, codes.OBSERVER_TYPE, codes.DEVICE),
         Item(Relation.CONTEXT, codes.DEVICE_UID, Uid(device_uid(subject.settings))),
@@ -202,13 +215,16 @@ def _score(finding: Finding, scale: Scale, film: Image) -> Item:
 def _evaluations(subject: Subject) -> Item:
     report = subject.report
     items = [Item(Relation.CONTAINS, codes.SUMMARY, summary_text(report))]
-    checked = report.plausibility
-    if checked is not None:
-        verdict = "plausible" if checked.plausible else "not plausible"
-        text = f"The film is {verdict} for the model: distance {checked.distance:.4g}, limit {checked.limit:.4g}."
-        items.append(Item(Relation.CONTAINS, codes.PLAUSIBILITY, text))
+    if report.plausibility is not None:
+        items.append(Item(Relation.CONTAINS, codes.PLAUSIBILITY, plausibility_text(report.plausibility)))
     items += [Item(Relation.CONTAINS, codes.COMMENT, note) for note in (*report.notes, DISCLAIMER)]
     return Item(Relation.CONTAINS, codes.QUALITATIVE_EVALUATIONS, Container(separate=True), tuple(items))
+
+
+def plausibility_text(checked: Plausibility) -> str:
+    """Whether the film is one that the model may speak about, with the figures."""
+    verdict = "plausible" if checked.plausible else "not plausible"
+    return f"The film is {verdict} for the model: distance {checked.distance:.4g}, limit {checked.limit:.4g}."
 
 
 def _procedure(source: Dataset) -> Concept | CopiedConcept:
@@ -229,9 +245,9 @@ def _procedure(source: Dataset) -> Concept | CopiedConcept:
     return codes.PLAIN_CHEST_XRAY
 
 
-def _requests(source: Dataset) -> list[Attributes]:
+def requests(source: Dataset) -> list[Attributes]:
     """The requests that the film fulfils (PS3.3 C.17.2, type 1C), as the film names them."""
-    requests = []
+    found = []
     for request in source.get("RequestAttributesSequence") or ():
         target = Attributes().put("StudyInstanceUID", raw_value(source, "StudyInstanceUID"))
         target.put_items("ReferencedStudySequence")
@@ -243,11 +259,11 @@ def _requests(source: Dataset) -> list[Attributes]:
         target.put_items(
             "RequestedProcedureCodeSequence", copied_items(request, "RequestedProcedureCodeSequence", source)
         )
-        requests.append(target)
-    return requests
+        found.append(target)
+    return found
 
 
-def _evidence(source: Dataset) -> Attributes:
+def evidence(source: Dataset) -> Attributes:
     """The film as evidence (PS3.3 C.17.2.3)."""
     film = Image(plain(source, "SOPClassUID"), plain(source, "SOPInstanceUID"))
     series = Attributes().put_items("ReferencedSOPSequence", [reference(film)])

@@ -17,9 +17,15 @@ SR_CLASSES = {
     "comprehensive": "1.2.840.10008.5.1.4.1.1.88.33",
     "comprehensive3d": "1.2.840.10008.5.1.4.1.1.88.34",
 }
+BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
+KEY_OBJECT_SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
+ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 SR_SERIES_NUMBER = 9001
 SC_SERIES_NUMBER = 9002
+TEXT_SERIES_NUMBER = 9003
+PDF_SERIES_NUMBER = 9004
+KEY_OBJECT_SERIES_NUMBER = 9005
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +37,7 @@ class OutputSettings:
     pixels. `style` is "colour" (map and contour) or "contour" (for grey-scale destinations). `encoding` is "raw"
     (Explicit VR Little Endian) or "jpeg" (baseline, lossy). `timezone` is an IANA name for films that state no
     offset from UTC. `scheme` is "SCT" or "99CXRNODE": where the codes of findings come from; `concepts` replaces
-    single ones, as pairs of label and concept. Raises ConfigError for a value outside these.
+    single ones, as pairs of label and concept. `urgent` are the labels that a key object flags. Raises ConfigError for a value outside these.
     """
 
     sr_class: str = "comprehensive"
@@ -44,6 +50,7 @@ class OutputSettings:
     device_name: str = "CXRNODE"
     scheme: str = "SCT"
     concepts: tuple[tuple[str, Concept], ...] = ()
+    urgent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         choices = {
@@ -77,7 +84,8 @@ class OutputSettings:
 class Output:
     """One DICOM object made from a report.
 
-    `kind` is "sr", "summary" or "heatmap"; `label` the finding of a heatmap, else ""; `data` a whole Part 10 file.
+    `kind` is "sr", "text", "summary", "heatmap", "pdf" or "key_object"; `label` the finding of a heatmap, else "";
+    `data` a whole Part 10 file.
     """
 
     kind: str

@@ -72,8 +72,8 @@ def test_only_the_kinds_asked_for_are_made() -> None:
 
 
 def test_a_kind_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError, match="pdf"):
-        build_outputs(make_source(), make_report(), FILM, SALIENCY, OutputSettings(), frozenset({"pdf"}))
+    with pytest.raises(ValueError, match="fax"):
+        build_outputs(make_source(), make_report(), FILM, SALIENCY, OutputSettings(), frozenset({"fax"}))
 
 
 def test_a_duplicate_has_no_outputs() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import sqlalchemy as sa
 
 from cxrnode.core.findings import Outcome
@@ -146,6 +148,56 @@ def test_a_third_copy_under_the_first_identity_is_the_firsts_duplicate(database:
     third = claim_one(database)
     assert not settle(database, third, pixels=pixels)
     assert old == row(database, job, third.job_id).duplicate_of
+
+
+def test_an_active_job_is_no_duplicate_of_what_a_shadow_model_said(database: Database) -> None:
+    enqueue(database, 1, mode="shadow")
+    settle(database, claim_one(database), pixels="film")
+    active = enqueue(database, 2)
+    held = claim_one(database)
+    assert reports.settle_duplicate(database, held, pixel_digest=digest("film"), identity_digest=digest("same")) is None
+    assert settle(database, held, pixels="film")
+    assert count(database, delivery) == 1
+    enqueue(database, 3, mode="shadow")
+    assert not settle(database, claim_one(database), pixels="film")
+    with database.read() as transaction:
+        assert transaction.scalar(sa.select(film.c.job_id)) == active
+
+
+def test_a_film_that_was_not_analysed_is_read_when_it_comes_with_a_better_header(database: Database) -> None:
+    enqueue(database, 1)
+    held = claim_one(database)
+    refused = report(held, pixels="film", outcome=Outcome.NOT_ANALYSED)
+    assert reports.settle_report(database, held, refused, outputs(held), saliency=None, preview=None)
+    enqueue(database, 2)
+    held = claim_one(database)
+    assert reports.settle_duplicate(database, held, pixel_digest=digest("film"), identity_digest=digest("same")) is None
+    assert settle(database, held, pixels="film")
+    third = _third_refused(database)
+    assert row(database, job, third).duplicate_of == held.job_id
+
+
+def _third_refused(database: Database) -> int:
+    job_id = enqueue(database, 3)
+    held = claim_one(database)
+    refused = report(held, pixels="film", outcome=Outcome.NOT_ANALYSED)
+    assert not reports.settle_report(database, held, refused, outputs(held), saliency=None, preview=None)
+    return job_id
+
+
+def test_two_copies_of_a_film_that_cannot_be_decoded_send_their_notice_once(database: Database) -> None:
+    enqueue(database, 1)
+    enqueue(database, 2)
+    one, other = claim(database)
+    notice = outputs(one)
+    for held in (one, other):
+        refused = dataclasses.replace(report(held, outcome=Outcome.NOT_ANALYSED), pixel_digest="")
+        stands = reports.settle_report(database, held, refused, notice, saliency=None, preview=None)
+        assert stands is (held is one)
+    stored = row(database, job, other.job_id)
+    assert ("reported", Outcome.DUPLICATE, one.job_id) == (stored.state, stored.outcome, stored.duplicate_of)
+    assert count(database, delivery) == 1
+    assert_sound(database)
 
 
 def _second(database: Database) -> Claim:

@@ -51,7 +51,7 @@ def test_the_card_says_the_numbers_of_the_shipped_manifest(of: str) -> None:
         "version": f"version {manifest.version}",
         "weights": bundle.weights_digest,
         "mean AUC": f"{manifest.metrics.mean_auc:.3f}",
-        "limit": f"{manifest.plausibility.limit:.3f}",
+        "limit": f"{manifest.plausibility.limit:.4f}",
         "films": f"{manifest.training.films:,} films of {manifest.training.patients:,} patients",
     }
     assert said[of] in CARD.read_text(encoding="utf-8")

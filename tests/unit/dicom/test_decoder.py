@@ -1,0 +1,124 @@
+"""The decode child: what it says, how it dies, and that no film ever gets another one's pixels."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxrnode.dicom.decoder import Decoder, DecoderDied
+from cxrnode.dicom.part10 import dataset_sha256
+from cxrnode.errors import Rejected, Transient, UnreadableImage
+from cxrnode.phantom.dicom import write_phantoms
+
+MEMORY = 2 << 30
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return list(write_phantoms(tmp_path_factory.mktemp("films")))[:2]
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    made = Decoder(timeout=30.0, memory=MEMORY)
+    yield made
+    made.close()
+
+
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """Put a script in the place of the decode child."""
+    script = tmp_path / "child.sh"
+    script.write_text(f"#!/bin/sh\n{body}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("cxrnode.dicom.decoder.sys.executable", str(script))
+
+
+def test_a_film_is_decoded_and_the_next_one_by_the_same_child(decoder: Decoder, films: list[Path]) -> None:
+    first, second = (decoder.decode(film, dataset_sha256=dataset_sha256(film)) for film in films)
+    assert first.display.dtype == np.uint8
+    assert first.pixel_digest != second.pixel_digest
+
+
+def test_a_film_altered_in_the_spool_is_refused_rather_than_called_unreadable(
+    decoder: Decoder, films: list[Path]
+) -> None:
+    # Unreadable films are reported in the name of their patient; an altered header may name another.
+    with pytest.raises(Rejected, match="altered") as told:
+        decoder.decode(films[0], dataset_sha256="0" * 64)
+    assert not isinstance(told.value, UnreadableImage)
+
+
+def test_a_file_that_cannot_be_read_at_the_moment_is_a_passing_fault(decoder: Decoder, tmp_path: Path) -> None:
+    with pytest.raises(Transient, match="does not answer"):
+        decoder.decode(tmp_path / "gone", dataset_sha256="0" * 64)
+
+
+def test_what_is_no_film_is_unreadable(decoder: Decoder, tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(bytes(128) + b"DICM" + b"nothing")
+    with pytest.raises(UnreadableImage):
+        decoder.decode(path, dataset_sha256=dataset_sha256(path))
+
+
+def test_a_child_that_was_killed_between_films_costs_no_film_anything(decoder: Decoder, films: list[Path]) -> None:
+    decoder.decode(films[0], dataset_sha256=dataset_sha256(films[0]))
+    os.kill(decoder._child.pid, signal.SIGKILL)
+    decoder._child.wait()
+    assert decoder.decode(films[1], dataset_sha256=dataset_sha256(films[1])).display.size
+
+
+def test_a_service_manager_that_stops_all_processes_costs_no_film_its_child(
+    decoder: Decoder, films: list[Path]
+) -> None:
+    decoder.decode(films[0], dataset_sha256=dataset_sha256(films[0]))
+    os.kill(decoder._child.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    assert decoder._child.poll() is None
+
+
+def test_a_decoder_that_cannot_start_is_a_passing_fault_and_no_films(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, films: list[Path]
+) -> None:
+    stand_in(tmp_path, monkeypatch, "exit 3")
+    decoder = Decoder(timeout=30.0, memory=MEMORY)
+    for _ in range(2):
+        with pytest.raises(Transient, match="does not start"):
+            decoder.decode(films[0], dataset_sha256="0" * 64)
+    decoder.close()
+
+
+def test_a_machine_without_room_for_a_process_is_a_passing_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cxrnode.dicom.decoder.sys.executable", "/nonexistent/python")
+    with pytest.raises(Transient, match="cannot be started"):
+        Decoder(timeout=30.0, memory=MEMORY)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("read line; kill -SEGV $$", "signal 11"),
+        ("read line; exit 4", "status 4"),
+        ("read line; sleep 60", "longer than 1 s"),
+        ("read line; echo '[]'; sleep 60", "out of turn"),
+        ("""read line; echo '{"dataset_sha256": "another film", "rows": 1, "columns": 1}'; sleep 60""", "out of turn"),
+        ("""read line; echo '{"dataset_sha256": "sha", "rows": -1, "columns": -1}'; sleep 60""", "out of turn"),
+        ("""read line; echo '{"dataset_sha256": "sha", "rows": 99999, "columns": 99999}'; sleep 60""", "out of turn"),
+    ],
+)
+def test_a_child_that_fails_a_film_is_replaced_and_the_reason_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, films: list[Path], body: str, said: str
+) -> None:
+    with monkeypatch.context() as changed:
+        stand_in(tmp_path, changed, f"echo ready; {body}")
+        decoder = Decoder(timeout=1.0, memory=MEMORY)
+        with pytest.raises(DecoderDied, match=said):
+            decoder.decode(films[0], dataset_sha256="sha")
+    decoder._timeout = 30.0
+    assert decoder.decode(films[0], dataset_sha256=dataset_sha256(films[0])).display.size
+    decoder.close()

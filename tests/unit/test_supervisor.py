@@ -1,0 +1,38 @@
+"""The supervisor's own faults: it goes on whatever becomes of a child."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from cxrnode.config import parse_config
+from cxrnode.store.database import Database
+from cxrnode.store.upgrade import upgrade
+from cxrnode.supervisor import Supervisor
+
+
+def test_a_role_that_cannot_be_started_is_tried_again_later_and_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "no process id left")
+
+    database = Database(f"sqlite+pysqlite:///{tmp_path / 'test.sqlite'}")
+    upgrade(database)
+    config = parse_config({"node": {"data_dir": str(tmp_path), "roles": ["tend"]}})
+    supervisor = Supervisor(config, database, config_path=None)
+    [child] = supervisor._children
+    monkeypatch.setattr(subprocess, "Popen", no_room)
+    before = len(os.listdir("/proc/self/fd"))
+    first = child.backoff
+    supervisor._watch(child)
+    assert child.process is None
+    assert child.not_before > time.monotonic()
+    assert child.backoff == 2 * first
+    assert len(os.listdir("/proc/self/fd")) == before
+    database.close()
