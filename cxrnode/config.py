@@ -28,6 +28,7 @@ from cxrnode.errors import ConfigError
 from cxrnode.sections import (
     Database,
     Heatmap,
+    KeyObject,
     Listen,
     Log,
     Model,
@@ -48,6 +49,7 @@ __all__ = [
     "Config",
     "Database",
     "Heatmap",
+    "KeyObject",
     "Listen",
     "Log",
     "Model",
@@ -86,6 +88,7 @@ class Config(Section):
     send: Send = Field(default_factory=Send)
     heatmap: Heatmap = Field(default_factory=Heatmap)
     sr: Sr = Field(default_factory=Sr)
+    key_object: KeyObject = Field(default_factory=KeyObject)
     words: WordLists = Field(default_factory=WordLists)
     database: Database = Field(default_factory=Database)
     spool: Spool = Field(default_factory=Spool)
@@ -140,6 +143,9 @@ class Config(Section):
             )
         if self.heatmap.min_findings > self.heatmap.max_findings:
             wrong.append("heatmap.min_findings is above heatmap.max_findings; lower it")
+        flagging = [rule.name for rule in self.rules if "key_object" in rule.outputs]
+        if flagging and not self.key_object.findings:
+            wrong.append(f"rule {flagging[0]!r} sends key objects, and key_object.findings names no finding; name some")
         if self.send.backoff_base > self.send.backoff_cap:
             wrong.append("send.backoff_base is above send.backoff_cap; lower it")
         if self.reading.decode_timeout >= self.reading.lease:

@@ -48,7 +48,7 @@ NamedPath = Annotated[Path, AfterValidator(_resolved)]
 #: One string or a list of them.
 Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 RoleName = Literal["receive", "infer", "send", "tend"]
-OutputKind = Literal["sr", "heatmap", "text", "pdf"]
+OutputKind = Literal["sr", "heatmap", "text", "pdf", "key_object"]
 
 
 class Section(BaseModel):
@@ -169,6 +169,12 @@ class Sr(Section):
 
     sop_class: Literal["comprehensive", "comprehensive3d"] = Field(default="comprehensive", alias="class")
     scheme: Literal["SCT", "99CXRNODE"] = "SCT"
+
+
+class KeyObject(Section):
+    """`[key_object]`: the findings, by their labels in the bundle, whose presence flags a film as urgent."""
+
+    findings: Words = ()
 
 
 class WordLists(Section):

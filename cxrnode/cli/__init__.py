@@ -17,6 +17,7 @@ from cxrnode.cli.database import db
 from cxrnode.cli.demo import demo
 from cxrnode.cli.dicom import echo, send
 from cxrnode.cli.evaluate import evaluate
+from cxrnode.cli.explain import explain
 from cxrnode.cli.imports import import_command, pull_command
 from cxrnode.cli.init import init
 from cxrnode.cli.instances import instances
@@ -37,7 +38,7 @@ def main(config_path: Path | None) -> None:
     """
 
 
-for _command in (init, check, serve, demo, echo, send, rules, instances, jobs, model, evaluate, audit, db):
+for _command in (init, check, serve, demo, echo, send, rules, instances, jobs, model, evaluate, explain, audit, db):
     main.add_command(_command)
 for _command in (pull_command, import_command):
     model.add_command(_command)

@@ -102,6 +102,7 @@ def output_settings(config: Config) -> OutputSettings:
         encoding=config.heatmap.encoding,
         timezone=config.node.timezone,
         device_name=config.node.ae_title,
+        urgent=tuple(sorted(config.key_object.findings)),
     )
 
 

@@ -63,7 +63,8 @@ def written(outputs: tuple[Output, ...], folder: Path) -> list[Path]:
 def outputs(source: Dataset, report: Report | None = None, **settings: Any) -> tuple[Output, ...]:
     film = make_film(int(source.get("Rows", 300) or 300), int(source.get("Columns", 300) or 300))
     kinds = KINDS | OPTIONAL
-    return build_outputs(source, report or make_report(), film, make_saliency(), OutputSettings(**settings), kinds)
+    flagged = {"urgent": ("Cardiomegaly",), **settings}
+    return build_outputs(source, report or make_report(), film, make_saliency(), OutputSettings(**flagged), kinds)
 
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -123,7 +124,7 @@ def test_dciodvfy_finds_nothing_in_any_output(which: str, tmp_path: Path) -> Non
 def test_dcmtk_reads_every_report_and_draws_every_picture(which: str, tmp_path: Path) -> None:
     film, report, settings = CASES[which]
     for path in written(outputs(make_source(320, 280, **film), make_report(**report), **settings), tmp_path):
-        if path.name.startswith(("sr", "text")):
+        if path.name.startswith(("sr", "text", "key_object")):
             assert told("dsrdump", path) == (0, [])
             assert told("dsr2html", path, tmp_path / "sr.html") == (0, [])
         elif path.name.startswith("pdf"):

@@ -46,9 +46,9 @@ def build_outputs(
     declared character set, its bytes are gone; undecoded, they are copied as they are.
     film: uint8 (H, W), 0 = black, row 0 = top, as the radiologist sees it; None where it could not be decoded.
     saliency: float16 (C, h, w), the channel of a finding is its `index`; None where the model gives none.
-    kinds: of "sr", "heatmap", "text", "pdf" and "key_object"; the summary belongs to "heatmap" and is made even when no finding is
-    shown. "pdf" is the summary too; without "heatmap" it has no thumbnails, since it could not say of what. "key_object" is made only where a finding
-    that `settings.urgent` names is present, and never by a model for demonstration.
+    kinds: of "sr", "heatmap", "text", "pdf" and "key_object". The summary belongs to "heatmap" and is made even when
+    no finding is shown. "pdf" is the summary too; without "heatmap" it has no thumbnails, since it could not say of
+    what. "key_object" is made only where a finding of `settings.urgent` is present, and never for a demonstration.
     A duplicate has no outputs. Raises ValueError for a kind that does not exist.
     """
     unknown = kinds - KINDS - OPTIONAL

@@ -37,7 +37,8 @@ class OutputSettings:
     pixels. `style` is "colour" (map and contour) or "contour" (for grey-scale destinations). `encoding` is "raw"
     (Explicit VR Little Endian) or "jpeg" (baseline, lossy). `timezone` is an IANA name for films that state no
     offset from UTC. `scheme` is "SCT" or "99CXRNODE": where the codes of findings come from; `concepts` replaces
-    single ones, as pairs of label and concept. `urgent` are the labels that a key object flags. Raises ConfigError for a value outside these.
+    single ones, as pairs of label and concept. `urgent` are the labels that a key
+    object flags. Raises ConfigError for a value outside these.
     """
 
     sr_class: str = "comprehensive"

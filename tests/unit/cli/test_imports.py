@@ -26,7 +26,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_an_imported_bundle_is_verified_and_known_by_its_name(clinic: Clinic, checkpoint: Path) -> None:
-    result = clinic.run("model", "import", checkpoint, "--json")
+    result = clinic.run("model", "import", checkpoint, "--size", "64", "--json")
     assert result.exit_code == 0, result.output
     assert "plausibility knows the layout of films alone" in result.stderr
     answer = json.loads(result.stdout)

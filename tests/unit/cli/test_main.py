@@ -42,7 +42,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         (
             *("init", "check", "serve", "demo", "echo", "send", "rules test", "instances ls", "instances show"),
             *("jobs ls", "jobs show", "jobs retry", "jobs resend", "model ls", "model show", "model verify"),
-            *("model pull", "model import", "evaluate", "audit query", "db upgrade"),
+            *("model pull", "model import", "evaluate", "explain", "audit query", "db upgrade"),
         )
     )
 

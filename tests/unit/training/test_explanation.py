@@ -1,0 +1,106 @@
+"""The explanation of a film: which findings, which pictures, what must be said on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxrnode.core.findings import Plausibility
+from cxrnode.reading.bundle import load_bundle, write_bundle
+from cxrnode.reading.explain import Method
+from cxrnode.reading.network import weights_of
+from cxrnode.reading.oracle import made_films
+from cxrnode.training.explanation import (
+    PICTURE,
+    Explained,
+    Explanation,
+    UnknownFinding,
+    explain_film,
+    picture,
+    regions,
+    sheet,
+)
+from tests.unit.reading.conftest import LABELS, card, clouds, network
+
+
+def spot(row: int, column: int) -> np.ndarray:
+    map_ = np.zeros((8, 8), np.float32)
+    map_[row, column] = 3.0
+    return map_
+
+
+def explanation(*maps: np.ndarray, plausible: bool = True, demonstration: bool = True) -> Explanation:
+    return Explanation(
+        model="tiny 1 (abc)",
+        demonstration=demonstration,
+        scale="score",
+        plausibility=Plausibility(distance=0.5 if plausible else 3.0, limit=1.0),
+        findings=(Explained(finding="Mass", score=0.5, maps=dict(zip(Method, maps, strict=False))),),
+    )
+
+
+FILM = np.full((300, 200), 90, np.uint8)
+
+
+def test_the_highest_scores_are_explained_unless_others_are_named(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "tiny", card(), weights_of(network(len(LABELS))), clouds().tensors())
+    bundle = load_bundle(tmp_path / "tiny")
+    film = made_films(64)[-1]
+    found = explain_film(bundle, film, [Method.GRADCAM, Method.GRADCAM_PLUS_PLUS], most=2)
+    scores = [one.score for one in found.findings]
+    assert (len(scores), scores) == (2, sorted(scores, reverse=True))
+    assert [list(one.maps) for one in found.findings] == [[Method.GRADCAM, Method.GRADCAM_PLUS_PLUS]] * 2
+    named = explain_film(bundle, film, [Method.GRADCAM], ["Hernia"])
+    assert [one.finding for one in named.findings] == ["Hernia"]
+    with pytest.raises(UnknownFinding, match="no finding Herna, only Effusion, Mass, Hernia"):
+        explain_film(bundle, film, [Method.GRADCAM], ["Herna"])
+
+
+def test_regions_are_the_fullest_cells() -> None:
+    map_ = 3 * spot(2, 5) + spot(7, 0)
+    first, second = (regions(map_)[0], regions(spot(7, 0))[0])
+    assert (first.left, first.top, first.right, first.bottom) == (5 / 8, 2 / 8, 6 / 8, 3 / 8)
+    assert (second.left, second.top) == (0.0, 7 / 8)
+    assert len(regions(map_)) == 5
+    assert regions(np.zeros((7, 7), np.float32)) == ()
+
+
+def test_the_map_is_drawn_where_it_lies_and_nowhere_else() -> None:
+    found = explanation(spot(1, 6))
+    drawn = np.asarray(picture(FILM, found, found.findings[0], Method.GRADCAM)).astype(int)
+    left = (drawn.shape[1] - 200) // 2
+    film = drawn[:300, left : left + 200]
+    colour = film.max(2) - film.min(2)
+    assert colour[40:70, 155:170].min() > 30
+    assert colour[150:, :100].max() == 0
+
+
+def test_an_empty_map_leaves_the_film_as_it_is() -> None:
+    found = explanation(np.zeros((7, 7), np.float32))
+    drawn = np.asarray(picture(FILM, found, found.findings[0], Method.GRADCAM))
+    left = (drawn.shape[1] - 200) // 2
+    assert set(drawn[:300, left : left + 200].reshape(-1).tolist()) == {90}
+
+
+def test_what_must_be_said_takes_lines_of_its_own() -> None:
+    heights = [
+        picture(FILM, found, found.findings[0], Method.GRADCAM).height
+        for found in (
+            explanation(spot(1, 1), demonstration=False),
+            explanation(spot(1, 1)),
+            explanation(spot(1, 1), plausible=False),
+        )
+    ]
+    assert heights == sorted(set(heights))
+
+
+def test_a_large_film_is_shrunk_and_a_sheet_has_a_column_for_each_method() -> None:
+    film = np.zeros((3000, 2000), np.uint8)
+    found = explanation(spot(1, 1), spot(2, 2), spot(3, 3), plausible=False)
+    assert picture(film, found, found.findings[0], Method.GRADCAM).height < PICTURE + 300
+    one = sheet(film, dataclasses.replace(found, findings=found.findings * 2))
+    less = sheet(film, explanation(spot(1, 1), spot(2, 2)))
+    assert (one.width > less.width, one.height > less.height) == (True, True)
