@@ -27,7 +27,7 @@ from cxrnode.store.database import Database
 
 log = structlog.get_logger()
 
-#: A child that says nothing for so long hangs, and is replaced. Longer than any lease or time-out of a role.
+#: A child that says nothing for so long hangs, and is replaced; longer where a time-out of a role is.
 HANG_SECONDS = 300.0
 #: How long a child may take to finish or give back what it holds, before it is killed.
 DRAIN_SECONDS = 20.0
@@ -64,6 +64,8 @@ class Supervisor:
         self._on_ready = on_ready
         self._children = [Child(role=role) for role in config.node.roles]
         self._listening: socket.socket | None = None
+        longest = max(config.reading.decode_timeout, config.send.dimse_timeout, config.send.acse_timeout)
+        self._patience = max(HANG_SECONDS, 2 * longest)
         self._stopping = False
         self._announced = False
         self._began = time.monotonic()
@@ -98,7 +100,7 @@ class Supervisor:
             return
         self._listen_to(child)
         if child.process.poll() is None:
-            if now - child.heard > HANG_SECONDS:
+            if now - child.heard > self._patience:
                 log.error("role_hangs", role=child.role, pid=child.process.pid, silent_s=round(now - child.heard))
                 child.process.kill()
             return

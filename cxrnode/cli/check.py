@@ -181,6 +181,7 @@ def _models(config: Config) -> Iterator[Checked]:
         yield Checked(
             name="models", ok=False, detail="there are none", remedy='add [models.chest] with bundle = "demo"'
         )
+    assessed: set[str] = set()
     for name, model in config.models.items():
         try:
             bundle = load_bundle(find_bundle(model.bundle, config.node.data_dir))
@@ -191,6 +192,17 @@ def _models(config: Config) -> Iterator[Checked]:
         words = [f"{card.name} {card.version}", f"digest {bundle.digest[:12]}", model.mode]
         words += ["DEMONSTRATION MODEL"] if card.demonstration else []
         yield Checked(name=f"model {name}", ok=True, detail=", ".join(words))
+        if model.mode == "active" and not card.demonstration:
+            assessed |= {label.name for label in card.labels if label.report and label.assessed is not None}
+    # A misspelt finding would flag nothing, and nobody would miss it.
+    for finding in config.key_object.findings if any("key_object" in rule.outputs for rule in config.rules) else ():
+        if finding not in assessed:
+            yield Checked(
+                name=f"key object {finding}",
+                ok=False,
+                detail="no model in use assesses it; a demonstration or shadow model flags nothing",
+                remedy="write key_object.findings as `cxrnode model show` writes the findings, or remove it",
+            )
 
 
 def _nodes(config: Config) -> Iterator[Checked]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -22,7 +23,9 @@ class LeaseKeeper(Generic[HeldT]):
     def __init__(self, renew: Callable[[Sequence[HeldT]], int], *, lease: float) -> None:
         """Call `renew` with everything held every `lease` / 3 seconds."""
         self._renew = renew
+        self._lease = lease
         self._every = lease / 3
+        self._good_until = 0.0
         self._held: list[HeldT] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -35,9 +38,15 @@ class LeaseKeeper(Generic[HeldT]):
             return tuple(self._held)
 
     def hold(self, claims: Sequence[HeldT]) -> None:
-        """Keep these from now on."""
+        """Keep these, claimed just now, from now on."""
         with self._lock:
             self._held.extend(claims)
+            self._good_until = time.monotonic() + self._lease
+
+    @property
+    def good(self) -> bool:
+        """Whether the leases still run, as far as this process can know: a database that is away renews none."""
+        return time.monotonic() < self._good_until
 
     def drop(self, claim: HeldT) -> None:
         """Keep this one no longer: it is settled or lost."""
@@ -50,8 +59,10 @@ class LeaseKeeper(Generic[HeldT]):
             held = self.held
             if not held:
                 continue
+            asked = time.monotonic()
             try:
                 self._renew(held)
+                self._good_until = asked + self._lease
             except Transient as fault:
                 log.warning("leases_not_renewed", reason=str(fault), held=len(held))
 

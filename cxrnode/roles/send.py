@@ -114,6 +114,8 @@ class Sender:
         for parcel in claim.parcels:
             self._context.beat()
             try:
+                if not keeper.good:  # another sender may have this delivery by now
+                    raise Transient("the lease ended before the last object")
                 sent = outbound.store(self._read(parcel))
             except Transient as fault:
                 self._break(claim, answers, parcel, fault)

@@ -150,19 +150,15 @@ def import_checkpoint(
     clouds, limit = _layout_alone()
     manifest = _manifest(path, name, labels, size, published, licence, limit)
     with tempfile.TemporaryDirectory() as part:
-        made = Path(part) / "bundle"
-        written = write_bundle(made, manifest, state, clouds.tensors())
+        made = Path(part)
+        write_bundle(made, manifest, state, clouds.tensors())
+        provisional = load_bundle(made)
         if films:
-            clouds, limit = _learnt(TorchEngine(load_bundle(made)), films)
+            clouds, limit = _learnt(TorchEngine(provisional), films)
             manifest = _manifest(path, name, labels, size, published, licence, limit)
-            written = write_bundle(made, manifest, state, clouds.tensors())
         if calibration is not None:
-            manifest = _calibrated(manifest, calibration, load_bundle(made).weights_digest)
-            written = write_bundle(made, manifest, state, clouds.tensors())
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in made.iterdir():
-            shutil.copyfile(file, folder / file.name)
-    return written
+            manifest = _calibrated(manifest, calibration, provisional.weights_digest)
+    return write_bundle(folder, manifest, state, clouds.tensors())
 
 
 def _open(name: str, copy: Path, out: Path, *, trust: bool) -> None:

@@ -88,6 +88,10 @@ def read_list(
         return _plain(place, findings, folds, ignored)
     if not place.is_dir():
         raise BadList(f"{place}: there is no such file or folder; --data takes a CSV file or a folder")
+    if folds and ((place / NIH_TABLE).is_file() or _class_folders(place)):
+        raise BadList(
+            f"{place.name}: this layout knows no folds; evaluate without --fold, or list the films in a CSV file"
+        )
     if (place / NIH_TABLE).is_file():
         return _checked(_nih(place, findings), findings, place.name)
     if classes := _class_folders(place):

@@ -38,7 +38,8 @@ def main() -> int:
 
     torch.set_num_threads(1)
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=how == "safe")
+        # Old files were written by Python 2, whose text has no encoding.
+        loaded = torch.load(file, map_location="cpu", weights_only=how == "safe", encoding="latin1")
     except pickle.UnpicklingError as error:
         print(str(error).splitlines()[0][:300], file=sys.stderr)
         return NOT_SAFE if how == "safe" else NO_CHECKPOINT

@@ -20,6 +20,7 @@ from PIL import Image
 
 from cxrnode.core.findings import Outcome
 from cxrnode.dicom.outputs import KINDS, OPTIONAL, Output, OutputSettings, build_outputs
+from cxrnode.dicom.outputs.drawing import AMBER
 from cxrnode.phantom.anatomy import PhantomFinding
 from cxrnode.phantom.dicom import phantom_dx
 from tests.acceptance.viewer import Listed, Ohif, browsing, dicomweb_settings, likeness, require_viewer, serving
@@ -64,8 +65,12 @@ def study() -> Study:
     other, second, film = _film("AP")
     missed = make_report(SCORES, outcome=Outcome.NOT_ANALYSED, reason="the film lies too far from those trained on")
     refused = build_outputs(other, missed, film, None, OutputSettings(encoding="jpeg"), EVERYTHING)
+    # A demonstration flags nothing: this is what another model would have sent.
+    flag = build_outputs(
+        source, make_report(SCORES), None, None, OutputSettings(urgent=("Effusion",)), frozenset({"key_object"})
+    )
     assert source.StudyInstanceUID == other.StudyInstanceUID
-    return Study(str(source.StudyInstanceUID), (first, second), shown, read, refused)
+    return Study(str(source.StudyInstanceUID), (first, second), shown, (*read, *flag), refused)
 
 
 def picture(output: Output) -> Image.Image:
@@ -106,11 +111,12 @@ def test_ohif_lists_each_film_its_captures_as_one_stack_and_its_reports(ohif: Oh
         return f"AI {what} {view} 15:07:00 ({demonstration}not for diagnosis)"
 
     demonstration = "DEMONSTRATION MODEL, "
-    assert ohif.series(10) == [
+    assert ohif.series(11) == [
         Listed("DOC", titled("page", "AP"), 1),
         Listed("DOC", titled("page", "PA", demonstration), 1),
         Listed("DX", "SYNTHETIC CHEST AP", 1),
         Listed("DX", "SYNTHETIC CHEST PA", 1),
+        Listed("KO", titled("urgent", "PA"), 1),
         Listed("OT", titled("maps", "AP"), 1),
         Listed("OT", titled("maps", "PA", demonstration), 4),
         Listed("SR", titled("report", "AP"), 1),
@@ -151,6 +157,13 @@ def test_ohif_opens_the_text_report(ohif: Ohif) -> None:
     ohif.show("SR", "AI text AP")
     told = ohif.wait_for_text("AI: not analysed. Reason: the film lies too far from those trained on.")
     assert "absent" not in told.lower()
+    assert (ohif.complaints, ohif.troubled()) == ([], False)
+
+
+def test_ohif_opens_the_page_sent_as_pdf(ohif: Ohif) -> None:
+    ohif.show("DOC", "AI page PA")
+    ohif.wait_for_colour(AMBER)
+    ohif.shot("ohif-pdf")
     assert (ohif.complaints, ohif.troubled()) == ([], False)
 
 
@@ -196,8 +209,8 @@ def test_dcmtk_reads_every_object(dcmtk: Dcmtk, study: Study, tmp_path: Path) ->
         path = tmp_path / f"{number}.dcm"
         path.write_bytes(one.data)
         dcmtk.run("dcmdump", "-q", path)
-        if one.kind in ("sr", "text"):
-            assert "AI: " in dcmtk.run("dsrdump", path).stdout
+        if one.kind in ("sr", "text", "key_object"):
+            assert "AI" in dcmtk.run("dsrdump", path).stdout
             page = tmp_path / f"{number}.html"
             dcmtk.run("dsr2html", path, page)
             assert "Research use - not for diagnosis" in page.read_text(errors="replace")

@@ -213,8 +213,8 @@ class Ohif:
         #: Errors that no code of the page caught.
         self.complaints: list[str] = []
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        # Otherwise a guided tour covers the page.
-        page.add_init_script("localStorage.setItem('shownTours', JSON.stringify(['basicViewerTour']))")
+        # Otherwise a guided tour covers the page. The frame of a PDF has no storage.
+        page.add_init_script("window.localStorage?.setItem('shownTours', JSON.stringify(['basicViewerTour']))")
 
     def open(self, study_instance_uid: str, *, seconds: float = 60) -> None:
         """Open a study and wait for its first picture."""
@@ -264,6 +264,15 @@ class Ohif:
 
         _until(shown, seconds, lambda: f"a likeness of 0.95, not {max(reached):.3f}")
         return reached[-1]
+
+    def wait_for_colour(self, colour: tuple[int, int, int], *, seconds: float = 30) -> None:
+        """Wait until a thousand pixels of the viewport have this colour or nearly: for what scales its page itself."""
+
+        def shown() -> bool:
+            apart = np.abs(np.asarray(self._pixels(), int) - colour).max(axis=2)
+            return int((apart < 24).sum()) >= 1000
+
+        _until(shown, seconds, lambda: f"a thousand pixels of {colour}")
 
     def troubled(self) -> bool:
         """Whether the viewer says that something went wrong."""

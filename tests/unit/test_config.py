@@ -223,12 +223,16 @@ def test_reading_implausible_films_is_for_demo_and_bench_alone() -> None:
         assert config.reading.implausible == "read"
 
 
+FLAGGING = {"name": "all", "models": ["m"], "outputs": ["sr", "key_object"]}
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
         ({"heatmap": {"min_findings": 7}}, "heatmap.min_findings is above"),
         ({"send": {"backoff_base": "1h"}}, "send.backoff_base is above"),
         ({"reading": {"decode_timeout": "2m"}}, "reading.decode_timeout must end before"),
+        ({"models": {"m": {"bundle": "demo"}}, "rules": [FLAGGING]}, "key_object.findings names no finding"),
         ({"spool": {"url": "s3://bucket/prefix"}}, "spool.url names an object store"),
     ],
 )

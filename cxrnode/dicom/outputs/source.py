@@ -129,6 +129,8 @@ def copy_identity(source: Dataset, target: Attributes) -> None:
         value = _raw(source, tag, vr)
         if keyword == "PatientSex" and value:
             value = clean_sex(value.decode("latin-1")).encode()
+        elif keyword == "SpecificCharacterSet" and value and b"\0" in value:
+            value = b""  # names no set, and there are readers, pydicom among them, that cannot open a file that has it
         elif vr in _CLEAN and value:
             value = _CLEAN[vr](value.decode("latin-1")).encode()
         if value or keyword in _TYPE_2:
@@ -228,5 +230,6 @@ def _encodings(source: Dataset) -> list[str]:
     declared = source.get("SpecificCharacterSet")
     try:
         return convert_encodings(declared) if declared else [default_encoding]
-    except LookupError:  # a term that does not exist; pydicom decoded the values with the default as well
+    # A term that does not exist, or with a NUL in it; pydicom decoded the values with the default as well.
+    except (LookupError, ValueError):
         return [default_encoding]

@@ -84,7 +84,9 @@ def make_source(rows: int = 1024, columns: int = 848, **changes: Any) -> Dataset
     request.PlacerOrderNumberImagingServiceRequest = "PL1"
     request.FillerOrderNumberImagingServiceRequest = "FI1"
     ds.RequestAttributesSequence = Sequence([request])
-    as_bytes = {k: v for k, v in changes.items() if isinstance(v, bytes) and not (k == _CHARSET and v.isascii() and 0 not in v)}
+    as_bytes = {
+        k: v for k, v in changes.items() if isinstance(v, bytes) and not (k == _CHARSET and v.isascii() and 0 not in v)
+    }
     for keyword, value in changes.items():
         if value is None or keyword in as_bytes:
             ds.pop(keyword, None)

@@ -309,6 +309,13 @@ def test_no_header_makes_an_output_fail_or_changes_whose_it_is(changes: dict[str
             assert len(ds.SeriesDescription) <= 64
 
 
+def test_a_character_set_with_a_nul_in_it_is_left_out_and_the_name_kept() -> None:
+    source = make_source(SpecificCharacterSet=b"ISO\0IR", PatientName=b"Doe^Jane")
+    for output in outputs(source):
+        ds = read(output)
+        assert (raw(ds, "PatientName"), "SpecificCharacterSet" in ds) == (b"Doe^Jane", False)
+
+
 @pytest.mark.parametrize("name", ["chrJapMulti.dcm", "chrJapMultiExplicitIR6.dcm"])
 def test_real_japanese_headers_keep_their_names(name: str, data_dir: Path) -> None:
     source = pydicom.dcmread(data_dir / "dicom" / "chest_charset" / name)

@@ -7,6 +7,8 @@ import hashlib
 import os
 import re
 import socket
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,14 @@ from cxrnode.training.checkpoint import BadCheckpoint, import_checkpoint, read_c
 from cxrnode.training.published import WrongDigest, blob_digest
 
 pytestmark = pytest.mark.slow  # each checkpoint is opened in a process of its own, which loads torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _isolation() -> None:
+    """A container may forbid network namespaces."""
+    program = "import sys; from cxrnode.training.unpickle import without_network; sys.exit(not without_network())"
+    if subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode:
+        pytest.skip("no process without a network can be made here: run as root, or without a network")
 
 
 def densenet(outputs: int = 14) -> nn.Module:
@@ -236,3 +246,22 @@ def test_another_network_is_refused_by_what_does_not_fit(tmp_path: Path) -> None
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
     with pytest.raises(BadCheckpoint, match=r"no DenseNet-121 of torchvision: \d+ tensors are missing"):
         import_checkpoint(path, tmp_path / "b", name="b")
+
+
+def test_a_file_of_python_2_is_read(tmp_path: Path) -> None:
+    """Its text has no encoding: here the description of a checkpoint holds a byte that is no UTF-8."""
+    path = tmp_path / "old.pth"
+    torch.save({"state_dict": densenet().state_dict(), "note": "NOTE"}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    text = b"X\x04\x00\x00\x00NOTE"
+    assert data.count(text) == 1
+    path.write_bytes(data.replace(text, b"U\x04N\xe9TE"))
+    assert len(read_checkpoint(path)) == 604 + 2 - 121
+
+
+def test_without_isolation_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cxrnode.training import unpickle
+
+    monkeypatch.setattr(unpickle, "without_network", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["unpickle", str(tmp_path / "a"), str(tmp_path / "b"), "whole"])
+    assert unpickle.main() == unpickle.NO_ISOLATION

@@ -103,6 +103,8 @@ def test_the_layout_of_nih_is_read_with_its_test_list(tmp_path: Path) -> None:
     ]
     (tmp_path / "test_list.txt").write_text("00000002_000.png\n")
     assert [film.patient for film in read_list(tmp_path, ["Mass"]).films] == ["2"]
+    with pytest.raises(BadList, match="this layout knows no folds"):
+        read_list(tmp_path, ["Mass"], folds=["1"])
 
 
 def test_an_unknown_label_of_nih_is_named_with_its_row(tmp_path: Path) -> None:
