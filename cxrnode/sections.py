@@ -161,7 +161,7 @@ class Heatmap(Section):
     min_findings: Annotated[int, Field(ge=0, le=14)] = 0
     style: Literal["colour", "contour"] = "colour"
     encoding: Literal["raw", "jpeg"] = "raw"
-    max_px: Annotated[int, Field(ge=800, le=4096)] = 1200
+    max_px: Annotated[int, Field(ge=1000, le=1600)] = 1200
 
 
 class Sr(Section):
