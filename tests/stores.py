@@ -16,14 +16,15 @@ import sqlalchemy as sa
 from cxrnode.core.findings import Decision, Finding, Outcome, Reader, Report, Thresholds
 from cxrnode.core.kept import Kept
 from cxrnode.core.lifecycle import job_after
-from cxrnode.store import audit, deliveries, jobs, receipt, reports
+from cxrnode.store import audit, deliveries, jobs, receipt, reports, settlements
 from cxrnode.store.audit import EventFilter
 from cxrnode.store.database import Database
-from cxrnode.store.deliveries import Answer, DeliveryClaim
+from cxrnode.store.deliveries import DeliveryClaim
 from cxrnode.store.jobs import Claim, Limits
 from cxrnode.store.receipt import Arrival, Order, Receipt
 from cxrnode.store.reports import StoredOutput
 from cxrnode.store.schema import event, job, metadata
+from cxrnode.store.settlements import Answer
 from cxrnode.store.upgrade import upgrade
 from tests.peers import Postgres
 
@@ -275,7 +276,7 @@ def delivered(database: Database, number: object = 1) -> int:
     """A job whose one destination has everything."""
     job_id = reported(database, number)
     (held,) = [one for one in take(database) if one.job_id == job_id]
-    deliveries.settle_sent(database, held, taken(held))
+    settlements.settle_sent(database, held, taken(held))
     return job_id
 
 

@@ -317,7 +317,7 @@ class Listener:
             return Answer(status=statuses.OUT_OF_RESOURCES, comment=str(fault))
         except Rejected as fault:
             return Answer(status=statuses.CANNOT_UNDERSTAND, comment=str(fault))
-        except Exception as bug:
+        except Exception as bug:  # noqa: BLE001 - a bug of ours must not cost the sender its film
             frames = traceback.extract_tb(bug.__traceback__)
             where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
             log.error("receive_failed", error=type(bug).__name__, where=where)

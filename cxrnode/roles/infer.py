@@ -301,7 +301,7 @@ class FilmReader:
             self._fault(claim, str(fault), counts=False)
         except Rejected as fault:
             self._park(claim, str(fault))
-        except Exception as bug:
+        except Exception as bug:  # noqa: BLE001 - a bug parks the one film it met, and is told with its place
             where = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(bug.__traceback__)]
             log.error("bug", job=claim.job_id, error=type(bug).__name__, where=where)
             self._park(claim, f"an internal fault ({type(bug).__name__}); the log says where")

@@ -29,8 +29,9 @@ from cxrnode.dicom.tls import Tls, client_context
 from cxrnode.errors import LeaseLost, Rejected, Transient
 from cxrnode.roles.context import Context, work_until_stopped
 from cxrnode.roles.leases import LeaseKeeper
-from cxrnode.store import circuits, deliveries
-from cxrnode.store.deliveries import Answer, DeliveryClaim, Parcel
+from cxrnode.store import circuits, deliveries, settlements
+from cxrnode.store.deliveries import DeliveryClaim, Parcel
+from cxrnode.store.settlements import Answer
 from cxrnode.wakeup import Waiter
 
 log = structlog.get_logger()
@@ -124,8 +125,7 @@ class Sender:
                 worst = (StatusClass.PERMANENT, f"{parcel.kind}: {fault}")
                 answers.append(Answer(output_id=parcel.output_id, status=None, done=False, comment="not in the spool"))
                 continue
-            except Exception as bug:
-                # As in `infer`: a bug parks what it met, else the same delivery ends the role again and again.
+            except Exception as bug:  # noqa: BLE001 - as in `infer`: else one delivery ends the role again and again
                 log.error("bug", job=claim.job_id, error=type(bug).__name__, where=_where(bug))
                 reason = f"an internal fault ({type(bug).__name__}); the log says where"
                 self._conclude(claim, answers, (StatusClass.PERMANENT, reason))
@@ -149,17 +149,17 @@ class Sender:
     def _conclude(self, claim: DeliveryClaim, answers: Sequence[Answer], worst: tuple[StatusClass, str] | None) -> None:
         database = self._context.database
         if worst is None:
-            self._settle(claim, lambda: deliveries.settle_sent(database, claim, answers))
+            self._settle(claim, lambda: settlements.settle_sent(database, claim, answers))
             return
         kind, reason = worst
         if kind is StatusClass.TRANSIENT and not self._too_often(claim):
             pause = self._pause(claim.attempts)
-            self._settle(claim, lambda: deliveries.settle_faulted(database, claim, answers, reason, pause=pause))
+            self._settle(claim, lambda: settlements.settle_faulted(database, claim, answers, reason, pause=pause))
             return
         if kind is StatusClass.TRANSIENT:
             reason = f"{reason} (after {claim.attempts + 1} attempts)"
         log.error("delivery_parked", job=claim.job_id, destination=claim.destination, reason=reason)
-        self._settle(claim, lambda: deliveries.settle_parked(database, claim, answers, reason))
+        self._settle(claim, lambda: settlements.settle_parked(database, claim, answers, reason))
 
     def _too_often(self, claim: DeliveryClaim) -> bool:
         return claim.attempts + 1 >= self._settings.max_attempts or self._too_old(claim)
@@ -181,14 +181,14 @@ class Sender:
         database = self._context.database
         reason = f"{parcel.kind}: {fault}"
         if not (isinstance(fault, AssociationFault) and fault.stage is Stage.TRANSFER):
-            self._settle(claim, lambda: deliveries.give_back(database, claim, answers, reason))
+            self._settle(claim, lambda: settlements.give_back(database, claim, answers, reason))
             return
         ended = self._too_often(claim) if fault.kind is FaultKind.ABORTED else self._too_old(claim)
         if ended:
-            self._settle(claim, lambda: deliveries.settle_parked(database, claim, answers, reason))
+            self._settle(claim, lambda: settlements.settle_parked(database, claim, answers, reason))
             return
         pause = self._pause(claim.attempts)
-        self._settle(claim, lambda: deliveries.settle_faulted(database, claim, answers, reason, pause=pause))
+        self._settle(claim, lambda: settlements.settle_faulted(database, claim, answers, reason, pause=pause))
 
     def _open_circuit(self, fault: AssociationFault) -> None:
         pause = circuits.open_circuit(
@@ -210,7 +210,7 @@ class Sender:
         return self._context.spool.read(parcel.spool_key, sha256=parcel.sha256)
 
     def _give_back(self, claim: DeliveryClaim) -> None:
-        self._settle(claim, lambda: deliveries.give_back(self._context.database, claim, (), "not sent"))
+        self._settle(claim, lambda: settlements.give_back(self._context.database, claim, (), "not sent"))
 
     def _settle(self, claim: DeliveryClaim, settle: Callable[[], None]) -> None:
         try:
@@ -232,7 +232,7 @@ def run(context: Context) -> None:
     def work(name: str) -> None:
         try:
             Sender(context, destination_of(context.config, name)).run()
-        except Exception as bug:
+        except Exception as bug:  # noqa: BLE001 - the thread's end must end the process, not pass unseen
             log.error("sender_failed", destination=name, error=type(bug).__name__, where=_where(bug))
             failed.set()
 

@@ -6,25 +6,21 @@ Faults of an association open the circuit and cost a delivery nothing; faults of
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
 from cxrnode.core.lifecycle import (
-    DONE,
     RESTING,
     DeliveryEvent,
     DeliveryState,
-    JobEvent,
     JobState,
     advance_delivery,
-    advance_job,
 )
 from cxrnode.errors import LeaseLost
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Row, Transaction
-from cxrnode.store.schema import circuit, delivery, delivery_output, identity, job, output
+from cxrnode.store.schema import circuit, delivery, delivery_output, job, output
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +47,6 @@ class DeliveryClaim:
     attempts: int
     age: float
     parcels: tuple[Parcel, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the destination said to one object: its C-STORE status, and whether it has it now."""
-
-    output_id: int
-    status: int | None
-    done: bool
-    comment: str = ""
 
 
 def claim(database: Database, *, destination: str, owner: str, limit: int, lease: float) -> list[DeliveryClaim]:
@@ -118,7 +104,7 @@ def claim(database: Database, *, destination: str, owner: str, limit: int, lease
                 .values(next_probe_at=transaction.now + lease)
             )
         for job_id in sorted({row.job_id for row in claimed}):
-            _lock_job(transaction, job_id)
+            lock_job(transaction, job_id)
         claims = []
         for row in sorted(claimed, key=lambda one: (one.rank, one.id)):
             note(
@@ -165,7 +151,7 @@ def _parcels(transaction: Transaction, delivery_id: int) -> tuple[Parcel, ...]:
     )
 
 
-def _lock_job(transaction: Transaction, job_id: int) -> JobState:
+def lock_job(transaction: Transaction, job_id: int) -> JobState:
     """Lock the job's row: its chain head and its closing hang on it.
 
     Jobs are always locked after deliveries, and several of them by their ids upwards: so there is no deadlock.
@@ -197,10 +183,10 @@ def expire(transaction: Transaction) -> int:
         .with_for_update(skip_locked=True)
     )
     for row in lost:
-        state = _lock_job(transaction, row.job_id)
+        state = lock_job(transaction, row.job_id)
         move(transaction, row.id, DeliveryState.SENDING, DeliveryEvent.LEASE_EXPIRED)
         note(transaction, DeliveryEvent.LEASE_EXPIRED, job_id=row.job_id, delivery_id=row.id, owner=row.lease_owner)
-        _cancel_if_replaced(transaction, row.id, row.job_id, state)
+        cancel_if_replaced(transaction, row.id, row.job_id, state)
     return len(lost)
 
 
@@ -257,7 +243,7 @@ def move(
     )
 
 
-def _cancel_if_replaced(transaction: Transaction, delivery_id: int, job_id: int, state: JobState) -> None:
+def cancel_if_replaced(transaction: Transaction, delivery_id: int, job_id: int, state: JobState) -> None:
     """Cancel a report that came back to the queue after its job was superseded or withdrawn."""
     if state not in (JobState.SUPERSEDED, JobState.WITHDRAWN):
         return
@@ -266,146 +252,14 @@ def _cancel_if_replaced(transaction: Transaction, delivery_id: int, job_id: int,
         note(transaction, DeliveryEvent.CANCELLED, job_id=job_id, delivery_id=delivery_id)
 
 
-def _fence(transaction: Transaction, held: DeliveryClaim) -> JobState:
-    """Lock the claimed row and its job, make sure that it is still ours, and return the job's state."""
+def fence(transaction: Transaction, held: DeliveryClaim) -> JobState:
+    """Lock the claimed row and its job, make sure that it is still ours, and return the job's state.
+
+    Raises LeaseLost.
+    """
     row = transaction.row(
         sa.select(delivery.c.token, delivery.c.state).where(delivery.c.id == held.delivery_id).with_for_update()
     )
     if row is None or row.token != held.token or row.state != DeliveryState.SENDING:
         raise LeaseLost(f"delivery {held.delivery_id} is no longer held under token {held.token}")
-    return _lock_job(transaction, held.job_id)
-
-
-def _identifiers(transaction: Transaction, job_id: int) -> re.Pattern[str] | None:
-    """What names the patient of a job, to be taken out of what a peer says: identifiers stand in `identity` alone."""
-    row = transaction.row(
-        sa.select(identity).join(job, job.c.instance_id == identity.c.instance_id).where(job.c.id == job_id)
-    )
-    if row is None:
-        return None
-    whole = (row.patient_id, row.birth_date, row.accession, row.study_instance_uid, row.series_instance_uid)
-    parts = {part for part in (*whole, *re.split(r"[\^=\s]+", row.patient_name)) if len(part) > 1}
-    longest_first = sorted(parts, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if parts else None
-
-
-def _write_answers(transaction: Transaction, held: DeliveryClaim, answers: Sequence[Answer]) -> None:
-    whose = _identifiers(transaction, held.job_id) if any(one.comment for one in answers) else None
-    for one in answers:
-        comment = whose.sub("[...]", one.comment) if whose else one.comment
-        transaction.connection.execute(
-            sa.update(delivery_output)
-            .where(delivery_output.c.delivery_id == held.delivery_id, delivery_output.c.output_id == one.output_id)
-            .values(status=one.status, done=one.done, comment=comment[:128])
-        )
-
-
-def _statuses(answers: Sequence[Answer]) -> Mapping[str, int]:
-    counts: dict[str, int] = {}
-    for one in answers:
-        name = "none" if one.status is None else f"0x{one.status:04X}"
-        counts[name] = counts.get(name, 0) + 1
-    return counts
-
-
-def settle_sent(database: Database, held: DeliveryClaim, answers: Sequence[Answer]) -> None:
-    """Record that the destination has every object, and close the job if this was the last.
-
-    Raises LeaseLost.
-    """
-    with database.write() as transaction:
-        _fence(transaction, held)
-        _write_answers(transaction, held, answers)
-        move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.SENT, reason="")
-        warned = sorted({f"0x{a.status:04X}" for a in answers if a.status})
-        note(
-            transaction,
-            DeliveryEvent.SENT,
-            job_id=held.job_id,
-            delivery_id=held.delivery_id,
-            statuses=_statuses(answers),
-            warnings=warned,
-        )
-        _close_job(transaction, held.job_id)
-
-
-def settle_parked(database: Database, held: DeliveryClaim, answers: Sequence[Answer], reason: str) -> None:
-    """Park a delivery that the destination will not take as it is, and close the job if this was the last.
-
-    Raises LeaseLost.
-    """
-    with database.write() as transaction:
-        _fence(transaction, held)
-        _write_answers(transaction, held, answers)
-        move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.PARKED, reason=reason)
-        note(
-            transaction,
-            DeliveryEvent.PARKED,
-            job_id=held.job_id,
-            delivery_id=held.delivery_id,
-            statuses=_statuses(answers),
-            reason=reason,
-        )
-        _close_job(transaction, held.job_id)
-
-
-def settle_faulted(
-    database: Database, held: DeliveryClaim, answers: Sequence[Answer], reason: str, *, pause: float
-) -> None:
-    """Return a delivery to the queue after a passing fault of an object; what was taken stays taken.
-
-    Raises LeaseLost.
-    """
-    with database.write() as transaction:
-        state = _fence(transaction, held)
-        _write_answers(transaction, held, answers)
-        move(
-            transaction,
-            held.delivery_id,
-            DeliveryState.SENDING,
-            DeliveryEvent.FAULTED,
-            attempts=held.attempts + 1,
-            not_before=transaction.now + pause,
-            reason=reason,
-        )
-        note(
-            transaction,
-            DeliveryEvent.FAULTED,
-            job_id=held.job_id,
-            delivery_id=held.delivery_id,
-            statuses=_statuses(answers),
-            attempts=held.attempts + 1,
-            reason=reason,
-        )
-        _cancel_if_replaced(transaction, held.delivery_id, held.job_id, state)
-
-
-def give_back(database: Database, held: DeliveryClaim, answers: Sequence[Answer], reason: str) -> None:
-    """Return a delivery to the queue with nothing counted against it; what was taken stays taken. Raises LeaseLost."""
-    with database.write() as transaction:
-        state = _fence(transaction, held)
-        _write_answers(transaction, held, answers)
-        move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.GIVEN_BACK)
-        note(transaction, DeliveryEvent.GIVEN_BACK, job_id=held.job_id, delivery_id=held.delivery_id, reason=reason)
-        _cancel_if_replaced(transaction, held.delivery_id, held.job_id, state)
-
-
-def _close_job(transaction: Transaction, job_id: int) -> None:
-    """Close the job under its row lock when its last delivery rests (design, rule 8)."""
-    state = _lock_job(transaction, job_id)
-    states = [
-        DeliveryState(row.state)
-        for row in transaction.rows(
-            sa.select(delivery.c.state).where(delivery.c.job_id == job_id, delivery.c.act == "report")
-        )
-    ]
-    if state is not JobState.REPORTED or not set(states) <= RESTING:
-        return
-    failed = DeliveryState.FAILED in states
-    if not failed and not DONE & set(states):
-        return
-    happened = JobEvent.UNDELIVERED if failed else JobEvent.DELIVERED
-    transaction.connection.execute(
-        sa.update(job).where(job.c.id == job_id).values(state=advance_job(state, happened), settled_at=transaction.now)
-    )
-    note(transaction, happened, job_id=job_id)
+    return lock_job(transaction, held.job_id)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from cxrnode.core.findings import Outcome
 from cxrnode.core.lifecycle import JobState
 from cxrnode.errors import LeaseLost, Rejected, Transient
-from cxrnode.store import deliveries, jobs, receipt, resend, retention
+from cxrnode.store import deliveries, jobs, receipt, resend, retention, settlements
 from cxrnode.store.database import Database
 from cxrnode.store.receipt import Order
 from cxrnode.store.retention import Periods
@@ -131,7 +131,7 @@ def test_the_last_two_deliveries_of_a_job_settled_at_once_close_it_once(database
     for number in range(15):
         job_id = reported(database, number, send_to=("PACS", "MINI"))
         held = [one for way in ("PACS", "MINI") for one in take(database, way)]
-        _at_once([partial(deliveries.settle_sent, database, one, taken(one)) for one in held])
+        _at_once([partial(settlements.settle_sent, database, one, taken(one)) for one in held])
         assert row(database, job, job_id).state == "delivered"
     assert count(database, event, event.c.name == "delivered") == 15
     assert_sound(database)
@@ -193,13 +193,13 @@ def test_everything_at_once_ends_well_and_nearly_never_in_a_deadlock(database: D
         for one in take(database, dice.choice(["PACS", "MINI"]), owner=threading.current_thread().name):
             how = dice.random()
             if how < 0.6:
-                deliveries.settle_sent(database, one, taken(one))
+                settlements.settle_sent(database, one, taken(one))
             elif how < 0.7:
-                deliveries.settle_parked(database, one, (), "no")
+                settlements.settle_parked(database, one, (), "no")
             elif how < 0.8:
-                deliveries.settle_faulted(database, one, (), "busy", pause=0.0)
+                settlements.settle_faulted(database, one, (), "busy", pause=0.0)
             elif how < 0.9:
-                deliveries.give_back(database, one, (), "aborted")
+                settlements.give_back(database, one, (), "aborted")
 
     def ask(dice: random.Random) -> None:
         chosen = dice.randrange(1, 1 + max(1, count(database, job)))

@@ -28,11 +28,12 @@ from hypothesis.stateful import (
 
 from cxrnode.core.lifecycle import DONE, JobEvent, JobState
 from cxrnode.errors import LeaseLost, Rejected
-from cxrnode.store import audit, circuits, deliveries, jobs, resend
+from cxrnode.store import audit, circuits, deliveries, jobs, resend, settlements
 from cxrnode.store.database import Database, Transaction
-from cxrnode.store.deliveries import Answer, DeliveryClaim
+from cxrnode.store.deliveries import DeliveryClaim
 from cxrnode.store.jobs import Claim
 from cxrnode.store.schema import delivery, delivery_output, event, film, instance, job
+from cxrnode.store.settlements import Answer
 from tests.stores import (
     LEASE,
     LIMITS,
@@ -202,13 +203,13 @@ class Store(RuleBasedStateMachine):
         try:
             with self._dying(crash):
                 if how == "sent":
-                    deliveries.settle_sent(self.database, held, taken(held))
+                    settlements.settle_sent(self.database, held, taken(held))
                 elif how == "parked":
-                    deliveries.settle_parked(self.database, held, (), "no")
+                    settlements.settle_parked(self.database, held, (), "no")
                 elif how == "faulted" and len(held.parcels) > 1:
-                    deliveries.settle_faulted(self.database, held, part, "busy", pause=5.0)
+                    settlements.settle_faulted(self.database, held, part, "busy", pause=5.0)
                 else:
-                    deliveries.give_back(self.database, held, part if len(held.parcels) > 1 else (), "aborted")
+                    settlements.give_back(self.database, held, part if len(held.parcels) > 1 else (), "aborted")
         except LeaseLost:
             assert not ours, "a lease that stands was called lost"
             assert before == self._row(delivery, held.delivery_id), "a lost lease wrote"
@@ -222,7 +223,7 @@ class Store(RuleBasedStateMachine):
     @rule(sender=senders, destination=destinations)
     def send_in_good_order(self, sender: str, destination: str) -> None:
         for one in take(self.database, destination, owner=sender, limit=1):
-            deliveries.settle_sent(self.database, one, taken(one))
+            settlements.settle_sent(self.database, one, taken(one))
 
     @rule(sender=senders, told=st.booleans())
     def sender_dies(self, sender: str, told: bool) -> None:
@@ -346,7 +347,7 @@ class Store(RuleBasedStateMachine):
                 settle(self.database, one)
             sent = [one for destination in ("PACS", "MINI") for one in take(self.database, destination, owner="last")]
             for parcel in sent:
-                deliveries.settle_sent(self.database, parcel, taken(parcel))
+                settlements.settle_sent(self.database, parcel, taken(parcel))
             if not (got or sent):
                 break
         else:

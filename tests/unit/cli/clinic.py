@@ -28,7 +28,7 @@ from cxrnode.reading.manifest import (
     Saliency,
     Training,
 )
-from cxrnode.store import deliveries, jobs, receipt, reports, upgrade
+from cxrnode.store import deliveries, jobs, receipt, reports, settlements, upgrade
 from cxrnode.store.database import Database
 from cxrnode.store.receipt import Arrival, Order
 from cxrnode.store.reports import StoredOutput
@@ -198,13 +198,13 @@ class Clinic:
         """Settle the next delivery as `send` does: sent for Success, else parked."""
         (claim,) = deliveries.claim(self.database, destination="PACS", owner="sender", limit=1, lease=60.0)
         answers = [
-            deliveries.Answer(output_id=parcel.output_id, status=status, done=status == 0, comment=comment)
+            settlements.Answer(output_id=parcel.output_id, status=status, done=status == 0, comment=comment)
             for parcel in claim.parcels
         ]
         if status == 0:
-            deliveries.settle_sent(self.database, claim, answers)
+            settlements.settle_sent(self.database, claim, answers)
         else:
-            deliveries.settle_parked(self.database, claim, answers, f"sr answered 0x{status:04X}")
+            settlements.settle_parked(self.database, claim, answers, f"sr answered 0x{status:04X}")
 
     def fail(self, reason: str = "the film cannot be decoded") -> int:
         """Park the next job as `infer` does."""

@@ -7,7 +7,7 @@ import json
 import pytest
 import sqlalchemy as sa
 
-from cxrnode.store import audit, circuits, deliveries, jobs, resend, retention
+from cxrnode.store import audit, circuits, jobs, resend, retention, settlements
 from cxrnode.store.audit import EventFilter, link_hash, note, query
 from cxrnode.store.database import Database
 from cxrnode.store.retention import Periods
@@ -122,12 +122,12 @@ def test_no_event_holds_an_identifier(database: Database, clock: Clock) -> None:
     receive(database, 1)
     resend.resend(database, first, reason="lost")
     held = take_one(database)
-    deliveries.settle_faulted(database, held, (), "busy", pause=0.0)
+    settlements.settle_faulted(database, held, (), "busy", pause=0.0)
     held = take_one(database)
-    deliveries.give_back(database, held, (), "aborted")
+    settlements.give_back(database, held, (), "aborted")
     held = take_one(database)
     clock.turn(LEASE + 1)
-    deliveries.settle_parked(database, take_one(database), (), "no")
+    settlements.settle_parked(database, take_one(database), (), "no")
     circuits.open_circuit(database, "PACS", "down", base=1.0, cap=1.0)
     circuits.close_circuit(database, "PACS")
     jobs.retry(database, first, reason="again")
@@ -174,6 +174,6 @@ def test_the_event_of_a_report_carries_its_digest(database: Database) -> None:
 def test_the_event_of_a_delivery_counts_the_statuses(database: Database) -> None:
     job_id = reported(database)
     held = take_one(database)
-    deliveries.settle_sent(database, held, taken(held))
+    settlements.settle_sent(database, held, taken(held))
     (found,) = query(database, EventFilter(job_id=job_id, name="delivery_sent"), limit=2)
     assert json.loads(json.dumps(found.detail)) == {"statuses": {"0x0000": 2}, "warnings": []}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cxrnode.store import circuits, deliveries, duties, jobs
+from cxrnode.store import circuits, duties, jobs, settlements
 from cxrnode.store.clock import mend
 from cxrnode.store.database import Database
 from tests.stores import LEASE, LIMITS, Clock, claim, claim_one, enqueue, reported, take, take_one
@@ -35,7 +35,7 @@ def test_a_pause_does_not_last_until_the_clock_has_caught_up(database: Database,
 def test_deliveries_and_circuits_go_on_after_the_clock_went_back(database: Database, clock: Clock) -> None:
     reported(database, 1)
     held = take_one(database)
-    deliveries.settle_faulted(database, held, (), "a test", pause=5.0)
+    settlements.settle_faulted(database, held, (), "a test", pause=5.0)
     circuits.open_circuit(database, "PACS", "down", base=1.0, cap=30.0)
     clock.turn(-HOURS)
     assert take(database) == []
@@ -47,7 +47,7 @@ def test_what_is_within_its_time_is_left_alone(database: Database, clock: Clock)
     enqueue(database, 1)
     claim_one(database)
     reported(database, 2)
-    deliveries.settle_faulted(database, take_one(database), (), "a test", pause=900.0)
+    settlements.settle_faulted(database, take_one(database), (), "a test", pause=900.0)
     assert _mend(database) == 0
 
 

@@ -8,11 +8,12 @@ import pytest
 import sqlalchemy as sa
 
 from cxrnode.errors import LeaseLost, Rejected
-from cxrnode.store import circuits, deliveries, jobs, resend, retention
+from cxrnode.store import circuits, deliveries, jobs, resend, retention, settlements
 from cxrnode.store.database import Database
-from cxrnode.store.deliveries import Answer, DeliveryClaim
+from cxrnode.store.deliveries import DeliveryClaim
 from cxrnode.store.retention import Periods
 from cxrnode.store.schema import circuit, delivery, delivery_output, event, job
+from cxrnode.store.settlements import Answer
 from tests.stores import (
     LEASE,
     Clock,
@@ -56,10 +57,10 @@ def test_a_destination_gets_only_its_own(database: Database) -> None:
 def test_the_last_delivery_closes_the_job(database: Database, clock: Clock) -> None:
     job_id = reported(database, 1, send_to=("PACS", "MINI"))
     first, second = take_one(database, "PACS"), take_one(database, "MINI")
-    deliveries.settle_sent(database, first, taken(first))
+    settlements.settle_sent(database, first, taken(first))
     assert row(database, job, job_id).state == "reported"
     clock.turn(1.0)
-    deliveries.settle_sent(database, second, taken(second))
+    settlements.settle_sent(database, second, taken(second))
     stored = row(database, job, job_id)
     assert ("delivered", clock.now) == (stored.state, stored.settled_at)
     assert_sound(database)
@@ -71,9 +72,9 @@ def test_a_job_with_one_delivery_that_failed_failed_once_all_rest(database: Data
     for number, destination in enumerate(order):
         held = take_one(database, destination)
         if destination == "PACS":
-            deliveries.settle_sent(database, held, taken(held))
+            settlements.settle_sent(database, held, taken(held))
         else:
-            deliveries.settle_parked(database, held, (), "refused for good")
+            settlements.settle_parked(database, held, (), "refused for good")
         assert ("reported", "failed")[number] == row(database, job, job_id).state
     assert names(database, job_id)[-1] == "undelivered"
     assert_sound(database)
@@ -86,7 +87,7 @@ def test_each_objects_answer_is_recorded(database: Database) -> None:
         Answer(output_id=held.parcels[0].output_id, status=0xB000, done=True, comment="coerced " * 40),
         Answer(output_id=held.parcels[1].output_id, status=0xA900, done=False, comment="no"),
     ]
-    deliveries.settle_parked(database, held, said, "heatmap answered 0xA900")
+    settlements.settle_parked(database, held, said, "heatmap answered 0xA900")
     with database.read() as transaction:
         rows = transaction.rows(sa.select(delivery_output).order_by(delivery_output.c.output_id))
     assert [(one.status, one.done) for one in rows] == [(0xB000, True), (0xA900, False)]
@@ -97,7 +98,7 @@ def test_a_passing_fault_comes_again_after_its_pause_with_what_is_left(database:
     reported(database)
     held = take_one(database)
     said = [Answer(output_id=held.parcels[0].output_id, status=0, done=True)]
-    deliveries.settle_faulted(database, held, said, "heatmap answered 0xA700", pause=30.0)
+    settlements.settle_faulted(database, held, said, "heatmap answered 0xA700", pause=30.0)
     assert take(database) == []
     clock.turn(30.0)
     again = take_one(database)
@@ -109,7 +110,7 @@ def test_a_delivery_given_back_keeps_what_was_taken_and_costs_no_attempt(databas
     reported(database)
     held = take_one(database)
     said = [Answer(output_id=held.parcels[0].output_id, status=0, done=True)]
-    deliveries.give_back(database, held, said, "the association was aborted")
+    settlements.give_back(database, held, said, "the association was aborted")
     again = take_one(database)
     assert again.attempts == 0
     assert [held.parcels[1]] == list(again.parcels)
@@ -126,10 +127,10 @@ def test_the_deliveries_of_a_lost_sender_go_again(database: Database, clock: Clo
 
 
 SETTLES: dict[str, Callable[[Database, DeliveryClaim], None]] = {
-    "sent": lambda database, held: deliveries.settle_sent(database, held, taken(held)),
-    "parked": lambda database, held: deliveries.settle_parked(database, held, taken(held), "late"),
-    "faulted": lambda database, held: deliveries.settle_faulted(database, held, taken(held), "late", pause=1.0),
-    "give_back": lambda database, held: deliveries.give_back(database, held, taken(held), "late"),
+    "sent": lambda database, held: settlements.settle_sent(database, held, taken(held)),
+    "parked": lambda database, held: settlements.settle_parked(database, held, taken(held), "late"),
+    "faulted": lambda database, held: settlements.settle_faulted(database, held, taken(held), "late", pause=1.0),
+    "give_back": lambda database, held: settlements.give_back(database, held, taken(held), "late"),
 }
 
 
@@ -230,7 +231,7 @@ def test_faults_of_an_association_cost_a_delivery_nothing(database: Database, cl
     reported(database)
     for _ in range(20):
         held = take_one(database)
-        deliveries.give_back(database, held, (), "connection refused")
+        settlements.give_back(database, held, (), "connection refused")
         clock.turn(circuits.open_circuit(database, "PACS", "down", base=1.0, cap=5.0))
     stored = row(database, delivery, held.delivery_id)
     assert (stored.state, stored.attempts, stored.not_before) == ("pending", 0, 0.0)
@@ -245,7 +246,7 @@ def test_a_delivered_job_is_sent_again_whole(database: Database) -> None:
     assert row(database, job, job_id).state == "reported"
     again = take_one(database)
     assert len(again.parcels) == 2
-    deliveries.settle_sent(database, again, taken(again))
+    settlements.settle_sent(database, again, taken(again))
     assert row(database, job, job_id).state == "delivered"
     assert_sound(database)
 
@@ -253,8 +254,8 @@ def test_a_delivered_job_is_sent_again_whole(database: Database) -> None:
 def test_a_failed_delivery_is_sent_again_from_its_first_attempt(database: Database, clock: Clock) -> None:
     job_id = reported(database)
     held = take_one(database)
-    deliveries.settle_faulted(database, held, (), "busy", pause=0.0)
-    deliveries.settle_parked(database, take_one(database), (), "no")
+    settlements.settle_faulted(database, held, (), "busy", pause=0.0)
+    settlements.settle_parked(database, take_one(database), (), "no")
     clock.turn(1000.0)
     assert resend.resend(database, job_id, reason="it was configured") == 1
     again = take_one(database)
@@ -312,9 +313,9 @@ def test_a_delivery_under_way_while_its_job_is_superseded_does_not_go_again(
     jobs.retry(database, first, reason="again")
     settle(database, claim_one(database))
     if how == "given back":
-        deliveries.give_back(database, held, (), "aborted")
+        settlements.give_back(database, held, (), "aborted")
     elif how == "faulted":
-        deliveries.settle_faulted(database, held, (), "busy", pause=0.0)
+        settlements.settle_faulted(database, held, (), "busy", pause=0.0)
     else:
         clock.turn(LEASE + 1)
     assert [one.job_id for one in take(database, owner="s2")] == [2]
@@ -328,5 +329,5 @@ def test_a_delivery_that_went_through_after_its_job_was_superseded_is_recorded_a
     held = take_one(database)
     jobs.retry(database, first, reason="again")
     settle(database, claim_one(database))
-    deliveries.settle_sent(database, held, taken(held))
+    settlements.settle_sent(database, held, taken(held))
     assert (row(database, delivery, held.delivery_id).state, row(database, job, first).state) == ("sent", "superseded")

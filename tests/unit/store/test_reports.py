@@ -7,7 +7,7 @@ import dataclasses
 import sqlalchemy as sa
 
 from cxrnode.core.findings import Outcome
-from cxrnode.store import deliveries, jobs, reports
+from cxrnode.store import jobs, reports, settlements
 from cxrnode.store.database import Database
 from cxrnode.store.jobs import Claim
 from cxrnode.store.schema import delivery, delivery_output, film, finding, job, output
@@ -127,7 +127,7 @@ def test_a_delivery_under_way_when_the_identity_changed_is_held_once_it_comes_ba
     old = reported(database, 1)
     sending = take_one(database)
     settle(database, _second(database), pixels=f"instance {_instance(database, old)}", identity="another patient")
-    deliveries.give_back(database, sending, (), "the association failed")
+    settlements.give_back(database, sending, (), "the association failed")
     assert take(database) == []
 
 
@@ -135,7 +135,7 @@ def test_a_delivery_that_was_under_way_and_went_through_is_not_held_for_ever(dat
     old = reported(database, 1)
     sending = take_one(database)
     settle(database, _second(database), pixels=f"instance {_instance(database, old)}", identity="another patient")
-    deliveries.settle_sent(database, sending, taken(sending))
+    settlements.settle_sent(database, sending, taken(sending))
     assert (_delivery(database, old).state, _delivery(database, old).held) == ("sent", False)
     assert row(database, job, old).state == "delivered"
 

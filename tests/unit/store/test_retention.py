@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cxrnode.store import deliveries, jobs, receipt, retention
+from cxrnode.store import jobs, receipt, retention, settlements
 from cxrnode.store.database import Database
 from cxrnode.store.retention import Periods
 from cxrnode.store.schema import event, instance, job, output
@@ -139,7 +139,7 @@ def test_no_more_films_go_at_once_than_the_limit(database: Database, clock: Cloc
 def test_a_file_that_any_row_has_is_known(database: Database) -> None:
     delivered(database, 1)
     sent_later = reported(database, 2)
-    deliveries.settle_parked(database, take_one(database), (), "no")
+    settlements.settle_parked(database, take_one(database), (), "no")
     assert sent_later
     orphan, kept = new_key(), sorted(_keys(database))
     assert [orphan] == retention.unknown_keys(database, [*kept, orphan])
