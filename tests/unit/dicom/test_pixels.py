@@ -311,16 +311,21 @@ def test_a_shutter_that_hides_all_or_lacks_an_edge_is_left_out_and_noted(
     assert len(shown.notes) == 1
 
 
-@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
-@pytest.mark.parametrize(("bits", "signed"), [(8, False), (12, False), (16, False), (12, True), (16, True)])
+@pytest.mark.parametrize(
+    ("syntax", "bits", "signed"),
+    [
+        (syntax, bits, signed)
+        for syntax in (JPEG2000Lossless, JPEGLSLossless, RLELossless)
+        for bits, signed in ((8, False), (12, False), (16, False), (12, True), (16, True))
+        if not (signed and syntax == JPEGLSLossless)  # pydicom encodes none of these
+    ],
+)
 def test_every_lossless_encoding_of_a_film_has_one_digest_and_one_look(
     tmp_path: Path, syntax: UID, bits: int, signed: bool
 ) -> None:
     stored = scene(bits) - ((1 << (bits - 1)) if signed else 0)
     raw = decoded(tmp_path, film(stored, bits=bits, signed=signed))
     packed = film(stored, bits=bits, signed=signed)
-    if signed and syntax == JPEGLSLossless:
-        pytest.skip("pydicom encodes no signed JPEG-LS")
     packed.compress(syntax, generate_instance_uid=False)
     shown = decoded(tmp_path, packed)
     assert shown.pixel_digest == raw.pixel_digest

@@ -1,7 +1,5 @@
 """Phantoms as DICOM: valid, synthetic in every label, the same instance from the same seed."""
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Los
 from cxrnode.core.identity import identity_digest
 from cxrnode.phantom.anatomy import FILM_HEIGHT, PhantomFinding
 from cxrnode.phantom.dicom import GALLERY, STUDY_DESCRIPTION, as_coerced, phantom_dx, write_phantoms
+from tests.peers import require_tool
 
 ROWS, COLS = 400, 340
 
@@ -24,12 +23,7 @@ def small(seed: int = 7, finding: PhantomFinding | None = None, **options: objec
 
 @pytest.fixture(scope="module")
 def dciodvfy() -> str:
-    tool = shutil.which("dciodvfy")
-    if tool is None:
-        if os.environ.get("CXRNODE_REQUIRE_PEERS") == "1":
-            pytest.fail("dciodvfy (Debian: dicom3tools) is required and missing")
-        pytest.skip("dciodvfy (Debian: dicom3tools) is not installed")
-    return tool
+    return require_tool("dciodvfy")
 
 
 @pytest.mark.parametrize("finding", GALLERY)

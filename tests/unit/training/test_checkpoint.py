@@ -29,6 +29,7 @@ from cxrnode.reading.network import build_network
 from cxrnode.reading.oracle import made_films
 from cxrnode.training.checkpoint import BadCheckpoint, import_checkpoint, read_checkpoint
 from cxrnode.training.published import WrongDigest, blob_digest
+from tests.peers import absent
 
 pytestmark = pytest.mark.slow  # each checkpoint is opened in a process of its own, which loads torch
 
@@ -38,7 +39,7 @@ def _isolation() -> None:
     """A container may forbid network namespaces."""
     program = "import sys; from cxrnode.training.unpickle import without_network; sys.exit(not without_network())"
     if subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode:
-        pytest.skip("no process without a network can be made here: run as root, or without a network")
+        absent("no process without a network can be made here: run as root, or without one", "CXRNODE_REQUIRE_PEERS")
 
 
 def densenet(outputs: int = 14) -> nn.Module:
