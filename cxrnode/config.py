@@ -136,6 +136,17 @@ class Config(Section):
         wrong += [
             f"two rules are called {name!r}; rename one" for name in sorted({n for n in names if names.count(n) > 1})
         ]
+        active = [model.bundle for model in self.models.values() if model.mode == "active"]
+        wrong += [
+            # Their outputs would be the same objects: what a model says is named after its bundle.
+            f"two active models use the bundle {name!r}; remove one, or make it a shadow"
+            for name in sorted({n for n in active if active.count(n) > 1})
+        ]
+        wrong += [
+            f"the name {name!r} is longer than 64 characters; shorten it"
+            for name in (*self.models, *self.nodes)
+            if len(name) > 64
+        ]
         if self.reading.implausible == "read" and self.node.purpose == "service":
             wrong.append(
                 'reading.implausible = "read" would give findings on films that the model cannot judge; '

@@ -215,6 +215,16 @@ def test_two_rules_of_one_name_are_refused() -> None:
     assert "two rules are called 'films'" in complaint({**SITE, "rules": [RULE, RULE]})
 
 
+def test_two_active_models_of_one_bundle_are_refused_and_a_shadow_beside_one_is_not() -> None:
+    twins = {"a": {"bundle": "demo"}, "b": {"bundle": "demo"}}
+    assert "two active models use the bundle 'demo'" in complaint({"models": twins})
+    assert parse_config({"models": {**twins, "b": {"bundle": "demo", "mode": "shadow"}}}).models["b"].mode == "shadow"
+
+
+def test_a_name_longer_than_the_database_takes_is_refused() -> None:
+    assert "longer than 64 characters" in complaint({"models": {"m" * 65: {"bundle": "demo"}}})
+
+
 def test_reading_implausible_films_is_for_demo_and_bench_alone() -> None:
     reading = {"implausible": "read"}
     assert 'reading.implausible = "read" would give findings' in complaint({"reading": reading})
