@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from cxrnode.config import Config, RemoteNode, load_config, parse_config, template, without_secrets
 from cxrnode.core import routing
 from cxrnode.errors import ConfigError
+from tests.peers import REPOSITORY
 
 PACS = {"aet": "ORTHANC", "host": "127.0.0.1", "port": 4242}
 RULE = {"name": "films", "models": ["chest"], "send_to": ["PACS"]}
@@ -209,6 +210,13 @@ def test_a_rule_that_names_what_is_not_there_is_refused_with_what_is() -> None:
         "rule 'films' names the node 'PACSS', which is not configured; did you mean PACS?"
     )
     assert "add [models.chest]" in complaint({"rules": [{"name": "films", "models": ["chest"]}]})
+
+
+def test_the_configuration_in_the_readme_is_one() -> None:
+    [block] = re.findall(r"```toml\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    config = parse_config(tomllib.loads(block))
+    assert [rule.send_to for rule in config.rules] == [("PACS",)]
+    assert len(block.strip().splitlines()) <= 12
 
 
 def test_two_rules_of_one_name_are_refused() -> None:
