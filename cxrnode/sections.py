@@ -68,6 +68,14 @@ class Node(Section):
     purpose: Literal["service", "demo", "bench"] = "service"
 
 
+class Tls(Section):
+    """`listen.tls`, `nodes.X.tls`: the authority that signs the peers' certificates; our certificate and key (PEM)."""
+
+    ca: NamedPath
+    cert: NamedPath
+    key: NamedPath
+
+
 class Listen(Section):
     """`[listen]`: the DICOM port. Durations in seconds, sizes in bytes."""
 
@@ -80,14 +88,8 @@ class Listen(Section):
     acse_timeout: Duration = 30.0
     dimse_timeout: Duration = 60.0
     network_timeout: Duration = 60.0
-
-
-class Tls(Section):
-    """`nodes.X.tls`: the authority that signs the peer's certificate, and our own certificate and key (PEM)."""
-
-    ca: NamedPath
-    cert: NamedPath
-    key: NamedPath
+    #: With it the port speaks TLS alone, and a peer without a certificate of this authority is refused (PS3.15 B.12).
+    tls: Tls | None = None
 
 
 class RemoteNode(Section):

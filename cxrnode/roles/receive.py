@@ -19,6 +19,7 @@ from cxrnode.core.words import WordList
 from cxrnode.dicom.header import identity_of, read_header, to_header
 from cxrnode.dicom.listener import Answer, Listener, Received, Timeouts
 from cxrnode.dicom.statuses import SUCCESS
+from cxrnode.dicom.tls import Tls, server_context
 from cxrnode.errors import Rejected, Transient
 from cxrnode.roles.context import Context
 from cxrnode.roles.rules import configured_rules, configured_words
@@ -178,6 +179,7 @@ def run(context: Context, listening: socket.socket) -> None:
         max_associations=listen.max_associations,
         timeouts=Timeouts(acse=listen.acse_timeout, network=listen.network_timeout, dimse=listen.dimse_timeout),
         max_object=listen.max_instance,
+        tls=server_context(Tls(ca=listen.tls.ca, cert=listen.tls.cert, key=listen.tls.key)) if listen.tls else None,
     )
     listener.start()
     context.ready()

@@ -20,6 +20,7 @@ from cxrnode.phantom.dicom import write_phantoms
 from cxrnode.store.schema import event
 from tests.acceptance.conftest import MakeSite
 from tests.acceptance.site import SENDER, Site
+from tests.integration.scripted import certificates
 from tests.peers import RecordingScp, wait_until
 
 
@@ -92,6 +93,23 @@ def test_systemd_is_told_when_films_can_be_received(
         site.stop()
         while b"STOPPING=1" not in said:
             said.add(notify.recv(64))
+
+
+def test_with_tls_a_modality_needs_a_certificate_of_the_hospital(
+    make_site: MakeSite, recording_scp: RecordingScp, phantoms: tuple[Path, ...], tmp_path: Path
+) -> None:
+    pem = certificates(tmp_path)
+    site = make_site((recording_scp.aet, recording_scp.port), phantoms=True)
+    tls = f'tls = {{ ca = "{pem["ca"]}", cert = "{pem["server"]}", key = "{pem["server_key"]}" }}'
+    site.config.write_text(site.config.read_text().replace("[listen]", f"[listen]\n{tls}"))
+    site.start(wait_for="infer")
+    # Neither in the clear nor without a certificate; then with one.
+    assert not site.storescu(phantoms[4])
+    assert not site.storescu(phantoms[4], "+tla", "+cf", str(pem["ca"]))
+    assert site.jobs() == []
+    assert site.storescu(phantoms[4], "+tls", str(pem["client_key"]), str(pem["client"]), "+cf", str(pem["ca"]))
+    site.wait_at_rest(60)
+    assert [row.state for row in site.jobs()] == ["delivered"]
 
 
 def test_the_start_says_what_to_type_into_the_modality(make_site: MakeSite, recording_scp: RecordingScp) -> None:
