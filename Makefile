@@ -47,7 +47,7 @@ acceptance: venv peers viewer
 quick: venv
 	$(BIN)/ruff check -q .
 	$(BIN)/ruff format --check -q .
-	CXRNODE_HYPOTHESIS=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "not slow" tests/unit tests/property
+	CXRNODE_HYPOTHESIS=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not peers" tests/unit tests/property
 
 lint: venv
 	$(BIN)/ruff check .

@@ -13,6 +13,8 @@ from cxrnode.cli.evaluate import METHODS
 from cxrnode.core.findings import NIH14
 from tests.unit.cli.clinic import run
 
+pytestmark = pytest.mark.slow  # a network, and torch itself, to be loaded
+
 
 @pytest.fixture(autouse=True)
 def _no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,8 @@ from PIL import Image
 from cxrnode.reading.oracle import made_films
 from tests.unit.cli.clinic import run
 
+pytestmark = pytest.mark.slow  # a network, and torch itself, to be loaded
+
 
 @pytest.fixture(autouse=True)
 def _no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from cxrnode.reading.network import DenseNet121
 
 from .conftest import network
 
+pytestmark = pytest.mark.slow  # a network, and torch itself, to be loaded
+
 SIDE = 64
 BLACK = torch.full((1, 3, 1, 1), -2.0)
 

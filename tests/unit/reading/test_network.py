@@ -17,6 +17,8 @@ from cxrnode.reading.oracle import made_films, oracle_maps, scaled
 
 from .conftest import network
 
+pytestmark = pytest.mark.slow  # a network, and torch itself, to be loaded
+
 
 def demo(outputs: int) -> DenseNet121:
     bundle = load_bundle(SHIPPED / "demo")

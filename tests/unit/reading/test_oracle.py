@@ -6,12 +6,15 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from cxrnode.reading.bundle import WEIGHTS, load_bundle
 from cxrnode.reading.engine import TorchEngine
 from cxrnode.reading.oracle import TOLERANCE, difference_from_oracle, made_films, verify_bundle
 
 from .conftest import rewrite
+
+pytestmark = pytest.mark.slow  # a network, and torch itself, to be loaded
 
 
 def test_a_good_bundle_passes_every_check(folder: Path) -> None:

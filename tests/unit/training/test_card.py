@@ -12,6 +12,8 @@ from cxrnode.reading.oracle import verify_bundle
 from cxrnode.training.card import label_table
 from cxrnode.training.concepts import CONCEPTS
 
+pytestmark = pytest.mark.slow  # a network, and torch itself, to be loaded
+
 CARD = Path(__file__).resolve().parents[3] / "docs" / "model-card.md"
 DEMO = SHIPPED / "demo"
 

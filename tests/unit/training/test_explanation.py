@@ -25,6 +25,8 @@ from cxrnode.training.explanation import (
 )
 from tests.unit.reading.conftest import LABELS, card, clouds, network
 
+pytestmark = pytest.mark.slow  # a network, and torch itself, to be loaded
+
 
 def spot(row: int, column: int) -> np.ndarray:
     map_ = np.zeros((8, 8), np.float32)

@@ -17,6 +17,8 @@ from cxrnode.training.export import Aims, export_bundle
 from cxrnode.training.films import BadFilmList, auxiliary_of, balance, load_films, read_rows, targets_of
 from cxrnode.training.trainer import Recipe, Trainer, augment, new_network
 
+pytestmark = pytest.mark.slow  # a network, and torch itself, to be loaded
+
 RECIPE = Recipe(stages=((32, 1), (64, 1)), batch=8, threads=1, held_out=(0,))
 
 
