@@ -42,7 +42,7 @@ test: venv peers
 
 # One at a time: these measure times, kill processes and count what is left.
 acceptance: venv peers viewer
-	$(PYTEST) --timeout=900 tests/acceptance
+	$(PYTEST) --timeout=900 -rfEXP tests/acceptance   # P: the tables, counts and times that the tests print
 
 quick: venv
 	$(BIN)/ruff check -q .
