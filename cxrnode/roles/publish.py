@@ -78,7 +78,7 @@ class Publisher:
             )
         except CommitUnknown:
             raise  # the rows may stand: the files stay too, and `tend` takes them if no row has them
-        except Exception:
+        except Exception:  # whatever it was, no row stands that has these files; it goes on to who can name it
             self._remove(kept)
             raise
         if not stands:

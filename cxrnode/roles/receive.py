@@ -81,7 +81,7 @@ class Receiver:
             # The row may stand: the file stays too, and `tend` takes it if no row has it.
             log.warning("receipt_failed", spool_key=kept.key)
             raise
-        except Exception:
+        except Exception:  # whatever it was, no row stands; it goes on to the listener, which answers it
             # At once, not as an orphan in a day: senders repeat their films while a database is away.
             log.warning("receipt_failed")
             self._context.spool.remove(kept.key)
