@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.cxrnode-$(shell cat pyproject.toml scripts/make-venv | sha256sum | cut -c1-12)
 PYTEST := $(BIN)/python -m pytest --durations=8
 
-.PHONY: help venv peers viewer demo test acceptance quick lint format clean
+.PHONY: help venv peers viewer viewer-proof outputs-proof demo test acceptance quick lint format clean
 
 help:
 	@echo "make demo        set all up and see the main job happen"
@@ -18,6 +18,8 @@ help:
 	@echo "make acceptance  the long tests: the whole daemon, kills, torture (under 45 minutes)"
 	@echo "make quick       lint and the fast tests (a minute)"
 	@echo "make lint        ruff, mypy --strict, the layers"
+	@echo "make viewer-proof  44 real films through the node and a real viewer, with screenshots (20 minutes)"
+	@echo "make outputs-proof  every output of 44 real films before the validators (5 minutes)"
 	@echo "make peers       the Debian packages that the tests talk to (as root)"
 	@echo "VENV=$(VENV)  PYTHON=$(PYTHON)  JOBS=$(JOBS)"
 
@@ -33,6 +35,11 @@ peers:
 viewer:
 	@scripts/install-viewer
 
+# Forty films more than in `make acceptance` through the node and the viewer; screenshots to look at in ARTEFACTS.
+ARTEFACTS ?= build/viewer-proof
+viewer-proof: venv peers viewer
+	CXRNODE_VIEWER_FILMS=40 CXRNODE_ARTEFACTS=$(ARTEFACTS) $(PYTEST) -s tests/acceptance/test_viewer_films.py
+
 demo: venv
 	$(BIN)/cxrnode demo
 
@@ -43,6 +50,10 @@ test: venv peers
 # One at a time: these measure times, kill processes and count what is left.
 acceptance: venv peers viewer
 	$(PYTEST) --timeout=900 -rfEXP tests/acceptance   # P: the tables, counts and times that the tests print
+
+# Every kind of output of 44 real films before dciodvfy and DCMTK; `make acceptance` takes 12 of them.
+outputs-proof: venv peers
+	CXRNODE_FILMS=40 $(PYTEST) --timeout=1800 tests/acceptance/test_outputs_of_real_films.py
 
 quick: venv
 	$(BIN)/ruff check -q .

@@ -13,26 +13,30 @@ import difflib
 import hashlib
 import json
 import os
-import re
 import tomllib
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from cxrnode.errors import ConfigError
 from cxrnode.sections import (
+    NODE_KINDS,
+    AnyNode,
+    Corrections,
     Database,
     Heatmap,
+    Hl7,
+    Hl7Node,
     KeyObject,
     Listen,
     Log,
     Model,
     Node,
+    Notices,
     Reading,
     RemoteNode,
     Retention,
@@ -41,19 +45,26 @@ from cxrnode.sections import (
     Send,
     Spool,
     Sr,
+    StowNode,
+    Study,
     Tls,
     WordLists,
+    without_secrets,
 )
 
 __all__ = [
     "Config",
+    "Corrections",
     "Database",
     "Heatmap",
+    "Hl7",
+    "Hl7Node",
     "KeyObject",
     "Listen",
     "Log",
     "Model",
     "Node",
+    "Notices",
     "Reading",
     "RemoteNode",
     "Retention",
@@ -61,11 +72,14 @@ __all__ = [
     "Send",
     "Spool",
     "Sr",
+    "StowNode",
+    "Study",
     "Tls",
     "WordLists",
     "load_config",
     "parse_config",
     "template",
+    "templates",
     "without_secrets",
 ]
 
@@ -81,14 +95,18 @@ class Config(Section):
 
     node: Node = Field(default_factory=Node)
     listen: Listen = Field(default_factory=Listen)
-    nodes: Mapping[str, RemoteNode] = Field(default_factory=dict)
+    nodes: Mapping[str, AnyNode] = Field(default_factory=dict)
     models: Mapping[str, Model] = Field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     reading: Reading = Field(default_factory=Reading)
     send: Send = Field(default_factory=Send)
+    corrections: Corrections = Field(default_factory=Corrections)
     heatmap: Heatmap = Field(default_factory=Heatmap)
     sr: Sr = Field(default_factory=Sr)
     key_object: KeyObject = Field(default_factory=KeyObject)
+    hl7: Hl7 = Field(default_factory=Hl7)
+    notices: Notices = Field(default_factory=Notices)
+    study: Study = Field(default_factory=Study)
     words: WordLists = Field(default_factory=WordLists)
     database: Database = Field(default_factory=Database)
     spool: Spool = Field(default_factory=Spool)
@@ -100,6 +118,26 @@ class Config(Section):
     def source(self) -> Path | None:
         """The file that was read, absolute; None where there was none."""
         return self._source
+
+    @property
+    def peers(self) -> Mapping[str, RemoteNode]:
+        """The DICOM nodes: those that may send to us are among them."""
+        return {name: node for name, node in self.nodes.items() if isinstance(node, RemoteNode)}
+
+    @property
+    def timezone(self) -> str:
+        """The zone in which films are taken that state no offset; "" where nobody set it: the default is a guess."""
+        return self.node.timezone if "timezone" in self.node.model_fields_set else ""
+
+    def timezone_of(self, calling_aet: str) -> str:
+        """The zone of the films of one sender, where it has one of its own, else that of the node."""
+        own = (node.timezone for node in self.peers.values() if node.aet == calling_aet and node.timezone)
+        return next(own, self.timezone)
+
+    @property
+    def message_receivers(self) -> frozenset[str]:
+        """The nodes that take HL7 messages and nothing else."""
+        return frozenset(name for name, node in self.nodes.items() if isinstance(node, Hl7Node))
 
     @property
     def database_url(self) -> str:
@@ -157,6 +195,12 @@ class Config(Section):
         flagging = [rule.name for rule in self.rules if "key_object" in rule.outputs]
         if flagging and not self.key_object.findings:
             wrong.append(f"rule {flagging[0]!r} sends key objects, and key_object.findings names no finding; name some")
+        for rule in self.rules:
+            receivers = [name for name in rule.send_to if name in self.message_receivers]
+            if receivers and "hl7" not in rule.outputs:
+                wrong.append(f'rule {rule.name!r} sends to {receivers[0]!r} and makes no message; add "hl7" to outputs')
+            if "hl7" in rule.outputs and not receivers:
+                wrong.append(f'rule {rule.name!r} makes HL7 messages for nobody; name a node of kind "hl7" in send_to')
         if self.send.backoff_base > self.send.backoff_cap:
             wrong.append("send.backoff_base is above send.backoff_cap; lower it")
         if self.reading.decode_timeout >= self.reading.lease:
@@ -210,11 +254,9 @@ def template(name: str = "cxrnode.toml") -> str:
     raise ConfigError(f"this installation lacks its template {name}; reinstall cxrnode")
 
 
-def without_secrets(url: str) -> str:
-    """Return the URL with the password and all of the query left out: fit for a log line or a digest."""
-    parts = urlsplit(url)
-    netloc = re.sub(r"^([^@:]*):.*@", r"\1@", parts.netloc)
-    return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
+def templates(folder: str, suffix: str) -> tuple[str, ...]:
+    """Return the names of the shipped files in a folder of `config` that end so, sorted; none where there is none."""
+    return tuple(sorted({path.name for place in _TEMPLATES for path in (place / folder).glob(f"*{suffix}")}))
 
 
 def _find(path: Path | None, environ: Mapping[str, str]) -> Path:
@@ -262,13 +304,16 @@ def _value(text: str) -> Any:
 
 def _explained(error: dict[str, Any], where: str, named: Mapping[tuple[str, ...], str]) -> str:
     """One line: the key, the file or variable it stands in, what is wrong and what to do."""
-    location: tuple[str | int, ...] = error["loc"]
+    # The kind that pydantic puts behind a node's name stands in no file.
+    whole: tuple[str | int, ...] = error["loc"]
+    kind = whole[2] if len(whole) > 2 and whole[0] == "nodes" and whole[2] in NODE_KINDS else ""
+    location = whole[:2] + whole[3:] if kind else whole
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
     texts = tuple(str(part) for part in location)
     place = next((variable for path, variable in named.items() if path[: len(texts)] == texts), where)
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        return f"{place}: unknown key {key}; {_remedy(str(location[-1]), _keys_at(location[:-1]))}"
+        return f"{place}: unknown key {key}; {_remedy(str(location[-1]), _keys_at(whole[:-1]))}"
     if error["type"] == "missing":
         return f"{place}: {key} is missing; add it"
     return f"{place}: {key}: {message}" if key else f"{place}: {message}"
@@ -286,8 +331,10 @@ def _remedy(name: str, known: typing.Iterable[str], section: str = "") -> str:
 def _keys_at(location: tuple[str | int, ...]) -> list[str]:
     """The keys that the table at this place may have."""
     at: Any = Config
-    for part in location:
-        if isinstance(at, type) and issubclass(at, BaseModel):
+    for depth, part in enumerate(location):
+        if depth == 2 and location[0] == "nodes":  # one of AnyNode
+            at = NODE_KINDS[str(part)]
+        elif isinstance(at, type) and issubclass(at, BaseModel):
             fields = {field.alias or name: field for name, field in at.model_fields.items()}
             at = fields[str(part)].annotation
         else:  # Mapping[str, X] or tuple[X, ...]

@@ -65,8 +65,8 @@ class SheetRow:
         limits = finding.thresholds
         return cls(
             label=finding.title,
-            score=f"{100 * finding.score:.1f} %" if percent else f"{finding.score:.2f}",
-            thresholds=f"{limits.rule_out:.2f} / {limits.rule_in:.2f}" if limits else "none",
+            score=f"{100 * finding.score:.1f} %" if percent else f"{finding.score:.3f}",
+            thresholds=f"{limits.rule_out:.3f} / {limits.rule_in:.3f}" if limits else "none",
             decision=finding.decision,
         )
 

@@ -5,12 +5,24 @@ Durations are seconds and sizes are bytes once read; in the file both carry thei
 
 from __future__ import annotations
 
+import re
 import zoneinfo
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    model_validator,
+)
 
 from cxrnode.quantities import Duration, Size
 
@@ -36,6 +48,28 @@ def _resolved(path: Path, info: ValidationInfo) -> Path:
     return (info.context["folder"] if info.context else Path.cwd()) / path.expanduser()
 
 
+def _web_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not text.isascii() or not text.isprintable():
+        raise ValueError(f"{without_secrets(text)!r} is no http:// or https:// url of a DICOMweb server")
+    if parts.username or parts.password or parts.query or parts.fragment or " " in text:
+        raise ValueError("the url holds more than host, port and path; a secret belongs into auth")
+    return text.rstrip("/")
+
+
+def without_secrets(url: str) -> str:
+    """Return the URL with the password and all of the query left out: fit for a log line or a digest."""
+    parts = urlsplit(url)
+    netloc = re.sub(r"^([^@:]*):.*@", r"\1@", parts.netloc)
+    return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
+
+
+def _plain_name(text: str) -> str:
+    if any(mark in text for mark in "|^~\\&"):
+        raise ValueError(f"{text!r} holds a delimiter of HL7")
+    return text
+
+
 def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -45,10 +79,12 @@ Host = Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 TimeZone = Annotated[str, AfterValidator(_timezone)]
 NamedPath = Annotated[Path, AfterValidator(_resolved)]
+#: A name in the first component of an HD of HL7; ASCII without delimiters, so that it needs no escape.
+Hl7Name = Annotated[str, Field(max_length=20, pattern=r"^[ -~]*$"), AfterValidator(_plain_name)]
 #: One string or a list of them.
 Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 RoleName = Literal["receive", "infer", "send", "tend"]
-OutputKind = Literal["sr", "heatmap", "text", "pdf", "key_object"]
+OutputKind = Literal["sr", "heatmap", "text", "pdf", "key_object", "gsps", "hl7"]
 
 
 class Section(BaseModel):
@@ -95,11 +131,94 @@ class Listen(Section):
 class RemoteNode(Section):
     """`[nodes.X]`: a DICOM node as DICOM people say it, (AET, host, port), and what it may and can do."""
 
+    kind: Literal["dicom"] = "dicom"
     aet: AETitle
     host: Host
     port: Port
     can_send: bool = False
+    #: Understands IHE rejection notes; else a withdrawn result is also said in a capture and a report.
+    iocm: bool = True
+    #: For the films that it sends without TimezoneOffsetFromUTC, instead of `node.timezone`.
+    timezone: TimeZone | None = None
     tls: Tls | None = None
+
+
+class ClientTls(Section):
+    """`nodes.X.tls` of a server that is no DICOM node: the authority it is trusted by, else those of this machine.
+
+    `cert` and `key` are ours, where the server asks for them.
+    """
+
+    ca: NamedPath | None = None
+    cert: NamedPath | None = None
+    key: NamedPath | None = None
+
+    @model_validator(mode="after")
+    def _in_pairs(self) -> Self:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key belong together; give both or neither")
+        return self
+
+
+class Auth(Section):
+    """`nodes.X.auth`: where the secret of a web server stands, a password with `user`, else a bearer token."""
+
+    user: Annotated[str, Field(pattern=r"^[^:\x00-\x1f]*$")] = ""
+    file: NamedPath | None = None
+    variable: str = ""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.file is None) == (not self.variable):
+            raise ValueError("name one place of the secret, file or variable")
+        return self
+
+
+class StowNode(Section):
+    """`[nodes.X]` with `kind = "stow"`: a DICOMweb server that gets our results by STOW-RS. It never sends to us."""
+
+    kind: Literal["stow"]
+    url: Annotated[str, AfterValidator(_web_url)]
+    auth: Auth | None = None
+    tls: ClientTls | None = None
+    iocm: bool = True
+
+    @model_validator(mode="after")
+    def _keeps_its_secret(self) -> Self:
+        parts = urlsplit(self.url)
+        if self.auth and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise ValueError("auth over http:// tells the secret to the network; give an https:// url")
+        if self.tls and parts.scheme == "http":
+            raise ValueError("tls is for https:// urls; change the url or remove tls")
+        return self
+
+
+class Hl7Node(Section):
+    """`[nodes.X]` with `kind = "hl7"`: a receiver of HL7 version 2 messages over MLLP, for rules with that output."""
+
+    kind: Literal["hl7"]
+    host: Host
+    port: Port
+    tls: ClientTls | None = None
+
+
+#: What `kind` in `[nodes.X]` may be; "dicom" where there is none.
+NODE_KINDS: Mapping[str, type[Section]] = {"dicom": RemoteNode, "stow": StowNode, "hl7": Hl7Node}
+
+
+def _kind(node: Any) -> str:
+    kind = node.get("kind", "dicom") if isinstance(node, dict) else getattr(node, "kind", "dicom")
+    return str(kind)
+
+
+AnyNode = Annotated[
+    Annotated[RemoteNode, Tag("dicom")] | Annotated[StowNode, Tag("stow")] | Annotated[Hl7Node, Tag("hl7")],
+    Discriminator(
+        _kind,
+        custom_error_type="node_kind",
+        custom_error_message='kind is "dicom", "stow" or "hl7"; without it a node is a DICOM node',
+    ),
+]
 
 
 class Model(Section):
@@ -153,6 +272,13 @@ class Send(Section):
     probe_every: Duration = 30.0
 
 
+class Corrections(Section):
+    """`[corrections]`: what becomes of a result when its film is read again, or comes under another identity."""
+
+    withdraw_superseded: bool = True
+    on_identity_change: Literal["hold", "reissue"] = "hold"
+
+
 class Heatmap(Section):
     """`[heatmap]`: which findings get a picture, and how it looks. `max_px` bounds the longer edge, legend included.
 
@@ -177,6 +303,28 @@ class KeyObject(Section):
     """`[key_object]`: the findings, by their labels in the bundle, whose presence flags a film as urgent."""
 
     findings: Words = ()
+
+
+class Hl7(Section):
+    """`[hl7]`: how messages are addressed, MSH-4 to MSH-6; the sending application is node.ae_title."""
+
+    sending_facility: Hl7Name = ""
+    receiving_application: Hl7Name = ""
+    receiving_facility: Hl7Name = ""
+
+
+class Notices(Section):
+    """`[notices]`: what is said of an accepted film that has no result, parked or later than `late_after`."""
+
+    not_analysed: bool = True
+    late_after: Duration = 1800.0
+
+
+class Study(Section):
+    """`[study]`: a page that puts the films of a study side by side, once none came for `quiet` seconds."""
+
+    summary: bool = False
+    quiet: Duration = 60.0
 
 
 class WordLists(Section):

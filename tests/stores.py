@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -16,10 +17,11 @@ import sqlalchemy as sa
 from cxrnode.core.findings import Decision, Finding, Outcome, Reader, Report, Thresholds
 from cxrnode.core.kept import Kept
 from cxrnode.core.lifecycle import job_after
-from cxrnode.store import audit, deliveries, jobs, receipt, reports, settlements
+from cxrnode.store import audit, deliveries, jobs, receipt, rejections, reports, settlements
 from cxrnode.store.audit import EventFilter
 from cxrnode.store.database import Database
 from cxrnode.store.deliveries import DeliveryClaim
+from cxrnode.store.disputes import Policy
 from cxrnode.store.jobs import Claim, Limits
 from cxrnode.store.receipt import Arrival, Order, Receipt
 from cxrnode.store.reports import StoredOutput
@@ -229,6 +231,7 @@ def outputs(held: Claim, count: int = 2) -> list[StoredOutput]:
             label="",
             sop_class_uid="1.2.840.10008.5.1.4.1.1.88.33",
             sop_instance_uid=f"2.25.{held.job_id}.{held.revision}.{number}",
+            series_instance_uid=f"2.25.{held.job_id}.{held.revision}.0",
             transfer_syntax_uid="1.2.840.10008.1.2.1",
             instance_number=number,
             file=Kept(key=new_key(), sha256=digest(number), size=10),
@@ -237,15 +240,44 @@ def outputs(held: Claim, count: int = 2) -> list[StoredOutput]:
     ]
 
 
+def note_of(order: rejections.Order) -> list[StoredOutput]:
+    """What the role `tend` would have made: its UID hangs on what is withdrawn."""
+    said = digest((order.job_id, order.at, [one.sop_instance_uid for one in order.objects]))
+    uid = f"2.25.{int(said[:20], 16)}"
+    return [
+        StoredOutput(
+            kind="rejection",
+            label="",
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.88.59",
+            sop_instance_uid=uid,
+            series_instance_uid=f"{uid}.1",
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            instance_number=1,
+            file=Kept(key=new_key(), sha256=said, size=10),
+        )
+    ]
+
+
 def settle(
-    database: Database, held: Claim, *, count: int = 2, pixels: object = None, identity: object = "same"
+    database: Database,
+    held: Claim,
+    *,
+    count: int = 2,
+    pixels: object = None,
+    identity: object = "same",
+    policy: Policy = "hold",
 ) -> bool:
     """Settle the claimed job with a report; False where it was a duplicate."""
     made = outputs(held, count) if held.mode == "active" else []
     said = report(held, pixels=pixels, identity=identity)
+    digests = {"pixel_digest": said.pixel_digest, "identity_digest": said.identity_digest}
+    said = dataclasses.replace(said, revision=reports.revision_of(database, held, **digests))
     kept = Kept(key=new_key(), sha256=digest("maps"), size=10)
     preview = Kept(key=new_key(), sha256=digest("preview"), size=10)
-    return reports.settle_report(database, held, said, made, saliency=kept, preview=preview)
+    before = reports.predecessor_sent(database, held.job_id)
+    return reports.settle_report(
+        database, held, said, made, saliency=kept, preview=preview, predecessors=before, on_identity_change=policy
+    ).stands
 
 
 def reported(database: Database, number: object = 1, **how: Any) -> int:

@@ -12,7 +12,9 @@ import click
 
 from cxrnode import __version__
 from cxrnode.cli.audit import audit
+from cxrnode.cli.calibrate import calibrate_command
 from cxrnode.cli.check import check
+from cxrnode.cli.corrections import decide_command, resend_command, retry_command, withdraw_command
 from cxrnode.cli.database import db
 from cxrnode.cli.demo import demo
 from cxrnode.cli.dicom import echo, send
@@ -26,6 +28,7 @@ from cxrnode.cli.models import model
 from cxrnode.cli.options import Commands, config_option
 from cxrnode.cli.rules import rules
 from cxrnode.cli.serve import serve
+from cxrnode.cli.train import train
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -38,9 +41,27 @@ def main(config_path: Path | None) -> None:
     """
 
 
-for _command in (init, check, serve, demo, echo, send, rules, instances, jobs, model, evaluate, explain, audit, db):
+for _command in (
+    init,
+    check,
+    serve,
+    demo,
+    echo,
+    send,
+    rules,
+    instances,
+    jobs,
+    model,
+    train,
+    evaluate,
+    explain,
+    audit,
+    db,
+):
     main.add_command(_command)
-for _command in (pull_command, import_command):
+for _command in (pull_command, import_command, calibrate_command):
     model.add_command(_command)
+for _command in (retry_command, resend_command, withdraw_command, decide_command):
+    jobs.add_command(_command)
 
 __all__ = ["main"]

@@ -51,7 +51,7 @@ class Checked:
 @config_option
 @click.pass_context
 def check(ctx: click.Context, as_json: bool, config_path: Path | None) -> None:
-    """Check configuration, database, spool, models, nodes (C-ECHO), clock and port. Exit status 1 for a fault."""
+    """Check configuration, database, spool, models, nodes, clock and port. Exit status 1 for a fault."""
     found = list(checks(config_path))
     if as_json:
         tables.emit({"ok": all(one.ok for one in found), "checks": found})
@@ -107,7 +107,7 @@ def _rules(config: Config) -> Iterator[Checked]:
         )
         return
     yield Checked(name="rules", ok=True, detail=", ".join(rule.name for rule in rules))
-    senders = sorted(name for name, node in config.nodes.items() if node.can_send)
+    senders = sorted(name for name, node in config.peers.items() if node.can_send)
     if "receive" in config.node.roles and not senders and not config.listen.accept_unknown:
         yield Checked(
             name="senders",
@@ -220,40 +220,43 @@ def _nodes(config: Config) -> Iterator[Checked]:
 
 
 def _node(config: Config, name: str, timeouts: Timeouts) -> Checked:
-    from cxrnode.dicom.sender import AssociationFault, echo
+    from cxrnode.dicom.destination import AssociationFault
+    from cxrnode.dicom.ways import reach
     from cxrnode.roles.send import destination_of
 
-    node = config.nodes[name]
-    triple = f"{node.aet}@{node.host}:{node.port}"
     started = time.monotonic()
     try:
-        echo(destination_of(config, name), calling_aet=config.node.ae_title, timeouts=timeouts)
+        destination = destination_of(config, name)
+        answer = reach(destination, calling_aet=config.node.ae_title, timeouts=timeouts)
     except AssociationFault as fault:
         why = f" ({fault.detail})" if fault.detail else ""
-        said = f"{triple}: {fault.kind.value.replace('_', ' ')}{why}"
+        said = f"{destination.address}: {fault.kind.value.replace('_', ' ')}{why}"
         return Checked(name=f"node {name}", ok=False, detail=said, remedy=fault.remedy)
     except CxrnodeError as error:
         return _fault(f"node {name}", error, f"check [nodes.{name}] tls")
     took = tables.span(time.monotonic() - started)
-    return Checked(name=f"node {name}", ok=True, detail=f"{triple} answers C-ECHO in {took}")
+    return Checked(name=f"node {name}", ok=True, detail=f"{destination.address} {answer} in {took}")
 
 
 def _zone(config: Config) -> Iterator[Checked]:
-    """Films without an offset, and the dates of outputs, are in node.timezone: the default must be meant."""
+    """Most films state no offset from UTC: the zone in which they are taken must have been set by somebody."""
     now = datetime.datetime.now(datetime.UTC)
-    name = config.node.timezone
-    if "timezone" in config.node.model_fields_set:
-        there = now.astimezone(zoneinfo.ZoneInfo(name)).isoformat(timespec="seconds")
-        yield Checked(name="time zone", ok=True, detail=f"{name}, where it is {there}")
-        return
-    here = now.astimezone()
-    agrees = here.utcoffset() == now.astimezone(zoneinfo.ZoneInfo(name)).utcoffset()
-    yield Checked(
-        name="time zone",
-        ok=agrees,
-        detail=f"{name}, the default" if agrees else f"{name}, the default, but this machine's is {here:%Z (UTC%z)}",
-        remedy="" if agrees else 'set node.timezone, like "Europe/Berlin"; "UTC" if that is meant',
-    )
+
+    def there(zone: str) -> str:
+        return f"{zone}, where it is {now.astimezone(zoneinfo.ZoneInfo(zone)).isoformat(timespec='seconds')}"
+
+    if config.timezone:
+        yield Checked(name="time zone", ok=True, detail=there(config.timezone))
+    elif unzoned := sorted(name for name, node in config.peers.items() if node.can_send and not node.timezone):
+        yield Checked(
+            name="time zone",
+            ok=False,
+            detail=f"not set for films of {', '.join(unzoned)}; this machine's is {now.astimezone():%Z (UTC%z)}",
+            remedy='set node.timezone, like "Europe/Berlin"; "UTC" if that is meant',
+        )
+    for name, node in config.peers.items():
+        if node.timezone:
+            yield Checked(name=f"time zone of {name}", ok=True, detail=there(node.timezone))
 
 
 def _port(config: Config) -> Iterator[Checked]:

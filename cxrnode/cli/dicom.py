@@ -18,7 +18,7 @@ from cxrnode.errors import ConfigError, Rejected
 
 if TYPE_CHECKING:
     from cxrnode.config import Config
-    from cxrnode.dicom.sender import Destination, Sent, Timeouts
+    from cxrnode.dicom.destination import AnyDestination, Sent, Timeouts
 
 #: Files that are named one by one in the table; of more, the good ones are counted.
 _NAMED = 40
@@ -43,27 +43,28 @@ class FileSent:
 @config_option
 @click.pass_context
 def echo(ctx: click.Context, node: str, calling_aet: str | None, as_json: bool, config_path: Path | None) -> None:
-    """C-ECHO to NODE: a name from [nodes], or AET@host:port."""
-    from cxrnode.dicom import sender
+    """Ask NODE whether it is there, by C-ECHO, STOW-RS or MLLP: a name from [nodes], or AET@host:port."""
+    from cxrnode.dicom.destination import AssociationFault, Destination
+    from cxrnode.dicom.ways import reach
 
     hush()
     config = load_if_there(config_path)
     destination = _destination(config, node)
     started = time.monotonic()
     try:
-        sender.echo(destination, calling_aet=_calling(config, calling_aet), timeouts=_timeouts(config))
-    except sender.AssociationFault as fault:
+        said = reach(destination, calling_aet=_calling(config, calling_aet), timeouts=_timeouts(config))
+    except AssociationFault as fault:
         if not as_json:
             raise
         answer = {"ok": False, "kind": fault.kind, "detail": fault.detail, "remedy": fault.remedy}
         tables.emit({"node": node, **answer})
         ctx.exit(1)
     took = time.monotonic() - started
-    triple = f"{destination.aet}@{destination.host}:{destination.port}"
     if as_json:
-        tables.emit({"node": node, "ok": True, "aet": destination.aet, "ms": round(1000 * took, 1)})
+        named = {"aet": destination.aet} if isinstance(destination, Destination) else {"address": destination.address}
+        tables.emit({"node": node, "ok": True, **named, "said": said, "ms": round(1000 * took, 1)})
     else:
-        tables.say(f"{triple} answers C-ECHO in {tables.span(took)}")
+        tables.say(f"{destination.address} {said} in {tables.span(took)}")
 
 
 @click.command()
@@ -81,11 +82,11 @@ def send(
     as_json: bool,
     config_path: Path | None,
 ) -> None:
-    """C-STORE files, and folders with all that is below, to a node. Exit status 1 if any was not stored.
+    """Store files, and folders with all that is below, at a node. Exit status 1 if any was not stored.
 
     The bytes go as they are, each file in its own transfer syntax.
     """
-    from cxrnode.dicom.sender import AssociationFault
+    from cxrnode.dicom.destination import AssociationFault
 
     hush()
     config = load_if_there(config_path)
@@ -129,8 +130,10 @@ def found(paths: Iterable[Path]) -> Iterator[Path]:
                 yield file
 
 
-def _send(files: Sequence[Path], destination: Destination, calling_aet: str, timeouts: Timeouts) -> Iterator[FileSent]:
-    from cxrnode.dicom.sender import send_files
+def _send(
+    files: Sequence[Path], destination: AnyDestination, calling_aet: str, timeouts: Timeouts
+) -> Iterator[FileSent]:
+    from cxrnode.dicom.ways import send_files
 
     try:
         for path, answer in send_files(files, destination, calling_aet=calling_aet, timeouts=timeouts):
@@ -144,7 +147,7 @@ def _result(path: Path, answer: Sent | Rejected) -> FileSent:
 
     if isinstance(answer, Rejected):
         return FileSent(file=str(path), stored=False, status=None, meaning=str(answer))
-    meaning = answer.comment or classify(answer.status).gloss
+    meaning = answer.comment or answer.said or classify(answer.status).gloss
     if answer.converted:
         meaning += ", converted to Implicit VR Little Endian"
     return FileSent(file=str(path), stored=answer.kind.delivered, status=f"0x{answer.status:04X}", meaning=meaning)
@@ -163,9 +166,9 @@ def _told(fault: BaseException | None) -> str | None:
     return str(fault) if fault is not None else None
 
 
-def _destination(config: Config | None, text: str) -> Destination:
+def _destination(config: Config | None, text: str) -> AnyDestination:
     """A configured node by name, else a triple. Raises ConfigError for neither."""
-    from cxrnode.dicom.sender import parse_destination
+    from cxrnode.dicom.destination import parse_destination
     from cxrnode.roles.send import destination_of
 
     if config is not None and text in config.nodes:
@@ -182,7 +185,7 @@ def _calling(config: Config | None, named: str | None) -> str:
 
 
 def _timeouts(config: Config | None) -> Timeouts:
-    from cxrnode.dicom.sender import Timeouts
+    from cxrnode.dicom.destination import Timeouts
 
     if config is None:
         return Timeouts()

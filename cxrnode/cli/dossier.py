@@ -12,11 +12,24 @@ from cxrnode.cli.instances import uid_name
 if TYPE_CHECKING:
     from cxrnode.core.findings import Report
     from cxrnode.store.details import DeliveryRow, JobDetail, Revealed
+    from cxrnode.store.listing import JobRow
 
 
-def named(model: str, revision: int, mode: str) -> str:
-    """A job's model as tables say it: with its revision and mode where they are not the usual ones."""
-    return model + (f" r{revision}" if revision > 1 else "") + (" (shadow)" if mode == "shadow" else "")
+def named(model: str, mode: str) -> str:
+    """A job's model as tables say it: with its mode where it is not the usual one."""
+    return model + (" (shadow)" if mode == "shadow" else "")
+
+
+def revision_of(revision: int, predecessor: int | None) -> str:
+    """The number of a reading, and the job whose place it takes."""
+    return str(revision) + (f" of job {predecessor}" if predecessor is not None else "")
+
+
+def deliveries_of(row: JobRow) -> str:
+    """The state of each delivery, and that of what takes it back."""
+    said = [f"{name} {state}" for name, state in row.deliveries.items()]
+    said += [f"{name} withdrawal {state}" for name, state in row.withdrawals.items()]
+    return ", ".join(said)
 
 
 def show_job(detail: JobDetail) -> None:
@@ -27,6 +40,8 @@ def show_job(detail: JobDetail) -> None:
     tables.pairs(
         [
             ("state", job.state),
+            ("identity", "in dispute: `cxrnode jobs decide` says which is right" if job.disputed else ""),
+            ("withdrawn for", ": ".join(filter(None, (job.rejection, detail.rejection_note)))),
             ("outcome", job.outcome.replace("_", " ")),
             ("reason", job.reason),
             (
@@ -34,11 +49,11 @@ def show_job(detail: JobDetail) -> None:
                 f"{job.instance_id}, received {tables.local(job.received_at, fine=True)} from {job.calling_aet}",
             ),
             ("rule", detail.rule),
-            ("model", named(job.model, job.revision, job.mode)),
+            ("model", named(job.model, job.mode)),
+            ("revision", revision_of(job.revision, job.predecessor)),
             ("bundle", _bundle(detail)),
             ("engine", detail.engine),
             ("duplicate of", detail.duplicate_of),
-            ("revision of", detail.predecessor),
             ("next revision", detail.successor),
             (
                 "attempts",

@@ -17,12 +17,15 @@ from cxrnode.errors import CxrnodeError
 
 if TYPE_CHECKING:
     from cxrnode.reading.bundle import Bundle
+    from cxrnode.reading.engine import Engine
     from cxrnode.training.evaluation import Evaluation
-    from cxrnode.training.listed import FilmList
     from cxrnode.training.localisation import Located
+    from cxrnode.training.readers import FilmList
 
 #: The ways of `reading.explain.Method`, without loading torch to say them.
 METHODS = ("gradcam", "gradcam++", "integrated-gradients", "lime", "occlusion")
+#: What is held against boxes unless `--method` says otherwise.
+COMPARED = METHODS[:3]
 
 
 @click.command()
@@ -33,7 +36,7 @@ METHODS = ("gradcam", "gradcam++", "integrated-gradients", "lime", "occlusion")
     required=True,
     metavar="FILE.csv|DIR",
     type=click.Path(path_type=Path),
-    help="Films with labels: a plain CSV, NIH's folder, or folders NORMAL and PNEUMONIA.",
+    help="Films with labels: a CSV file, NIH's folder, or folders NORMAL and PNEUMONIA.",
 )
 @click.option("--fold", "folds", multiple=True, metavar="N", help="Only rows of this fold; may be given again.")
 @click.option("--without", multiple=True, metavar="FINDING", help="Leave a finding out; may be given again.")
@@ -49,17 +52,25 @@ METHODS = ("gradcam", "gradcam++", "integrated-gradients", "lime", "occlusion")
     "methods",
     multiple=True,
     type=click.Choice(METHODS),
-    default=("gradcam",),
+    default=COMPARED,
     show_default=True,
-    help="Saliency to hold against the boxes; may be given again. All but gradcam take seconds a film.",
+    help="Saliency to hold against the boxes; may be given again. All but gradcam take a second a film, or more.",
 )
+@click.option("--steps", type=click.IntRange(min=2), help="Steps of integrated gradients.  [default: 8]")
 @click.option("--most-boxed", type=click.IntRange(min=1), help="Films with boxes of each finding, at most.")
+@click.option(
+    "--others",
+    metavar="FILE.csv|DIR",
+    type=click.Path(path_type=Path),
+    help="Pictures that are no film for the model (image, kind): measure plausibility.",
+)
 @click.option(
     "--html",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the report with its plots: one file that needs no other.",
 )
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Cores to use; else all.")
 @json_option
 @config_option
 def evaluate(
@@ -71,7 +82,10 @@ def evaluate(
     boxes: Path | None,
     methods: tuple[str, ...],
     most_boxed: int | None,
+    steps: int | None,
+    others: Path | None,
     html: Path | None,
+    threads: int | None,
     as_json: bool,
     config_path: Path | None,
 ) -> None:
@@ -79,18 +93,21 @@ def evaluate(
     folder = folder_of(load_if_there(config_path), bundle)
     from cxrnode.reading.bundle import load_bundle
     from cxrnode.reading.engine import TorchEngine
-    from cxrnode.training import evaluation, listed
+    from cxrnode.training import evaluation, readers
 
     loaded = load_bundle(folder)
     labels = [label.name for label in loaded.manifest.labels]
     if unknown := [name for name in without if name not in labels]:
         raise CxrnodeError(f"--without {unknown[0]}: the model has no such finding, only {', '.join(labels)}")
     wanted = [name for name in labels if name not in without]
-    films = listed.read_list(place, wanted, folds=folds, ignored=ignore)
-    with _progress("films", len(films.films)) as done:
-        found = evaluation.evaluate(loaded, TorchEngine(loaded), films, done=done)
+    films = evaluation.for_judging(readers.read_films(place, wanted, folds=folds, ignored=ignore, show=True))
+    engine = TorchEngine(loaded, threads=threads)
+    with progress("films", len(films.rows)) as done:
+        found = evaluation.evaluate(loaded, engine, films, done=done)
+    if others is not None:
+        found = _refusal(loaded, engine, found, others)
     if boxes is not None:
-        found = dataclasses.replace(found, localisation=_located(loaded, films, boxes, methods, most_boxed))
+        found = dataclasses.replace(found, localisation=_located(loaded, films, boxes, methods, most_boxed, steps))
     if html is not None:
         from cxrnode.training.page import page
 
@@ -108,17 +125,29 @@ def evaluate(
     _show(found)
 
 
+def _refusal(bundle: Bundle, engine: Engine, found: Evaluation, others: Path) -> Evaluation:
+    import numpy as np
+
+    from cxrnode.training.refusal import find_strangers, measure_refusal
+
+    strangers = find_strangers(others)
+    limit = bundle.manifest.plausibility.limit
+    with progress("others", len(strangers)) as done:
+        kinds, bad = measure_refusal(engine, strangers, np.array(found.distances), limit, done=done)
+    return dataclasses.replace(found, refusal=kinds, bad_rows=(*found.bad_rows, *bad))
+
+
 def _located(
-    bundle: Bundle, films: FilmList, boxes: Path, methods: tuple[str, ...], most: int | None
+    bundle: Bundle, films: FilmList, boxes: Path, methods: tuple[str, ...], most: int | None, steps: int | None
 ) -> tuple[Located, ...]:
     from cxrnode.reading.explain import Method
     from cxrnode.reading.network import build_network
-    from cxrnode.training.localisation import locate, read_boxes
+    from cxrnode.training.localisation import STEPS, locate, read_boxes
 
     labels = [label.name for label in bundle.manifest.labels]
-    boxed = read_boxes(boxes, films.films, films.findings)
-    network = build_network(bundle.weights, len(labels))
-    with _progress("boxes", len(boxed)) as done:
+    boxed = read_boxes(boxes, films.rows, films.labels)
+    network = build_network(bundle.weights, bundle.manifest.shape)
+    with progress("boxes", len(boxed)) as done:
         return locate(
             boxed,
             network,
@@ -126,12 +155,13 @@ def _located(
             labels,
             [Method(name) for name in methods],
             most=most,
+            steps=steps or STEPS,
             done=lambda: done(1),
         )
 
 
 @contextlib.contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on stderr with the time left, where that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -153,7 +183,9 @@ def _show(found: Evaluation) -> None:
             ("data", f"{found.data}: {found.films} films of {found.patients} patients"),
             ("left out", f"{len(found.bad_rows)} rows" if found.bad_rows else ""),
             ("mean AUROC", shown(found.mean)),
-            ("implausible", f"{found.implausible} films, which the node would not analyse; they count here"),
+            ("within origins", "" if found.mean_within is None else f"{found.mean_within:.3f}"),
+            ("implausible", f"{shown(found.implausible)}: the node would not analyse these films; they count here"),
+            ("shown", f"{found.scale}" + (f", at the prevalence of {found.population}" if found.population else "")),
             ("weights", found.weights_digest),
         ],
         title=f"Bundle {found.bundle} {found.version}",
@@ -164,7 +196,7 @@ def _show(found: Evaluation) -> None:
             "positives",
             "AUROC",
             "average precision",
-            "ECE",
+            "ECE here",
             "rule-out",
             "sensitivity",
             "rule-in",
@@ -176,15 +208,15 @@ def _show(found: Evaluation) -> None:
                 one.positives,
                 shown(one.auroc),
                 shown(one.average_precision),
-                f"{one.reliability.ece:.3f}",
-                f"{one.rule_out.threshold:.3f}" if one.rule_out else "-",
+                f"{(one.reliability_here or one.reliability).ece:.3f}",
+                f"{one.rule_out.threshold:.4f}" if one.rule_out else "-",
                 shown(one.rule_out.sensitivity, 2) if one.rule_out else "-",
-                f"{one.rule_in.threshold:.3f}" if one.rule_in else "-",
+                f"{one.rule_in.threshold:.4f}" if one.rule_in else "-",
                 shown(one.rule_in.specificity, 2) if one.rule_in else "-",
             )
             for one in found.findings
         ),
-        numbers="positives ECE rule-out rule-in",
+        numbers="positives rule-out rule-in",
     )
     if found.subgroups:
         tables.table(
@@ -199,6 +231,12 @@ def _show(found: Evaluation) -> None:
                 for group in found.subgroups
             ),
             numbers="films",
+        )
+    if found.refusal:
+        tables.table(
+            ("no film for the model", "pictures", "AUROC of the distance", "refused"),
+            ((one.kind, one.films, shown(one.auroc), shown(one.refused)) for one in found.refusal),
+            numbers="pictures",
         )
     if found.localisation:
         tables.table(

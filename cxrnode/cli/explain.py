@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -50,7 +51,7 @@ def explain(
     from cxrnode.reading.bundle import load_bundle
     from cxrnode.reading.explain import Method
     from cxrnode.training.explanation import explain_film, picture, regions, sheet
-    from cxrnode.training.listed import open_film
+    from cxrnode.training.readers.picture import open_film
 
     film = open_film(file)
     ways = [Method(name) for name in dict.fromkeys(methods)]
@@ -61,7 +62,8 @@ def explain(
         for one in found.findings:
             for way, map_ in one.maps.items():
                 # Named after the finding, never after the file: its name may be a patient's.
-                path = out / f"{one.finding.lower()}-{way.replace('+', 'p')}.png"
+                name = re.sub(r"[^a-z0-9_]+", "-", one.finding.lower())
+                path = out / f"{name}-{way.replace('+', 'p')}.png"
                 picture(film, found, one, way).save(path)
                 rows.append(
                     {

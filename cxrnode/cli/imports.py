@@ -96,7 +96,8 @@ def import_command(
     from cxrnode.core.findings import NIH14
     from cxrnode.reading.oracle import verify_bundle
     from cxrnode.training.checkpoint import import_checkpoint
-    from cxrnode.training.listed import find_films, open_film
+    from cxrnode.training.listed import find_films
+    from cxrnode.training.readers.picture import open_film
 
     name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", file.name.split(".")[0])
     if Path(name).name != name or name in ("", ".", ".."):

@@ -120,6 +120,12 @@ def folder_of(config: Config | None, name: str) -> Path:
     return find_bundle(bundle, config.node.data_dir)
 
 
+def _architecture(card: Manifest) -> str:
+    size, widths = card.input.size, (*card.head.hidden, len(card.labels))
+    head = f"head {'-'.join(map(str, widths))}" + (" on all positions" if card.head.flatten_to else "")
+    return f"{card.architecture}, {head}, {size} x {size} x {card.input.channels}, saliency {card.saliency}"
+
+
 def _show(card: Manifest, digest: str, folder: Path) -> None:
     use, calibration, training = card.intended_use, card.calibration, card.training
     tables.pairs(
@@ -128,7 +134,7 @@ def _show(card: Manifest, digest: str, folder: Path) -> None:
             ("description", card.description),
             ("folder", folder),
             ("digest", digest),
-            ("architecture", f"{card.architecture}, {card.input.size} x {card.input.size}, saliency {card.saliency}"),
+            ("architecture", _architecture(card)),
             (
                 "intended use",
                 f"{use.age_min:g} to {use.age_max:g} years; {', '.join(use.views)}; {', '.join(use.modalities)}",
@@ -137,7 +143,8 @@ def _show(card: Manifest, digest: str, folder: Path) -> None:
             (
                 "calibration",
                 f"{calibration.method} on {calibration.data_set}, {calibration.films} films, "
-                + ("representative" if calibration.representative else "not representative: it gives scores"),
+                + ("representative" if calibration.representative else "not representative: it gives scores")
+                + (f"; shown at the prevalence of {calibration.population}" if calibration.population else ""),
             ),
             ("metrics", f"mean AUC {card.metrics.mean_auc:.3f} on {card.metrics.data_set}, {card.metrics.films} films"),
             ("licence", card.licence),
@@ -151,8 +158,8 @@ def _show(card: Manifest, digest: str, folder: Path) -> None:
                 label.name.replace("_", " "),
                 f"{label.metrics.auc:.3f}" if label.metrics else "-",
                 f"{label.metrics.auc_low:.3f} to {label.metrics.auc_high:.3f}" if label.metrics else "-",
-                f"{label.thresholds.rule_out:.3f}" if label.thresholds else "-",
-                f"{label.thresholds.rule_in:.3f}" if label.thresholds else "-",
+                f"{label.thresholds.rule_out:.4f}" if label.thresholds else "-",
+                f"{label.thresholds.rule_in:.4f}" if label.thresholds else "-",
                 label.calibration.positives if label.calibration else "-",
                 "not reported" if not label.report else ("yes" if label.assessed else "no"),
             )

@@ -159,7 +159,7 @@ def _admitted(config: Config, calling_aet: str) -> bool | None:
     """Whether this AE may send at all; None where none was named."""
     if not calling_aet:
         return None
-    return config.listen.accept_unknown or calling_aet in {n.aet for n in config.nodes.values() if n.can_send}
+    return config.listen.accept_unknown or calling_aet in {n.aet for n in config.peers.values() if n.can_send}
 
 
 def _show(one: Tested) -> None:

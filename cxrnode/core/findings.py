@@ -79,6 +79,21 @@ class Thresholds:
             )
 
 
+def reach(score: float, thresholds: Thresholds) -> float:
+    """Return where a score lies on a track from 0 to 1 whose thirds are absent, undetermined and present.
+
+    Straight within each third. Calibrated scores of a rare finding all lie close to 0, where nobody could tell them
+    apart; on this track every finding has its thresholds at the same places. With one threshold there are halves.
+    """
+    low, high = thresholds.rule_out, thresholds.rule_in
+    first, last = (1 / 3, 2 / 3) if low < high else (0.5, 0.5)
+    if score >= high:
+        return last + (1 - last) * ((score - high) / (1 - high) if high < 1 else 1.0)
+    if score < low:
+        return first * score / low
+    return first + (last - first) * (score - low) / (high - low)
+
+
 def decide(score: float, thresholds: Thresholds | None) -> Decision:
     """Return the decision for a score; without thresholds the finding is not assessed.
 
@@ -146,7 +161,8 @@ class Report:
     """All findings of one job plus provenance. Free of patient identifiers.
 
     `read_at` is the claim time in UTC, seconds since 1970: the outputs' only clock. `source_digest` and
-    `identity_digest` are the SHA-256 of the decoded pixels and of the patient, accession and study.
+    `identity_digest` are the SHA-256 of the decoded pixels and of the patient, accession and study. `timezone` is the
+    IANA name of the zone in which the film was taken, as the configuration says of its sender; "" where it does not.
     """
 
     outcome: Outcome
@@ -160,6 +176,7 @@ class Report:
     pixel_digest: str = ""
     identity_digest: str = ""
     notes: tuple[str, ...] = ()
+    timezone: str = ""
 
     def having(self, decision: Decision) -> tuple[Finding, ...]:
         """The findings with this decision, the highest score first (ties in the model's order)."""

@@ -44,8 +44,13 @@ class JobEvent(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery is. `sent`, `committed`, `failed` and `cancelled` rest."""
+    """Where a delivery is. `sent`, `committed`, `failed` and `cancelled` rest.
 
+    A withdrawal is `waiting` until the report's delivery to the same destination rests: only then is it known which
+    objects it takes back.
+    """
+
+    WAITING = "waiting"
     PENDING = "pending"
     SENDING = "sending"
     SENT = "sent"
@@ -57,6 +62,7 @@ class DeliveryState(StrEnum):
 class DeliveryEvent(StrEnum):
     """What can happen to a delivery; in the audit trail with the prefix `delivery_`."""
 
+    ORDERED = "delivery_ordered"
     CREATED = "delivery_created"
     CLAIMED = "delivery_claimed"
     SENT = "delivery_sent"
@@ -89,17 +95,23 @@ JOB: Mapping[tuple[JobState | None, JobEvent], tuple[JobState, str]] = {
     (_J.REPORTED, _E.SUPERSEDED): (_J.SUPERSEDED, "the next revision is reported"),
     (_J.DELIVERED, _E.SUPERSEDED): (_J.SUPERSEDED, "the next revision is reported"),
     (_J.FAILED, _E.SUPERSEDED): (_J.SUPERSEDED, "the next revision is reported"),
-    (_J.REPORTED, _E.WITHDRAWN): (_J.WITHDRAWN, "a person withdrew the result"),
-    (_J.DELIVERED, _E.WITHDRAWN): (_J.WITHDRAWN, "a person withdrew the result"),
-    (_J.FAILED, _E.WITHDRAWN): (_J.WITHDRAWN, "a person withdrew the result"),
+    (_J.QUEUED, _E.WITHDRAWN): (_J.WITHDRAWN, "a person withdrew it before it was read"),
+    (_J.READING, _E.WITHDRAWN): (_J.WITHDRAWN, "a person withdrew it while it was read; the reading is dropped"),
+    (_J.REPORTED, _E.WITHDRAWN): (_J.WITHDRAWN, "a person, or a corrected identity, withdrew the result"),
+    (_J.DELIVERED, _E.WITHDRAWN): (_J.WITHDRAWN, "a person, or a corrected identity, withdrew the result"),
+    (_J.FAILED, _E.WITHDRAWN): (_J.WITHDRAWN, "a person, or a corrected identity, withdrew the result"),
 }
 
 _D, _F = DeliveryState, DeliveryEvent
 
 DELIVERY: Mapping[tuple[DeliveryState | None, DeliveryEvent], tuple[DeliveryState, str]] = {
     (None, _F.CREATED): (_D.PENDING, "the job is reported"),
+    (None, _F.ORDERED): (_D.WAITING, "what was sent is withdrawn once the report's delivery rests"),
+    (_D.WAITING, _F.CREATED): (_D.PENDING, "the rejection note is made"),
+    (_D.WAITING, _F.CANCELLED): (_D.CANCELLED, "the destination got nothing that could be withdrawn"),
     (_D.PENDING, _F.CLAIMED): (_D.SENDING, "a sender took the lease"),
     (_D.PENDING, _F.CANCELLED): (_D.CANCELLED, "the job was superseded or withdrawn first"),
+    (_D.SENDING, _F.CANCELLED): (_D.CANCELLED, "superseded or withdrawn just before the first object went"),
     (_D.SENDING, _F.SENT): (_D.SENT, "the destination has every object"),
     (_D.SENDING, _F.FAULTED): (_D.PENDING, "an object met a passing fault; again after a pause"),
     (_D.SENDING, _F.GIVEN_BACK): (_D.PENDING, "the association failed or the sender stops; no attempt is counted"),

@@ -186,9 +186,9 @@ def _show_table(films: Sequence[Shown], console: Console) -> None:
             limits = one.thresholds
             table.add_row(
                 one.title,
-                f"{100 * one.score:.1f} %" if film.report.scale is Scale.PROBABILITY else f"{one.score:.2f}",
-                f"{limits.rule_out:.2f}" if limits else "-",
-                f"{limits.rule_in:.2f}" if limits else "-",
+                f"{100 * one.score:.1f} %" if film.report.scale is Scale.PROBABILITY else f"{one.score:.3f}",
+                f"{limits.rule_out:.3f}" if limits else "-",
+                f"{limits.rule_in:.3f}" if limits else "-",
                 _WORDS[one.decision],
             )
         console.print(table)

@@ -8,19 +8,15 @@ Sources: PS3.3 C.11.1 (modality LUT), C.11.2 (VOI LUT), C.11.6 (presentation LUT
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 
-from cxrnode.dicom.header import PARSE_FAULTS
+from cxrnode.dicom.luts import Floats, Lut, lut_item
+from cxrnode.dicom.values import many_numbers, number, text
 from cxrnode.errors import UnreadableImage
 
-Floats = npt.NDArray[np.float64]
 #: Percentiles of the film that become black and white where the header gives no window.
 DARKEST, BRIGHTEST = 0.5, 99.5
 
@@ -53,7 +49,7 @@ def grey_table(header: Dataset, bits: int, signed: bool, histogram: npt.NDArray[
         low, high = _percentiles(values, np.where(padded, 0, histogram))
         grey = np.clip((values - low) / max(high - low, 1e-9), 0.0, 1.0)
         window = f"no window: percentiles {DARKEST:g} to {BRIGHTEST:g} ({low:g} to {high:g})"
-    if _is_inverse(header, notes):
+    if is_inverse(header, notes):
         grey = 1.0 - grey
     table = np.floor(grey * 255.0 + 0.5).astype(np.uint8)
     table[padded] = 0
@@ -62,7 +58,7 @@ def grey_table(header: Dataset, bits: int, signed: bool, histogram: npt.NDArray[
 
 def needs_histogram(header: Dataset, bits: int) -> bool:
     """Whether the film's own values decide: no usable VOI LUT, no usable window, more than 8 bits."""
-    return bits > 8 and _lut_item(header, "VOILUTSequence") is None and _window(header, []) is None
+    return bits > 8 and lut_item(header, "VOILUTSequence") is None and first_window(header, []) is None
 
 
 def stored_values(bits: int, signed: bool) -> npt.NDArray[np.int64]:
@@ -75,33 +71,39 @@ def _modality(
     header: Dataset, stored: npt.NDArray[np.int64], signed: bool, notes: list[str]
 ) -> tuple[Floats, tuple[float, float]]:
     """Apply the Modality LUT or rescale; return the values and the interval that they can take."""
-    item = _lut_item(header, "ModalityLUTSequence")
+    item = lut_item(header, "ModalityLUTSequence")
     if item is not None:
-        lut = _Lut.of(item, signed, "ModalityLUTSequence")
+        lut = Lut.of(item, signed, "ModalityLUTSequence")
         if "RescaleSlope" in header:
             notes.append("both a Modality LUT and RescaleSlope: the LUT was used")
         return lut.apply(stored.astype(np.float64)), (0.0, lut.top)
+    slope, intercept = rescale(header, notes)
+    values = stored.astype(np.float64) * slope + intercept
+    return values, (float(values.min()), float(values.max()))
+
+
+def rescale(header: Dataset, notes: list[str]) -> tuple[float, float]:
+    """Slope and intercept of the modality rescale (PS3.3 C.11.1); 1 and 0 where there is none."""
     slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
     if slope is None or slope == 0.0:
         if "RescaleSlope" in header:
             notes.append("RescaleSlope is empty or 0: taken as 1")
         slope = 1.0
-    values = stored.astype(np.float64) * slope + (intercept or 0.0)
-    return values, (float(values.min()), float(values.max()))
+    return slope, intercept or 0.0
 
 
 def _voi(
     header: Dataset, values: Floats, span: tuple[float, float], bits: int, signed: bool, notes: list[str]
 ) -> tuple[Floats | None, str]:
     """Apply the first VOI LUT, else the first window, to [0, 1]; None where there is neither and bits > 8."""
-    item = _lut_item(header, "VOILUTSequence")
+    item = lut_item(header, "VOILUTSequence")
     if item is not None:
         # PS3.3 C.11.2.1.1: the first value mapped is signed where the modality values can be negative.
-        lut = _Lut.of(item, signed or span[0] < 0.0, "VOILUTSequence")
+        lut = Lut.of(item, signed or span[0] < 0.0, "VOILUTSequence")
         if lut.data.max(initial=0.0) <= lut.top / 2:
             notes.append("the VOI LUT uses less than half of the range that its descriptor declares")
         return lut.apply(np.rint(values)) / lut.top, f"VOI LUT of {lut.bits} bits"
-    window = _window(header, notes)
+    window = first_window(header, notes)
     if window is not None:
         centre, width, function, many = window
         text = f"window {centre:g}/{width:g} {function}" + (" (first of several)" if many else "")
@@ -132,7 +134,7 @@ def _sigmoid(x: Floats, centre: float, width: float) -> Floats:
 _FUNCTIONS = {"LINEAR": _linear, "LINEAR_EXACT": _linear_exact, "SIGMOID": _sigmoid}
 
 
-def _window(header: Dataset, notes: list[str]) -> tuple[float, float, str, bool] | None:
+def first_window(header: Dataset, notes: list[str]) -> tuple[float, float, str, bool] | None:
     """Return (centre, width, function, whether there are several) of the first window; None where it is unusable."""
     centre, width = number(header, "WindowCenter"), number(header, "WindowWidth")
     if centre is None or width is None:
@@ -185,7 +187,7 @@ def _wrapped(value: int, stored: npt.NDArray[np.int64]) -> int:
     return value
 
 
-def _is_inverse(header: Dataset, notes: list[str]) -> bool:
+def is_inverse(header: Dataset, notes: list[str]) -> bool:
     """Whether the lowest values are shown white. PresentationLUTShape decides, else MONOCHROME1 (PS3.3 C.8.11.3)."""
     first_white = text(header, "PhotometricInterpretation") == "MONOCHROME1"
     shape = text(header, "PresentationLUTShape")
@@ -196,103 +198,3 @@ def _is_inverse(header: Dataset, notes: list[str]) -> bool:
     if (shape == "INVERSE") is not first_white:
         notes.append("PresentationLUTShape contradicts PhotometricInterpretation: the former was used")
     return shape == "INVERSE"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Lut:
-    """A lookup table (PS3.3 C.11.1.1): the first value mapped, its entries, and how many bits each has."""
-
-    first: int
-    bits: int
-    data: Floats
-
-    @property
-    def top(self) -> float:
-        """The highest entry that its bits allow."""
-        return float((1 << self.bits) - 1)
-
-    def apply(self, values: Floats) -> Floats:
-        """Values below the first take the first entry, those above the last take the last."""
-        index = np.clip(values - self.first, 0, len(self.data) - 1).astype(np.int64)
-        return np.minimum(self.data[index], self.top)
-
-    @classmethod
-    def of(cls, item: Dataset, signed: bool, where: str) -> _Lut:
-        descriptor = many_numbers(item, "LUTDescriptor")
-        broken = UnreadableImage(f"{where} has no usable LUTDescriptor or LUTData; send the film with a window instead")
-        if len(descriptor) != 3:
-            raise broken
-        entries, first, bits = (int(v) for v in descriptor)
-        # PS3.3 C.11.1.1.1: 0 stands for 65,536 entries; negative where the VR was read as SS.
-        entries = 65536 if entries == 0 else entries % 65536
-        first = first - 65536 if signed and first > 32767 else first
-        first = first + 65536 if not signed and first < 0 else first
-        data = _lut_data(item, entries)
-        if not 8 <= bits <= 16 or data is None or len(data) == 0:
-            raise broken
-        return cls(first=first, bits=bits, data=data)
-
-
-def _lut_data(item: Dataset, entries: int) -> Floats | None:
-    """LUTData as unsigned numbers, float64 (entries,). OW bytes hold 16-bit words, or 8-bit ones two to a word."""
-    try:
-        element = item["LUTData"]
-        value: Any = element.value
-    except PARSE_FAULTS:
-        return None
-    if isinstance(value, bytes | bytearray):
-        if len(value) in (entries, entries + 1) and entries > 1:
-            return np.frombuffer(bytes(value[:entries]), dtype=np.uint8).astype(np.float64)
-        order = "<u2" if item.original_encoding[1] is not False else ">u2"
-        words = np.frombuffer(bytes(value[: len(value) // 2 * 2]), dtype=order)
-        return words[:entries].astype(np.float64)
-    try:
-        numbers = np.atleast_1d(np.asarray(value, dtype=np.float64)) % 65536
-    except (TypeError, ValueError):
-        return None
-    if numbers.ndim == 1 and entries > 2 and len(numbers) == (entries + 1) // 2:
-        words = numbers.astype("<u2")
-        return np.frombuffer(words.tobytes(), dtype=np.uint8)[:entries].astype(np.float64)
-    return numbers[:entries] if numbers.ndim == 1 else None
-
-
-def _lut_item(header: Dataset, keyword: str) -> Dataset | None:
-    try:
-        items: Sequence[Dataset] = header[keyword].value if keyword in header else ()
-    except PARSE_FAULTS:
-        return None
-    first = items[0] if items else None
-    return first if first is not None and "LUTDescriptor" in first else None
-
-
-def many_texts(header: Dataset, keyword: str) -> tuple[str, ...]:
-    """The values of an element that are text, upper case and not empty; () where it is absent or unreadable."""
-    try:
-        value: Any = header[keyword].value if keyword in header else None
-    except PARSE_FAULTS:
-        return ()
-    many = [value] if isinstance(value, str) else value if isinstance(value, MultiValue) else []
-    return tuple(v.strip().upper() for v in many if isinstance(v, str) and v.strip())
-
-
-def text(header: Dataset, keyword: str) -> str:
-    """The first value of an element, upper case; "" where it is absent or unreadable."""
-    return next(iter(many_texts(header, keyword)), "")
-
-
-def many_numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
-    """The values of an element as finite numbers; () where one of them is none."""
-    try:
-        value: Any = header[keyword].value if keyword in header else None
-        if value is None or isinstance(value, bytes):
-            return ()
-        many = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
-        numbers = tuple(float(v) for v in many)
-    except PARSE_FAULTS:
-        return ()
-    return numbers if all(math.isfinite(n) for n in numbers) else ()
-
-
-def number(header: Dataset, keyword: str) -> float | None:
-    """The first value of an element as a finite number, None where it has none."""
-    return next(iter(many_numbers(header, keyword)), None)

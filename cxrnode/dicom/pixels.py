@@ -24,6 +24,7 @@ from cxrnode.dicom import display
 from cxrnode.dicom.header import PARSE_FAULTS, parse, quiet, read_header
 from cxrnode.dicom.part10 import LARGEST_INFLATED, opened
 from cxrnode.dicom.shutters import outside_shutters
+from cxrnode.dicom.values import number, text
 from cxrnode.errors import UnreadableImage
 
 #: Which decoder is asked for which compressed transfer syntax, in this order. pylibjpeg-libjpeg is GPL: never here.
@@ -134,7 +135,7 @@ def _layout(source: Dataset, limits: Limits) -> _Layout:
     """Check the image pixel module before anything is decoded. Raises UnreadableImage."""
 
     def whole(keyword: str, absent: int | None = None) -> int:
-        value = display.number(source, keyword)
+        value = number(source, keyword)
         if value is None and absent is not None and keyword not in source:
             return absent
         if value is None or value != int(value):
@@ -148,7 +149,7 @@ def _layout(source: Dataset, limits: Limits) -> _Layout:
         raise UnreadableImage(f"{columns} x {rows} pixels are more than the limit of {limits.pixels:,}")
     if whole("SamplesPerPixel", 1) != 1 or _photometric(source) not in ("MONOCHROME1", "MONOCHROME2"):
         raise UnreadableImage("not a grey image: PhotometricInterpretation must be MONOCHROME1 or MONOCHROME2")
-    if (display.number(source, "NumberOfFrames") or 1) > 1:
+    if (number(source, "NumberOfFrames") or 1) > 1:
         raise UnreadableImage("NumberOfFrames is more than 1: send each frame as an image of its own")
     allocated = whole("BitsAllocated")
     stored = whole("BitsStored", allocated)
@@ -302,4 +303,4 @@ def _declared_size(stream: bytes) -> tuple[int, int, int] | None:
 
 
 def _photometric(source: Dataset) -> str:
-    return display.text(source, "PhotometricInterpretation")
+    return text(source, "PhotometricInterpretation")

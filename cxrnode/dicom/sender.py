@@ -39,7 +39,9 @@ from cxrnode.dicom.destination import (
     DeadlineReached,
     Destination,
     FaultKind,
+    Sent,
     Stage,
+    Timeouts,
     parse_destination,
 )
 from cxrnode.dicom.statuses import StatusClass
@@ -64,25 +66,6 @@ __all__ = [
 IMPLEMENTATION_VERSION_NAME = "CXRNODE"
 #: Bytes a peer must be able to take in one P-DATA value for us to send to it at all.
 _LEAST_PDU = 128
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
-    """Seconds: to connect, to negotiate, without any byte taken or answered while an object is under way."""
-
-    connect: float = 10.0
-    acse: float = 15.0
-    dimse: float = 60.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
-    """The answer to one object. `converted` says that it went as Implicit VR Little Endian, by the peer's wish."""
-
-    status: int
-    kind: StatusClass
-    comment: str = ""
-    converted: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +124,9 @@ class _Messages(DIMSEServiceProvider):
 
 class Outbound:
     """One established association. Leaving the `with` block releases it, or aborts it after an error."""
+
+    #: Who accepts an association is there and knows us.
+    welcomed = True
 
     def __init__(self, wire: Wire, destination: Destination, deadline: float | None) -> None:
         self._wire = wire

@@ -7,11 +7,22 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
-from cxrnode.dicom.display import many_numbers, many_texts, number
+from cxrnode.dicom.values import many_numbers, many_texts, number
 
 #: A shutter that leaves less of the film than this is taken for a mistake.
 _LEAST_VISIBLE = 0.01
 _LARGEST = 1e6
+#: The attributes of the module; the shape first.
+KEYWORDS = (
+    "ShutterShape",
+    "ShutterLeftVerticalEdge",
+    "ShutterRightVerticalEdge",
+    "ShutterUpperHorizontalEdge",
+    "ShutterLowerHorizontalEdge",
+    "CenterOfCircularShutter",
+    "RadiusOfCircularShutter",
+    "VerticesOfThePolygonalShutter",
+)
 
 
 def outside_shutters(header: Dataset, shape: tuple[int, ...], notes: list[str]) -> npt.NDArray[np.bool_] | None:

@@ -1,6 +1,7 @@
 """Every C-STORE status and what it means for a delivery: a table as data. It knows no peer and sends nothing.
 
-Sources: PS3.4 annex B.2.3 (the Storage service), PS3.7 section 9.1.1.1.9 and annex C (all DIMSE services).
+Sources: PS3.4 annex B.2.3 (the Storage service), PS3.7 section 9.1.1.1.9 and annex C (all DIMSE services); for the
+failure reasons of STOW-RS PS3.18 annex I.2.2, which has the same codes.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ STATUSES = MappingProxyType(
         (0xB007, 0xB007, _W, "stored, though the data set does not match its SOP class"),
         (0xB001, 0xBFFF, _W, "stored, with a warning of the peer's own"),
         (0xC000, 0xCFFF, _P, "the peer cannot understand the object"),
+        (0xC122, 0xC122, _P, "the peer does not take this transfer syntax"),
         (0xFE00, 0xFE00, _T, "cancelled at the peer"),
         (0xFF00, 0xFF01, _T, "pending, which is no answer to C-STORE"),
     )
@@ -104,3 +106,16 @@ def classify(code: int) -> Status:
     if own is not None:
         return own
     return next((s for s in STATUSES.values() if s.first <= code <= s.last), UNKNOWN)
+
+
+#: Failure reasons that say no more than that the instance is there; the second is one of Azure's own. Our UIDs are
+#: derived from what an object says, so that it is the same object.
+_THERE_ALREADY = frozenset({0x0111, 0xB00E})
+
+
+def classify_failure(code: int) -> Status:
+    """Return the row for a failure reason of STOW-RS (0008,1197). An instance that failed is never deemed stored."""
+    if code in _THERE_ALREADY:
+        return classify(0x0111)
+    row = classify(code)
+    return UNKNOWN if row.kind.delivered else row

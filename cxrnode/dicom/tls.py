@@ -43,6 +43,27 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
+def web_context(*, ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
+    """Return the context for a server that needs no certificate of ours: of STOW-RS, or of HL7.
+
+    The server's certificate must name its host and come from `ca`, else from an authority that this machine trusts;
+    `cert` and `key` are ours, where the server asks for them. Raises ConfigError.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    try:
+        if ca is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(ca)
+        if cert is not None:
+            context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"TLS files cannot be used (ca {ca}, cert {cert}, key {key}): {error}") from error
+    return context
+
+
 def _loaded(context: ssl.SSLContext, tls: Tls) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from cxrnode.reading.manifest import (
     NAME,
     BundleFile,
     IntendedUse,
+    Label,
     Manifest,
     Saliency,
     format_manifest,
@@ -67,13 +68,21 @@ class Bundle:
         """What the scores may be called: a probability only after a representative calibration."""
         return Scale.PROBABILITY if self.manifest.calibration.representative else Scale.SCORE
 
+    def calibrated(self, scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """Return what is shown for scores (..., C) of the network: `calibrated` by the manifest's labels."""
+        return calibrated(self.manifest.labels, scores)
+
     def findings(self, reading: Reading) -> tuple[Finding, ...]:
-        """Return the findings of one film, for the labels that are reported, in the network's order."""
+        """Return the findings of one film, for the labels that are reported, in the network's order.
+
+        Raises ValueError for a score that is not in [0, 1].
+        """
+        shown = self.calibrated(reading.scores)
         return tuple(
             Finding(
                 label=label.name,
                 index=index,
-                score=(score := float(reading.scores[index])),
+                score=(score := float(shown[index])),
                 decision=decide(score, label.assessed),
                 thresholds=label.assessed,
                 map_floor=label.map_floor,
@@ -96,10 +105,28 @@ class Bundle:
             version=self.manifest.version,
             bundle_digest=self.digest,
             weights_digest=self.weights_digest,
-            calibration=f"{calibration.data_set} ({calibration.films} films, {kind})",
+            calibration=f"{calibration.data_set} ({calibration.films} films, {kind})"
+            + (f"; shown at the prevalence of {calibration.population}" if calibration.population else ""),
             demonstration=self.manifest.demonstration,
             engine=engine.name,
         )
+
+
+def calibrated(labels: Sequence[Label], scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Return what is shown for scores (..., C) of the network, float64 (..., C) in [0, 1]: the scale of the thresholds.
+
+    Rises with the score; it is the score itself where a label was not calibrated. Raises ValueError for a score that
+    is not in [0, 1]: what is made of it would be invented.
+    """
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise ValueError("a score must lie in [0, 1]")
+    slopes = np.array([label.calibration.slope if label.calibration else 1.0 for label in labels])
+    shifts = np.array([label.calibration.shift if label.calibration else 0.0 for label in labels])
+    # float32 holds nothing between 1 - 2**-24 and 1: without the bound a score of 1 would be infinite.
+    raw = np.clip(scores.astype(np.float64), 1e-12, 1 - 2**-25)
+    moved = 1 / (1 + np.exp(-np.clip(slopes * np.log(raw / (1 - raw)) + shifts, -700, 700)))
+    shown: npt.NDArray[np.float64] = np.where((slopes == 1) & (shifts == 0), scores, moved)
+    return shown
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
@@ -179,7 +206,10 @@ def write_bundle(folder: Path, manifest: Manifest, weights: Tensors, plausibilit
         with np.errstate(over="ignore"):  # what overflows is refused below, by name
             halves[key] = np.ascontiguousarray(tensor.astype(np.float16) if tensor.dtype.kind == "f" else tensor)
         if not np.isfinite(halves[key]).all():
-            raise BundleError(f"{WEIGHTS}: {key} holds values that float16 cannot: nothing was written")
+            raise BundleError(
+                f"{WEIGHTS}: {key} holds values that float16 cannot: too large or not finite. Nothing was written; "
+                "take other weights, or train them again at a lower rate"
+            )
     contents = {
         WEIGHTS: save_tensors(halves),
         PLAUSIBILITY: save_tensors({k: np.ascontiguousarray(t) for k, t in plausibility.items()}),

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
+from torch.nn import functional
 
-from cxrnode.errors import BundleError, Rejected, UnreadableImage
+from cxrnode.errors import Rejected, UnreadableImage
 from cxrnode.reading.bundle import Bundle
-from cxrnode.reading.manifest import Input, Saliency
+from cxrnode.reading.manifest import REGIONS, Evidence, Input, Saliency
 from cxrnode.reading.network import Pass, build_network
 from cxrnode.reading.plausibility import Clouds, layouts_of
 
@@ -44,7 +44,8 @@ class Reading:
 class Observation:
     """What one forward pass gives for one film: `scores` and `saliency` as in `Reading`, and where the film lies.
 
-    layout: float64 (64,), the film as 8 x 8 cells of grey; features: float32 (K,), the pooled activations.
+    layout: float64 (64,), the film as 8 x 8 cells of grey; features: float32 (K,), what the manifest's `Evidence`
+    names: the pooled activations, or the channels halfway, each as 3 x 3 means over regions by rows.
     """
 
     scores: npt.NDArray[np.float32]
@@ -91,10 +92,6 @@ class TorchEngine:
         self, bundle: Bundle, *, device: str | None = None, threads: int | None = None, batch: int = 16
     ) -> None:
         manifest = bundle.manifest
-        if manifest.input.channels != 3:
-            raise BundleError(
-                f"manifest.toml: input.channels: {manifest.architecture} takes 3, not {manifest.input.channels}"
-            )
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cuda":
             # TF32 keeps ten bits: the same film must not read differently on another machine.
@@ -104,9 +101,10 @@ class TorchEngine:
         self.batch = batch
         self._input = manifest.input
         self._saliency = manifest.saliency
-        network = build_network(bundle.weights, len(manifest.labels)).requires_grad_(False)
+        network = build_network(bundle.weights, manifest.shape).requires_grad_(False)
         self._network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._clouds = Clouds.from_tensors(bundle.plausibility, self._network.classifier.in_features)
+        self._clouds = Clouds.from_tensors(bundle.plausibility, manifest.evidence)
+        self._evidence = manifest.plausibility.features
 
     @property
     def name(self) -> str:
@@ -136,8 +134,8 @@ class TorchEngine:
             tensor = torch.from_numpy(inputs).to(self.device, memory_format=torch.channels_last)
             with torch.inference_mode():
                 done: Pass = self._network.run(tensor)
-            scores, features = done.logits.sigmoid().cpu().numpy(), done.pooled.cpu().numpy()
-            maps = self._maps(done, tensor)
+            scores, features = done.logits.sigmoid().cpu().numpy(), self._features(done)
+            maps = self._maps(done)
             if not (np.isfinite(scores).all() and (maps is None or np.isfinite(maps).all())):
                 raise NotFinite
             seen += [
@@ -151,14 +149,23 @@ class TorchEngine:
             ]
         return seen
 
-    def _maps(self, done: Pass, inputs: Tensor) -> npt.NDArray[np.float16] | None:
+    def _features(self, done: Pass) -> npt.NDArray[np.float32]:
+        if self._evidence is Evidence.POOLED:
+            found = done.pooled
+        else:
+            with torch.inference_mode():
+                found = functional.adaptive_avg_pool2d(done.middle, REGIONS).flatten(1)
+        features: npt.NDArray[np.float32] = found.cpu().numpy()
+        return features
+
+    def _maps(self, done: Pass) -> npt.NDArray[np.float16] | None:
         if self._saliency is Saliency.NONE:
             return None
         if self._saliency is Saliency.CLOSED:
             with torch.inference_mode():
                 maps = self._network.maps(done)
         else:
-            maps = self._network.maps_by_gradient(inputs)
+            maps = self._network.maps_by_gradient(done)
         with np.errstate(over="ignore"):  # what overflows is refused by `_read`
             halves: npt.NDArray[np.float16] = maps.cpu().numpy().astype(np.float16)
         return halves

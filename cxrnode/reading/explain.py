@@ -6,6 +6,7 @@ extra `explain` and is loaded when asked for.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Protocol
@@ -13,13 +14,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from cxrnode.errors import Rejected
-from cxrnode.reading.network import DenseNet121
+from cxrnode.reading.network import Network
 
 Map = npt.NDArray[np.float32]
+
+#: Batches whose logits are kept: those of one film and more.
+_REMEMBERED = 256
 
 
 class Method(StrEnum):
@@ -40,30 +44,31 @@ class Explainer(Protocol):
     """One method on one network."""
 
     def explain(self, inputs: Tensor, label: int) -> Map:
-        """Return float32 (h, w), >= 0, row 0 = top: what speaks for a label on a film (1, 3, H, W).
+        """Return float32 (h, w), >= 0, row 0 = top: what speaks for a label on a film (1, channels, H, W).
 
         The unit is the method's own; h x w is that of the input, or that of the last features.
         """
         ...
 
 
-class ClosedGradCam:
-    """Grad-CAM in closed form (Selvaraju et al., ICCV 2017): a by-product of the forward pass."""
+class NetworkGradCam:
+    """Grad-CAM as the node makes it (Selvaraju et al., ICCV 2017): in closed form, or by the gradient of the head."""
 
-    def __init__(self, network: DenseNet121) -> None:
+    def __init__(self, network: Network) -> None:
         self._network = network
 
     def explain(self, inputs: Tensor, label: int) -> Map:
         """Return the map of the last features, float32 (h, w)."""
         with torch.inference_mode():
-            maps = self._network.maps(self._network.run(inputs))
+            done = self._network.run(inputs)
+            maps = self._network.maps(done)
         return maps[0, label].cpu().numpy().astype(np.float32)
 
 
 class GradCamPlusPlus:
     """Grad-CAM++ (Chattopadhay et al., WACV 2018) of pytorch-grad-cam, at the same layer."""
 
-    def __init__(self, network: DenseNet121) -> None:
+    def __init__(self, network: Network) -> None:
         self._network = network
 
     def explain(self, inputs: Tensor, label: int) -> Map:
@@ -79,7 +84,7 @@ class GradCamPlusPlus:
 class IntegratedGradients:
     """Integrated gradients (Sundararajan et al., ICML 2017) from a black film, in `steps` steps."""
 
-    def __init__(self, network: DenseNet121, black: Tensor, *, steps: int = 24) -> None:
+    def __init__(self, network: Network, black: Tensor, *, steps: int = 24) -> None:
         self._network, self._black, self._steps = network, black, steps
 
     def explain(self, inputs: Tensor, label: int) -> Map:
@@ -90,14 +95,32 @@ class IntegratedGradients:
         return _positive(smoothed(attribution.detach().float().sum(1, keepdim=True), inputs.shape[-1] / 32))
 
 
+class Remembered(nn.Module):
+    """A network that answers what it was asked before from memory: the same samples serve every label of a film."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._network = network
+        self._known: dict[bytes, Tensor] = {}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits of the network, float32 (N, C), for float32 (N, channels, H, W)."""
+        key = hashlib.sha256(np.ascontiguousarray(inputs.detach().cpu().numpy()).data).digest()
+        if key not in self._known:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[key] = self._network(inputs)
+        return self._known[key]
+
+
 class Lime:
     """LIME (Ribeiro et al., KDD 2016): a linear model of which cells of a grid were left in place of grey.
 
     Repeats give the same map: the samples are drawn from a seed.
     """
 
-    def __init__(self, network: DenseNet121, *, cells: int = 8, samples: int = 240, seed: int = 0) -> None:
-        self._network, self._cells, self._samples, self._seed = network, cells, samples, seed
+    def __init__(self, network: Network, *, cells: int = 8, samples: int = 240, seed: int = 0) -> None:
+        self._network, self._cells, self._samples, self._seed = Remembered(network), cells, samples, seed
 
     def explain(self, inputs: Tensor, label: int) -> Map:
         """Return the positive weights of the cells, float32 (H, W)."""
@@ -121,11 +144,14 @@ class Lime:
 class Occlusion:
     """Occlusion (Zeiler and Fergus, ECCV 2014): how far the logit falls where a grey square covers the film."""
 
-    def __init__(self, network: DenseNet121, *, squares: int = 7) -> None:
-        self._network, self._squares = network, squares
+    def __init__(self, network: Network, *, squares: int = 7) -> None:
+        self._network, self._squares = Remembered(network), squares
 
     def explain(self, inputs: Tensor, label: int) -> Map:
-        """Return the fall of the logit, float32 (H, W); the squares are 1/7 of the side and overlap by half."""
+        """Return the fall of the logit, float32 (H, W), smoothed over 1/4 of a square.
+
+        The squares are 1/7 of the side and overlap by half.
+        """
         side = max(2, inputs.shape[-1] // self._squares)
         with torch.inference_mode():
             attribution = _captum("Occlusion")(self._network).attribute(
@@ -136,18 +162,18 @@ class Occlusion:
                 target=label,
                 perturbations_per_eval=16,
             )
-        return _positive(attribution[:, :1].detach().float())
+        return _positive(smoothed(attribution[:, :1].detach().float(), side / 4))
 
 
-def explainer(method: Method, network: DenseNet121, black: Tensor) -> Explainer:
-    """Return the way to explain. `black`: float32 (1, 3, 1, 1), what a black pixel is to the network.
+def explainer(method: Method, network: Network, black: Tensor, *, steps: int = 24) -> Explainer:
+    """Return the way to explain. `black`: float32 (1, channels, 1, 1), what a black pixel is to the network.
 
-    Raises MissingLibrary.
+    `steps` are those of integrated gradients. Raises MissingLibrary.
     """
     made: dict[Method, Callable[[], Explainer]] = {
-        Method.GRADCAM: lambda: ClosedGradCam(network),
+        Method.GRADCAM: lambda: NetworkGradCam(network),
         Method.GRADCAM_PLUS_PLUS: lambda: GradCamPlusPlus(network),
-        Method.INTEGRATED_GRADIENTS: lambda: IntegratedGradients(network, black),
+        Method.INTEGRATED_GRADIENTS: lambda: IntegratedGradients(network, black, steps=steps),
         Method.LIME: lambda: Lime(network),
         Method.OCCLUSION: lambda: Occlusion(network),
     }

@@ -17,11 +17,14 @@ from typing import Any, TypeVar
 
 from cxrnode.core.findings import Concept, Thresholds
 from cxrnode.errors import BundleError
+from cxrnode.reading.shape import Architecture, Shape
 
 NAME = "manifest.toml"
 FORMAT = 1
 #: With fewer positives than this behind its calibration a finding is not assessed, whatever its thresholds say.
 FEWEST_POSITIVES = 50
+#: Regions along each side of a film in which the features halfway are averaged (`Evidence.MIDDLE`).
+REGIONS = 3
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -56,11 +59,38 @@ class Input:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The head of the network, as `reading.shape.Shape` has it; without any of it, pooling and one linear layer."""
+
+    hidden: tuple[int, ...] = ()
+    batch_norm: bool = False
+    dropout: float = 0.0
+    flatten_to: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LabelCalibration:
-    """What stands behind the thresholds of one label: films that have the finding, and their share."""
+    """What stands behind the thresholds of one label: films that have the finding, and their share.
+
+    The network's score s is shown as sigmoid(slope * logit(s) + offset) (Platt, 1999), moved by Bayes' rule from
+    `prevalence` to `shown_prevalence` where that is given (Saerens et al., Neural Computation 2002). `ece_before` and
+    `ece_after` are calibration errors at the films' own prevalence, fitted and measured on different patients.
+    """
 
     positives: int
     prevalence: float
+    slope: float = 1.0
+    offset: float = 0.0
+    shown_prevalence: float | None = None
+    ece_before: float | None = None
+    ece_after: float | None = None
+
+    @property
+    def shift(self) -> float:
+        """What is added to slope * logit(s): the offset, and the step from one prevalence to the other."""
+        if self.shown_prevalence is None:
+            return self.offset
+        return self.offset + _logit(self.shown_prevalence) - _logit(self.prevalence)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +130,9 @@ class Label:
 class Calibration:
     """On what the thresholds (and, where fitted, the scores) were set, and for which weights.
 
-    Only a `representative` set - unselected films of the intended use - lets a score be called a probability.
+    Only a `representative` set - unselected films of the intended use - lets a score be called a probability. From
+    any other the scores are moved to the prevalence of a `population`, where one is named. Rule-out and rule-in were
+    set to reach this `sensitivity` and `specificity` on the films.
     """
 
     data_set: str
@@ -108,6 +140,16 @@ class Calibration:
     films: int
     representative: bool
     weights_sha256: str
+    population: str = ""
+    sensitivity: float | None = None
+    specificity: float | None = None
+
+
+class Evidence(StrEnum):
+    """Which features of a film plausibility looks at, beside its layout: pooled at the end, or by regions halfway."""
+
+    POOLED = "pooled"
+    MIDDLE = "middle"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +160,7 @@ class PlausibilityLimit:
     false_alarm_rate: float
     films: int
     weights_sha256: str
+    features: Evidence = Evidence.POOLED
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +212,7 @@ class Manifest:
     format: int
     name: str
     version: str
-    architecture: str
+    architecture: Architecture
     activation: str
     saliency: Saliency
     licence: str
@@ -183,6 +226,26 @@ class Manifest:
     metrics: Metrics
     files: tuple[BundleFile, ...]
     labels: tuple[Label, ...]
+    head: Head = Head()
+
+    @property
+    def shape(self) -> Shape:
+        """What the weights must fit. Raises ValueError for what cannot be built."""
+        return Shape(
+            architecture=self.architecture,
+            outputs=len(self.labels),
+            channels=self.input.channels,
+            hidden=self.head.hidden,
+            batch_norm=self.head.batch_norm,
+            dropout=self.head.dropout,
+            flatten_to=self.head.flatten_to,
+        )
+
+    @property
+    def evidence(self) -> int:
+        """How wide the features are that plausibility looks at. Raises ValueError as `shape` does."""
+        shape = self.shape
+        return shape.width if self.plausibility.features is Evidence.POOLED else shape.middle[1] * REGIONS**2
 
     def sha256_of(self, name: str) -> str:
         """Return the digest of a file. Raises BundleError where the manifest does not name it."""
@@ -214,9 +277,8 @@ def format_manifest(manifest: Manifest) -> str:
 
 def _check(manifest: Manifest) -> None:
     """Refuse what is well typed and still cannot be."""
-    for key, known in (("activation", ("sigmoid",)), ("architecture", ("densenet121",))):
-        if (value := getattr(manifest, key)) not in known:
-            raise _wrong(key, f"{value!r} is not known, only {' and '.join(known)}", "use a newer cxrnode")
+    if manifest.activation != "sigmoid":
+        raise _wrong("activation", f"{manifest.activation!r} is not known, only sigmoid", "use a newer cxrnode")
     if not _PLAIN.fullmatch(manifest.name):
         raise _wrong("name", f"{manifest.name!r} is not a plain name", "use letters, digits, dot, dash, underscore")
     for file in manifest.files:
@@ -231,6 +293,7 @@ def _check(manifest: Manifest) -> None:
         raise _wrong("input", "size >= 32, 1 or 3 channels and bilinear are what the engine does", "correct it")
     if not len(given.mean) == len(given.std) == given.channels or min(given.std) <= 0:
         raise _wrong("input.mean, input.std", f"{given.channels} numbers each, std above 0, are needed", "correct them")
+    _check_shape(manifest)
     use = manifest.intended_use
     if not 0 <= use.age_min <= use.age_max or not use.views or not use.modalities:
         raise _wrong("intended_use", "ages must be in order, views and modalities named", "correct it")
@@ -242,6 +305,8 @@ def _check(manifest: Manifest) -> None:
             raise _wrong(f"{where}.concept", "missing", "give the coded concept, or set report = false")
         if label.thresholds is not None and label.calibration is None:
             raise _wrong(f"{where}.calibration", "missing beside thresholds", "say what the thresholds were set on")
+        if label.calibration is not None:
+            _check_calibration(label.calibration, manifest.calibration, f"{where}.calibration")
         if not 0 <= label.map_floor < label.map_ceiling:
             raise _wrong(f"{where}.map_floor", "0 <= map_floor < map_ceiling is needed", "measure the scale again")
         if label.concept is not None and not 0 < len(label.concept.meaning) <= 64:
@@ -257,6 +322,41 @@ def _check(manifest: Manifest) -> None:
                 f"{part} was made for weights {made_for[:12]}..., the bundle holds {weights[:12]}...",
                 "take thresholds and weights from the same export",
             )
+
+
+def _check_shape(manifest: Manifest) -> None:
+    try:
+        shape = manifest.shape
+    except ValueError as error:
+        raise _wrong("head", str(error), "correct it, or export the bundle again") from error
+    side = manifest.input.size
+    if side < shape.smallest:
+        raise _wrong("input.size", f"{shape.architecture} needs {shape.smallest} or more, not {side}", "correct it")
+    if shape.flatten_to not in (0, side):
+        raise _wrong("head.flatten_to", f"{shape.flatten_to} is not input.size, {side}", "make both the same")
+    if manifest.saliency is Saliency.CLOSED and not shape.closed:
+        raise _wrong(
+            "saliency", "there is no closed form for a head of more than one layer", f'write "{Saliency.GRADCAM}"'
+        )
+
+
+def _check_calibration(one: LabelCalibration, whole: Calibration, where: str) -> None:
+    if one.slope <= 0:
+        raise _wrong(f"{where}.slope", f"{one.slope!r} would turn the scores round", "calibrate again")
+    if one.shown_prevalence is None:
+        return
+    if not (0 < one.shown_prevalence < 1 and 0 < one.prevalence < 1):
+        raise _wrong(f"{where}.shown_prevalence", "both prevalences must lie between 0 and 1", "calibrate again")
+    if not whole.population:
+        raise _wrong("calibration.population", "missing beside shown_prevalence", "name whose prevalence it is")
+    if whole.representative:
+        raise _wrong(
+            f"{where}.shown_prevalence", "a representative set has the prevalence itself", "remove one of the two"
+        )
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share))
 
 
 def _wrong(key: str, what: str, remedy: str) -> BundleError:

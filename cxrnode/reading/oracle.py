@@ -74,7 +74,7 @@ def verify_bundle(folder: Path, *, threads: int | None = None) -> tuple[Check, .
 
 def difference_from_oracle(bundle: Bundle, film: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float16]) -> float:
     """Return the largest difference, in [0, 1], over all labels and pixels, both scaled as pytorch-grad-cam does."""
-    network = build_network(bundle.weights, len(bundle.manifest.labels))
+    network = build_network(bundle.weights, bundle.manifest.shape)
     inputs = torch.from_numpy(prepare(film, bundle.manifest.input)[None])
     theirs = oracle_maps(network, network.relu, inputs, len(saliency))
     size = (inputs.shape[3], inputs.shape[2])
@@ -91,7 +91,7 @@ def scaled(maps: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[
 
 
 def oracle_maps(network: nn.Module, layer: nn.Module, inputs: Tensor, labels: int) -> npt.NDArray[np.float32]:
-    """Return pytorch-grad-cam's maps of a film (1, 3, H, W) at a layer: float32 (labels, H, W), each scaled to 0..1."""
+    """Return pytorch-grad-cam's maps of a film (1, channels, H, W) at a layer: float32 (labels, H, W), each in 0..1."""
     with GradCAM(model=network, target_layers=[layer]) as cam:
         maps = [cam(input_tensor=inputs, targets=[ClassifierOutputTarget(label)])[0] for label in range(labels)]
     return np.stack(maps).astype(np.float32)

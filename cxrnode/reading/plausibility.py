@@ -3,7 +3,8 @@
 Each is a Mahalanobis distance (Lee et al., NeurIPS 2018, for one class) under probabilistic principal components
 (Tipping and Bishop, 1999): along the first components by their own variance, in all other directions by one common
 variance. The layout is the film as a few cells of grey: coarse, blind to disease, and the better of the two at telling
-a hand, a slice or a lateral; the pooled features see what the layout cannot, texture above all.
+a hand or a slice; the features see what the layout cannot: pooled at the end texture above all, halfway through the
+network and told by regions (`manifest.Evidence`) which parts of a chest are where, hence a lateral.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Cloud:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Clouds:
-    """The layout cloud (CELLS * CELLS wide) and the cloud of pooled features: what plausibility.safetensors holds."""
+    """The layout cloud (CELLS * CELLS wide) and the cloud of features: what plausibility.safetensors holds."""
 
     layout: Cloud
     features: Cloud

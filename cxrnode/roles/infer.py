@@ -28,7 +28,7 @@ from cxrnode.roles.context import Context, work_until_stopped
 from cxrnode.roles.leases import LeaseKeeper
 from cxrnode.roles.publish import Publisher
 from cxrnode.roles.rules import configured_words
-from cxrnode.store import jobs, reports
+from cxrnode.store import jobs, notices, reports
 from cxrnode.store.jobs import Claim, Limits
 from cxrnode.wakeup import Waiter, wake
 
@@ -59,13 +59,17 @@ class Loaded:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A claimed film as far as it was looked at: its header, and its pixels unless there is a reason why not."""
+    """A claimed film as far as it was looked at: its header, and its pixels unless there is a reason why not.
+
+    `revision` is the one that its outputs are to have.
+    """
 
     claim: Claim
     source: Dataset
     identity: Identity
     film: Decoded | None
     reason: str
+    revision: int
 
 
 class FilmReader:
@@ -96,6 +100,7 @@ class FilmReader:
             loaded[name] = Loaded(bundle=bundle, engine=TorchEngine(bundle))
             # The first pass sets up kernels and memory: nobody's film should wait for that.
             loaded[name].engine.read([_PLAIN])
+            notices.loaded(self._context.database, name, bundle.reader(loaded[name].engine))
             log.info("model_loaded", model=name, bundle=bundle.digest, engine=loaded[name].engine.name)
         if not loaded:
             raise BundleError("no model can be used; `cxrnode check` says what is wrong with each")
@@ -210,7 +215,11 @@ class FilmReader:
         try:
             film = self._decoder.decode(path, dataset_sha256=claim.dataset_sha256)
         except UnreadableImage as fault:
-            seen.append(Seen(claim=claim, source=source, identity=identity, film=None, reason=str(fault)))
+            seen.append(
+                Seen(
+                    claim=claim, source=source, identity=identity, film=None, reason=str(fault), revision=claim.revision
+                )
+            )
             return
         except DecoderDied as died:
             attempts = claim.attempts + 1
@@ -218,18 +227,20 @@ class FilmReader:
                 raise
             # Silence must not read as negative: at the limit the film is said to be not analysed, and why.
             reason = f"{died} ({attempts} attempts)"
-            seen.append(Seen(claim=claim, source=source, identity=identity, film=None, reason=reason))
+            seen.append(
+                Seen(claim=claim, source=source, identity=identity, film=None, reason=reason, revision=claim.revision)
+            )
             return
-        twin = reports.settle_duplicate(
-            self._context.database, claim, pixel_digest=film.pixel_digest, identity_digest=identity.digest
-        )
+        digests = {"pixel_digest": film.pixel_digest, "identity_digest": identity.digest}
+        twin = reports.settle_duplicate(self._context.database, claim, **digests)
         if twin is not None:
             log.info("duplicate", job=claim.job_id, of=twin)
             keeper.drop(claim)
             return
         outside = within_intended_use(Header.from_json(claim.header), self._use(model.bundle), self._words)
         reason = f"outside the model's intended use: {outside}" if outside else ""
-        seen.append(Seen(claim=claim, source=source, identity=identity, film=film, reason=reason))
+        revision = reports.revision_of(self._context.database, claim, **digests)
+        seen.append(Seen(claim=claim, source=source, identity=identity, film=film, reason=reason, revision=revision))
 
     def _use(self, bundle: Bundle) -> IntendedUse:
         use = bundle.intended_use
@@ -245,11 +256,18 @@ class FilmReader:
         started = time.monotonic()
         report = self._report(one, reading, model)
         saliency = reading.saliency if reading is not None and report.outcome is Outcome.ANALYSED else None
-        stands = self._publisher.publish(one.claim, report, one.source, one.film, saliency)
-        if stands and one.claim.mode == "active":
+        settled = self._publisher.publish(one.claim, report, one.source, one.film, saliency)
+        if settled.dispute.others:
+            policy = self._context.config.corrections.on_identity_change
+            remedy = (
+                "say which is right: `cxrnode jobs decide`" if policy == "hold" else "the one received last is right"
+            )
+            others = list(settled.dispute.others)
+            log.error("identity_changed", job=one.claim.job_id, others=others, policy=policy, remedy=remedy)
+        if settled.stands and one.claim.mode == "active":
             wake(self._context.config.node.data_dir, "send")
         log.info(
-            "reported" if stands else "duplicate",
+            "reported" if settled.stands else "duplicate",
             job=one.claim.job_id,
             outcome=str(report.outcome),
             reason=report.reason,
@@ -261,12 +279,13 @@ class FilmReader:
             outcome=Outcome.NOT_ANALYSED,
             reason=one.reason,
             read_at=one.claim.claimed_at,
-            revision=one.claim.revision,
+            revision=one.revision,
             reader=model.bundle.reader(model.engine),
             scale=model.bundle.scale,
             pixel_digest=one.film.pixel_digest if one.film else "",
             identity_digest=one.identity.digest,
             notes=(f"window: {one.film.window}", *one.film.notes) if one.film else (),
+            timezone=self._context.config.timezone_of(one.claim.calling_aet),
         )
         if reading is None:
             return base

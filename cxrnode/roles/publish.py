@@ -5,6 +5,7 @@ Nothing here decides what the model said; nothing is sent from here.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Sequence
 
@@ -17,13 +18,15 @@ from cxrnode.config import Config
 from cxrnode.core.findings import Report
 from cxrnode.core.kept import Kept
 from cxrnode.dicom.decoder import Decoded
-from cxrnode.dicom.outputs import Output, OutputSettings, build_outputs
+from cxrnode.dicom.outputs import Output, OutputSettings, SentObject, build_outputs
 from cxrnode.roles.context import Context
 from cxrnode.store import reports
 from cxrnode.store.database import CommitUnknown
 from cxrnode.store.jobs import Claim
-from cxrnode.store.reports import StoredOutput
+from cxrnode.store.reports import Settled, StoredOutput
 
+#: Said of a result that came after its film was said to have none.
+REPLACES_NOTICE = 'this result takes the place of the notice "AI: not analysed"'
 #: The longest side of a spooled preview, in pixels.
 PREVIEW_PX = 1024
 
@@ -43,12 +46,16 @@ class Publisher:
         source: Dataset,
         film: Decoded | None,
         saliency: npt.NDArray[np.float16] | None,
-    ) -> bool:
-        """Make the job `reported`; False where it turned out a duplicate. Raises LeaseLost, Transient.
+    ) -> Settled:
+        """Make the job `reported`, unless it turns out a duplicate. Raises LeaseLost, Transient.
 
         `saliency`: float16 (C, h, w), one map for each channel of the model. What was spooled for a settle that did
         not stand is removed again.
         """
+        corrections = self._context.config.corrections
+        before = reports.predecessor_sent(self._context.database, claim.job_id)
+        if before and claim.revision == 1:
+            report = dataclasses.replace(report, notes=(REPLACES_NOTICE, *report.notes))
         outputs: tuple[Output, ...] = ()
         if claim.mode == "active":
             outputs = build_outputs(
@@ -58,6 +65,7 @@ class Publisher:
                 saliency,
                 self._settings,
                 frozenset(claim.outputs),
+                predecessors=tuple(SentObject(**dataclasses.asdict(one)) for one in before),
             )
         contents = [one.data for one in outputs]
         if saliency is not None:
@@ -68,22 +76,25 @@ class Publisher:
         preview = kept[-1] if film is not None else None
         maps = kept[len(outputs)] if saliency is not None else None
         try:
-            stands = reports.settle_report(
+            settled = reports.settle_report(
                 self._context.database,
                 claim,
                 report,
-                [_stored(one, file) for one, file in zip(outputs, kept, strict=False)],
+                [stored(one, file) for one, file in zip(outputs, kept, strict=False)],
                 saliency=maps,
                 preview=preview,
+                predecessors=before,
+                on_identity_change=corrections.on_identity_change,
+                withdraw_superseded=corrections.withdraw_superseded,
             )
         except CommitUnknown:
             raise  # the rows may stand: the files stay too, and `tend` takes them if no row has them
         except Exception:  # whatever it was, no row stands that has these files; it goes on to who can name it
             self._remove(kept)
             raise
-        if not stands:
+        if not settled.stands:
             self._remove(kept)
-        return stands
+        return settled
 
     def _remove(self, kept: Sequence[Kept]) -> None:
         for file in kept:
@@ -100,18 +111,21 @@ def output_settings(config: Config) -> OutputSettings:
         max_px=config.heatmap.max_px,
         style=config.heatmap.style,
         encoding=config.heatmap.encoding,
-        timezone=config.node.timezone,
+        timezone=config.timezone or None,
         device_name=config.node.ae_title,
         urgent=tuple(sorted(config.key_object.findings)),
+        hl7_names=(config.hl7.sending_facility, config.hl7.receiving_application, config.hl7.receiving_facility),
     )
 
 
-def _stored(one: Output, file: Kept) -> StoredOutput:
+def stored(one: Output, file: Kept) -> StoredOutput:
+    """An output with the file that holds it."""
     return StoredOutput(
         kind=one.kind,
         label=one.label,
         sop_class_uid=one.sop_class_uid,
         sop_instance_uid=one.sop_instance_uid,
+        series_instance_uid=one.series_instance_uid,
         transfer_syntax_uid=one.transfer_syntax_uid,
         instance_number=one.instance_number,
         file=file,

@@ -17,6 +17,7 @@ from cxrnode.core.kept import Kept
 from cxrnode.core.routing import Association, Rule, Verdict, route
 from cxrnode.core.words import WordList
 from cxrnode.dicom.header import identity_of, read_header, to_header
+from cxrnode.dicom.kept_header import keep_header
 from cxrnode.dicom.listener import Answer, Listener, Received, Timeouts
 from cxrnode.dicom.statuses import SUCCESS
 from cxrnode.dicom.tls import Tls, server_context
@@ -47,7 +48,7 @@ class Receiver:
         self._words: WordList = configured_words(context.config)
         self._zone = zoneinfo.ZoneInfo(context.config.node.timezone)
         self._digest = context.config.digest
-        self._senders = {node.aet for node in context.config.nodes.values() if node.can_send}
+        self._senders = {node.aet for node in context.config.peers.values() if node.can_send}
         self._full_until = 0.0
         self._room_checked = 0.0
 
@@ -55,13 +56,14 @@ class Receiver:
         """Return why this peer may not send, or None. The called AE title is the listener's to check."""
         if self._config.listen.accept_unknown or calling_aet in self._senders:
             return None
-        known = {node.aet for node in self._config.nodes.values()}
+        known = {node.aet for node in self._config.peers.values()}
         return "may not send: can_send is false" if calling_aet in known else "no node has this AE title"
 
     def receive(self, received: Received) -> Answer:
         """Keep one object and answer. Raises Transient and Rejected, which the listener turns into statuses."""
         self._require_room()
         dataset = read_header(received.path)
+        kept_header = keep_header(dataset)  # before anything decodes it
         header, identity = to_header(dataset), identity_of(dataset)
         if identity.sop_uid and identity.sop_uid != received.sop_instance_uid:
             raise Rejected("SOP Instance UID differs between request and data set")
@@ -72,7 +74,7 @@ class Receiver:
         try:
             made = receipt.record(
                 self._context.database,
-                _arrival(received, header, identity, verdict, kept.key),
+                _arrival(received, header, identity, verdict, kept.key, kept_header if verdict.accepted else b""),
                 self._orders(verdict),
                 ageing=AGEING_SECONDS,
                 config_digest=self._digest,
@@ -113,13 +115,14 @@ class Receiver:
     def _orders(self, verdict: Verdict) -> list[Order]:
         if not verdict.accepted or verdict.rule is None:
             return []
-        rule = verdict.rule
+        rule, receivers = verdict.rule, self._config.message_receivers
         return [
             Order(
                 model=name,
                 mode=self._config.models[name].mode,
                 outputs=rule.outputs,
-                send_to=rule.send_to,
+                send_to=[name for name in rule.send_to if name not in receivers],
+                messages_to=[name for name in rule.send_to if name in receivers],
                 priority=rule.priority,
             )
             for name in rule.models
@@ -138,7 +141,9 @@ class Receiver:
             raise Transient("no room in the spool; send again later")
 
 
-def _arrival(received: Received, header: Header, identity: Identity, verdict: Verdict, key: str) -> Arrival:
+def _arrival(
+    received: Received, header: Header, identity: Identity, verdict: Verdict, key: str, kept_header: bytes
+) -> Arrival:
     return Arrival(
         sop_instance_uid=received.sop_instance_uid,
         dataset_sha256=received.sha256,
@@ -162,6 +167,7 @@ def _arrival(received: Received, header: Header, identity: Identity, verdict: Ve
         },
         spool_key=key,
         size=received.size,
+        kept_header=kept_header,
     )
 
 

@@ -13,19 +13,23 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from cxrnode.config import Config
-from cxrnode.dicom.sender import (
+from cxrnode.config import Config, Hl7Node, RemoteNode, StowNode
+from cxrnode.dicom.destination import (
+    AnyDestination,
     AssociationFault,
+    Credential,
     Destination,
     FaultKind,
-    Outbound,
+    Hl7Destination,
     Sent,
     Stage,
+    StowDestination,
     Timeouts,
-    open_association,
+    Way,
 )
 from cxrnode.dicom.statuses import StatusClass, classify
-from cxrnode.dicom.tls import Tls, client_context
+from cxrnode.dicom.tls import Tls, client_context, web_context
+from cxrnode.dicom.ways import open_way
 from cxrnode.errors import LeaseLost, Rejected, Transient
 from cxrnode.roles.context import Context, work_until_stopped
 from cxrnode.roles.leases import LeaseKeeper
@@ -41,17 +45,31 @@ POLL_SECONDS = 1.0
 _LOOK_SECONDS = 15.0
 
 
-def destination_of(config: Config, name: str) -> Destination:
+def destination_of(config: Config, name: str) -> AnyDestination:
     """The destination behind a node's name. Raises ConfigError where its TLS files cannot be used."""
     node = config.nodes[name]
-    tls = client_context(Tls(ca=node.tls.ca, cert=node.tls.cert, key=node.tls.key)) if node.tls else None
-    return Destination(name=name, aet=node.aet, host=node.host, port=node.port, tls=tls)
+    match node:
+        case RemoteNode():
+            tls = client_context(Tls(ca=node.tls.ca, cert=node.tls.cert, key=node.tls.key)) if node.tls else None
+            return Destination(name=name, aet=node.aet, host=node.host, port=node.port, tls=tls)
+        case StowNode():
+            files = node.tls.model_dump() if node.tls else {"ca": None, "cert": None, "key": None}
+            auth = node.auth
+            return StowDestination(
+                name=name,
+                url=node.url,
+                tls=web_context(**files) if node.url.startswith("https:") else None,
+                credential=Credential(user=auth.user, file=auth.file, variable=auth.variable) if auth else None,
+            )
+        case Hl7Node():
+            tls = web_context(**node.tls.model_dump()) if node.tls else None
+            return Hl7Destination(name=name, host=node.host, port=node.port, tls=tls)
 
 
 class Sender:
     """Sends what is due to one destination."""
 
-    def __init__(self, context: Context, destination: Destination) -> None:
+    def __init__(self, context: Context, destination: AnyDestination) -> None:
         """Send for `destination` as this node's AE title."""
         self._context = context
         self._destination = destination
@@ -60,6 +78,7 @@ class Sender:
             connect=self._settings.connect_timeout, acse=self._settings.acse_timeout, dimse=self._settings.dimse_timeout
         )
         self._jitter = random.Random()
+        self._well = False
 
     def run(self) -> None:
         """Send until the role stops."""
@@ -95,21 +114,31 @@ class Sender:
         waiting = list(claims)
         pairs = sorted({(p.sop_class_uid, p.transfer_syntax_uid) for c in claims for p in c.parcels})
         try:
-            with open_association(
+            with open_way(
                 self._destination, calling_aet=self._context.config.node.ae_title, pairs=pairs, timeouts=self._timeouts
-            ) as outbound:
-                circuits.close_circuit(self._context.database, self._destination.name)
+            ) as way:
+                self._well = False
+                if way.welcomed:
+                    self._close_circuit()
                 while waiting and not self._context.stopping.is_set():
-                    self._deliver(outbound, waiting.pop(0), keeper)
+                    self._deliver(way, waiting.pop(0), keeper)
         except AssociationFault as fault:
             self._open_circuit(fault)
         finally:
             for claim in waiting:
                 self._give_back(claim)
 
-    def _deliver(self, outbound: Outbound, claim: DeliveryClaim, keeper: LeaseKeeper[DeliveryClaim]) -> None:
+    def _deliver(self, way: Way, claim: DeliveryClaim, keeper: LeaseKeeper[DeliveryClaim]) -> None:
         """Send one delivery's objects and settle it. Raises Transient after giving it back."""
         started = time.monotonic()
+        try:
+            if not deliveries.begin(self._context.database, claim):
+                keeper.drop(claim)
+                return
+        except LeaseLost as lost:
+            keeper.drop(claim)
+            log.warning("lease_lost", delivery=claim.delivery_id, reason=str(lost))
+            return
         answers: list[Answer] = []
         worst: tuple[StatusClass, str] | None = None
         for parcel in claim.parcels:
@@ -117,7 +146,8 @@ class Sender:
             try:
                 if not keeper.good:  # another sender may have this delivery by now
                     raise Transient("the lease ended before the last object")
-                sent = outbound.store(self._read(parcel))
+                sent = way.store(self._read(parcel))
+                self._close_circuit()
             except Transient as fault:
                 self._break(claim, answers, parcel, fault)
                 raise
@@ -128,7 +158,7 @@ class Sender:
             except Exception as bug:  # noqa: BLE001 - as in `infer`: else one delivery ends the role again and again
                 log.error("bug", job=claim.job_id, error=type(bug).__name__, where=_where(bug))
                 reason = f"an internal fault ({type(bug).__name__}); the log says where"
-                self._conclude(claim, answers, (StatusClass.PERMANENT, reason))
+                self._conclude(claim, answers, (StatusClass.PERMANENT, reason), unsure=parcel.output_id)
                 raise Transient(reason) from None  # nobody knows what state the association is in
             answers.append(
                 Answer(output_id=parcel.output_id, status=sent.status, done=sent.kind.delivered, comment=sent.comment)
@@ -146,7 +176,14 @@ class Sender:
             ms=round(1000 * (time.monotonic() - started)),
         )
 
-    def _conclude(self, claim: DeliveryClaim, answers: Sequence[Answer], worst: tuple[StatusClass, str] | None) -> None:
+    def _conclude(
+        self,
+        claim: DeliveryClaim,
+        answers: Sequence[Answer],
+        worst: tuple[StatusClass, str] | None,
+        *,
+        unsure: int | None = None,
+    ) -> None:
         database = self._context.database
         if worst is None:
             self._settle(claim, lambda: settlements.settle_sent(database, claim, answers))
@@ -159,7 +196,7 @@ class Sender:
         if kind is StatusClass.TRANSIENT:
             reason = f"{reason} (after {claim.attempts + 1} attempts)"
         log.error("delivery_parked", job=claim.job_id, destination=claim.destination, reason=reason)
-        self._settle(claim, lambda: settlements.settle_parked(database, claim, answers, reason))
+        self._settle(claim, lambda: settlements.settle_parked(database, claim, answers, reason, unsure=unsure))
 
     def _too_often(self, claim: DeliveryClaim) -> bool:
         return claim.attempts + 1 >= self._settings.max_attempts or self._too_old(claim)
@@ -183,12 +220,21 @@ class Sender:
         if not (isinstance(fault, AssociationFault) and fault.stage is Stage.TRANSFER):
             self._settle(claim, lambda: settlements.give_back(database, claim, answers, reason))
             return
+        unsure = parcel.output_id  # it may have arrived, and its answer not
         ended = self._too_often(claim) if fault.kind is FaultKind.ABORTED else self._too_old(claim)
         if ended:
-            self._settle(claim, lambda: settlements.settle_parked(database, claim, answers, reason))
+            self._settle(claim, lambda: settlements.settle_parked(database, claim, answers, reason, unsure=unsure))
             return
         pause = self._pause(claim.attempts)
-        self._settle(claim, lambda: settlements.settle_faulted(database, claim, answers, reason, pause=pause))
+        self._settle(
+            claim, lambda: settlements.settle_faulted(database, claim, answers, reason, pause=pause, unsure=unsure)
+        )
+
+    def _close_circuit(self) -> None:
+        """The destination is well: said once for each association."""
+        if not self._well:
+            circuits.close_circuit(self._context.database, self._destination.name)
+            self._well = True
 
     def _open_circuit(self, fault: AssociationFault) -> None:
         pause = circuits.open_circuit(
@@ -197,6 +243,7 @@ class Sender:
             str(fault),
             base=min(1.0, self._settings.probe_every),
             cap=self._settings.probe_every,
+            least=fault.pause,
         )
         log.error(
             "destination_down",
@@ -221,6 +268,8 @@ class Sender:
 
 def _said(parcel: Parcel, sent: Sent) -> str:
     """What an object met, for events and logs: never in the peer's words, which may name the patient."""
+    if sent.said:
+        return f"{parcel.kind}: {sent.said}"
     return f"{parcel.kind} answered 0x{sent.status:04X}, {classify(sent.status).gloss}"
 
 

@@ -13,6 +13,9 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from cxrnode.errors import Transient
 from cxrnode.roles.context import Context
+from cxrnode.roles.notices import say_not_analysed
+from cxrnode.roles.studies import StudySummaries
+from cxrnode.roles.withdraw import make_withdrawals
 from cxrnode.store import clock, deliveries, duties, jobs, retention
 from cxrnode.store.jobs import Limits
 from cxrnode.wakeup import wake
@@ -42,10 +45,11 @@ def retire(context: Context) -> None:
     kept = context.config.retention
     periods = retention.Periods(accepted=kept.accepted, ignored=kept.ignored, failed=kept.failed)
     total = 0
-    while keys := retention.retire(context.database, periods, limit=200):
-        for key in keys:
-            context.spool.remove(key)
-        total += len(keys)
+    for pass_ in (retention.retire, retention.retire_notes):
+        while keys := pass_(context.database, periods, limit=200):
+            for key in keys:
+                context.spool.remove(key)
+            total += len(keys)
     if total:
         log.info("retired", files=total)
 
@@ -98,13 +102,16 @@ def watch_queues(context: Context) -> None:
             remedy = f"configure [nodes.{destination}] again"
             log.error("deliveries_stranded", destination=destination, deliveries=count, remedy=remedy)
         if held:
-            remedy = "the same film came under two identities: settle which is right, then `cxrnode jobs resend` it"
+            remedy = "the same film came under two identities: `cxrnode jobs decide` says which is right"
             log.warning("deliveries_held", destination=destination, deliveries=held, remedy=remedy)
 
 
 #: Every duty, and how often it is due, in seconds.
 DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("expire_leases", expire_leases, 10.0),
+    ("make_withdrawals", make_withdrawals, 5.0),
+    ("say_not_analysed", say_not_analysed, 10.0),
+    ("summarise_studies", StudySummaries(), 10.0),
     ("retire", retire, 600.0),
     ("sweep", sweep, 900.0),
     ("watch_disk", watch_disk, 60.0),

@@ -9,12 +9,17 @@ from cxrnode.store.database import Database
 from cxrnode.store.schema import circuit
 
 
-def open_circuit(database: Database, destination: str, reason: str, *, base: float, cap: float) -> float:
-    """Open or keep open a destination's circuit after a fault of its association; return the pause in seconds."""
+def open_circuit(
+    database: Database, destination: str, reason: str, *, base: float, cap: float, least: float = 0.0
+) -> float:
+    """Open or keep open a destination's circuit after a fault of its association; return the pause in seconds.
+
+    The pause doubles from `base` to `cap`; `least` is what the destination itself asks for.
+    """
     with database.write() as transaction:
         way = transaction.row(sa.select(circuit).where(circuit.c.destination == destination).with_for_update())
         faults = (way.faults if way else 0) + 1
-        pause = min(cap, base * 2.0 ** min(faults - 1, 16))
+        pause = max(least, min(cap, base * 2.0 ** min(faults - 1, 16)))
         was_open = bool(way and way.open)
         transaction.upsert(
             circuit,

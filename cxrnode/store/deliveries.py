@@ -20,14 +20,20 @@ from cxrnode.core.lifecycle import (
 from cxrnode.errors import LeaseLost
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Row, Transaction
-from cxrnode.store.schema import circuit, delivery, delivery_output, job, output
+from cxrnode.store.schema import circuit, delivery, delivery_output, job, output, study_summary
+
+#: The act of a delivery that takes back what others brought.
+WITHDRAWAL = "withdrawal"
+#: The act of a delivery that says of a film that it has no result (store.notices).
+NOTICE = "notice"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Parcel:
-    """One object of a delivery that the destination does not have yet."""
+    """One object of a delivery that the destination does not have yet; `had`: it may have it from an earlier try."""
 
     output_id: int
+    had: bool
     kind: str
     sop_class_uid: str
     sop_instance_uid: str
@@ -132,7 +138,7 @@ def claim(database: Database, *, destination: str, owner: str, limit: int, lease
 
 def _parcels(transaction: Transaction, delivery_id: int) -> tuple[Parcel, ...]:
     rows = transaction.rows(
-        sa.select(output)
+        sa.select(output, delivery_output.c.had)
         .join(delivery_output, delivery_output.c.output_id == output.c.id)
         .where(delivery_output.c.delivery_id == delivery_id, delivery_output.c.done.is_(False))
         .order_by(output.c.id)
@@ -140,6 +146,7 @@ def _parcels(transaction: Transaction, delivery_id: int) -> tuple[Parcel, ...]:
     return tuple(
         Parcel(
             output_id=row.id,
+            had=row.had,
             kind=row.kind,
             sop_class_uid=row.sop_class_uid,
             sop_instance_uid=row.sop_instance_uid,
@@ -159,11 +166,11 @@ def lock_job(transaction: Transaction, job_id: int) -> JobState:
     return JobState(transaction.scalar(sa.select(job.c.state).where(job.c.id == job_id).with_for_update()))
 
 
-def lock_deliveries(transaction: Transaction, job_id: int) -> Sequence[Row]:
-    """Lock and return the reports' deliveries of a job, before its row is locked."""
+def lock_deliveries(transaction: Transaction, *job_ids: int) -> Sequence[Row]:
+    """Lock and return the deliveries of jobs but for withdrawals, before the jobs' rows are locked."""
     return transaction.rows(
         sa.select(delivery)
-        .where(delivery.c.job_id == job_id, delivery.c.act == "report")
+        .where(delivery.c.job_id.in_(job_ids), delivery.c.act != WITHDRAWAL)
         .order_by(delivery.c.id)
         .with_for_update()
     )
@@ -192,7 +199,7 @@ def expire(transaction: Transaction) -> int:
 
 def unsent(database: Database) -> Mapping[str, tuple[int, int]]:
     """For each destination with deliveries to come: how many, and how many of them are held."""
-    under_way = (DeliveryState.PENDING, DeliveryState.SENDING)
+    under_way = (DeliveryState.WAITING, DeliveryState.PENDING, DeliveryState.SENDING)
     held = sa.func.sum(sa.case((delivery.c.held, 1), else_=0))
     with database.read() as transaction:
         rows = transaction.rows(
@@ -206,9 +213,12 @@ def unsent(database: Database) -> Mapping[str, tuple[int, int]]:
 def release_owner(database: Database, owner: str) -> int:
     """End at once the leases of a sender that is known to be dead; return how many."""
     with database.write() as transaction:
+        its = (delivery.c.lease_owner == owner, delivery.c.state == DeliveryState.SENDING)
+        # By their ids, as everybody locks them: an update alone takes them as they come.
+        rows = transaction.rows(sa.select(delivery.c.id).where(*its).order_by(delivery.c.id).with_for_update())
         return transaction.count(
             sa.update(delivery)
-            .where(delivery.c.lease_owner == owner, delivery.c.state == DeliveryState.SENDING)
+            .where(delivery.c.id.in_([row.id for row in rows]), *its)
             .values(lease_until=transaction.now - 0.001)
         )
 
@@ -226,7 +236,7 @@ def renew(database: Database, claims: Sequence[DeliveryClaim], *, lease: float) 
                 )
                 .values(lease_until=transaction.now + lease)
             )
-            for one in claims
+            for one in sorted(claims, key=lambda one: one.delivery_id)
         )
 
 
@@ -245,11 +255,71 @@ def move(
 
 def cancel_if_replaced(transaction: Transaction, delivery_id: int, job_id: int, state: JobState) -> None:
     """Cancel a report that came back to the queue after its job was superseded or withdrawn."""
-    if state not in (JobState.SUPERSEDED, JobState.WITHDRAWN):
-        return
-    if transaction.scalar(sa.select(delivery.c.act).where(delivery.c.id == delivery_id)) == "report":
+    if _replaced(transaction, delivery_id, state):
         move(transaction, delivery_id, DeliveryState.PENDING, DeliveryEvent.CANCELLED)
         note(transaction, DeliveryEvent.CANCELLED, job_id=job_id, delivery_id=delivery_id)
+
+
+def _replaced(transaction: Transaction, delivery_id: int, state: JobState) -> bool:
+    """Whether a delivery brings what is no longer said.
+
+    Of a job that was superseded or withdrawn that is everything; else a notice that there is no result where there is
+    one, and a summary of a study that has a newer one.
+    """
+    later = study_summary.alias()
+    newer = sa.exists().where(
+        study_summary.c.job_id == delivery.c.job_id,
+        study_summary.c.act == delivery.c.act,
+        later.c.study_digest == study_summary.c.study_digest,
+        later.c.revision > study_summary.c.revision,
+    )
+    its = sa.select(delivery.c.act, job.c.outcome, newer.label("newer")).join(job, job.c.id == delivery.c.job_id)
+    row = transaction.row(its.where(delivery.c.id == delivery_id))
+    if row is None or row.act == WITHDRAWAL:
+        return False
+    if state in (JobState.SUPERSEDED, JobState.WITHDRAWN) or row.newer:
+        return True
+    return bool(row.act == NOTICE and row.outcome)
+
+
+def cancel_notices(transaction: Transaction, job_id: int) -> None:
+    """Cancel the notices of a job, whose row is locked, that did not go out yet: it has its result now.
+
+    One that a sender takes at this moment is passed over, not waited for: `begin` gives it up.
+    """
+    waiting = transaction.rows(
+        sa.select(delivery.c.id)
+        .where(delivery.c.job_id == job_id, delivery.c.act == NOTICE, delivery.c.state == DeliveryState.PENDING)
+        .with_for_update(skip_locked=True)
+    )
+    for row in waiting:
+        move(transaction, row.id, DeliveryState.PENDING, DeliveryEvent.CANCELLED)
+        note(transaction, DeliveryEvent.CANCELLED, job_id=job_id, delivery_id=row.id)
+
+
+def begin(database: Database, held: DeliveryClaim) -> bool:
+    """Take the last look before a delivery's first object goes: False where it is not to go, and was given up.
+
+    It was claimed some time ago, with others. From here on the destination may have its objects, whatever happens to
+    this process: a withdrawal names them. Raises LeaseLost.
+    """
+    with database.write() as transaction:
+        state = fence(transaction, held)
+        whose = {"job_id": held.job_id, "delivery_id": held.delivery_id}
+        if _replaced(transaction, held.delivery_id, state):
+            move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.CANCELLED)
+            note(transaction, DeliveryEvent.CANCELLED, **whose)
+            return False
+        if transaction.scalar(sa.select(delivery.c.held).where(delivery.c.id == held.delivery_id)):
+            move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.GIVEN_BACK)
+            note(transaction, DeliveryEvent.GIVEN_BACK, reason="held meanwhile", **whose)
+            return False
+        transaction.connection.execute(
+            sa.update(delivery_output)
+            .where(delivery_output.c.delivery_id == held.delivery_id, delivery_output.c.done.is_(False))
+            .values(had=True)
+        )
+        return True
 
 
 def fence(transaction: Transaction, held: DeliveryClaim) -> JobState:

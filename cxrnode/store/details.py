@@ -78,7 +78,7 @@ class JobDetail:
     bundle_digest: str
     config_digest: str
     duplicate_of: int | None
-    predecessor: int | None
+    rejection_note: str
     successor: int | None
     report: Report | None
     report_sha256: str
@@ -123,7 +123,7 @@ def job_detail(database: Database, job_id: int) -> JobDetail:
         if row is None:
             raise Rejected(f"there is no job {job_id}; `cxrnode jobs ls` shows those that are")
         successor = transaction.scalar(
-            sa.select(job.c.id).where(job.c.instance_id == row.instance_id, job.c.predecessor == job_id)
+            sa.select(job.c.id).where(job.c.predecessor == job_id).order_by(job.c.id).limit(1)
         )
         outputs = transaction.rows(
             sa.select(output).where(output.c.job_id == job_id).order_by(output.c.instance_number)
@@ -139,14 +139,14 @@ def job_detail(database: Database, job_id: int) -> JobDetail:
         job=jobs_of(database, [row])[0],
         rule=row.rule,
         outputs_wanted=tuple(wanted["outputs"]),
-        send_to=tuple(wanted["send_to"]),
+        send_to=(*wanted["send_to"], *wanted.get("messages_to", ())),
         attempts=row.attempts,
         losses=row.losses,
         engine=row.engine,
         bundle_digest=row.bundle_digest,
         config_digest=row.config_digest,
         duplicate_of=row.duplicate_of,
-        predecessor=row.predecessor,
+        rejection_note=row.rejection_note,
         successor=successor,
         report=Report.from_json(row.report) if row.report else None,
         report_sha256=row.report_sha256,
@@ -185,7 +185,7 @@ def reveal(database: Database, instance_ids: Sequence[int], *, by: str) -> dict[
 
 _MORE = (
     *(instance.c.rule, job.c.wanted, job.c.attempts, job.c.losses, job.c.engine, job.c.bundle_digest),
-    *(job.c.config_digest, job.c.duplicate_of, job.c.predecessor, job.c.report, job.c.report_sha256),
+    *(job.c.config_digest, job.c.duplicate_of, job.c.rejection_note, job.c.report, job.c.report_sha256),
 )
 
 

@@ -35,9 +35,11 @@ class Claim:
     claimed_at: float
     outputs: tuple[str, ...]
     send_to: tuple[str, ...]
+    messages_to: tuple[str, ...]
     spool_key: str | None
     dataset_sha256: str
     header: Mapping[str, Any]
+    calling_aet: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,7 @@ def claim(
         )
         ids = [row.id for row in claimed]
         rows = transaction.rows(
-            sa.select(job, instance.c.spool_key, instance.c.dataset_sha256, instance.c.header)
+            sa.select(job, instance.c.spool_key, instance.c.dataset_sha256, instance.c.header, instance.c.calling_aet)
             .join(instance, instance.c.id == job.c.instance_id)
             .where(job.c.id.in_(ids))
             .order_by(job.c.rank, job.c.id)
@@ -139,9 +141,11 @@ def _claim(row: Row, *, alone: bool) -> Claim:
         claimed_at=row.claimed_at,
         outputs=tuple(wanted["outputs"]),
         send_to=tuple(wanted["send_to"]),
+        messages_to=tuple(wanted.get("messages_to", ())),
         spool_key=row.spool_key,
         dataset_sha256=row.dataset_sha256,
         header=json.loads(row.header),
+        calling_aet=row.calling_aet,
     )
 
 
@@ -263,15 +267,27 @@ def park(database: Database, held: Claim, reason: str) -> None:
         note(transaction, JobEvent.PARKED, job_id=held.job_id, reason=reason)
 
 
-def retry(database: Database, job_id: int, *, reason: str) -> int:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Who is to read a film again, where that is not for the job's own model in its own mode to do."""
+
+    model: str
+    mode: str
+
+
+def retry(database: Database, job_id: int, *, reason: str, by: str = "", reader: Reader | None = None) -> int:
     """Read a film again: a job never reported is reset, a reported one gets its next revision; return the job's id.
 
-    Raises Rejected where the job does not exist, is under way, or its film is gone.
+    `reader` is the model as it is configured now, or another one, whose reading then takes the place of the job's.
+    Raises Rejected where the job does not exist, is under way, or its film is gone; and where nothing would be sent in
+    the place of what was.
     """
     with database.write() as transaction:
         # The instance before the job, as retention locks them: the film's bytes stay until the new job stands.
         its_instance = sa.select(job.c.instance_id).where(job.c.id == job_id).scalar_subquery()
-        transaction.scalar(sa.select(instance.c.id).where(instance.c.id == its_instance).with_for_update())
+        # Not its key: whoever writes a job twice in a transaction looks at that, with the job locked (PostgreSQL).
+        chosen = sa.select(instance.c.id).where(instance.c.id == its_instance)
+        transaction.scalar(chosen.with_for_update(key_share=True))
         row = transaction.row(
             sa.select(job, instance.c.spool_key, instance.c.received_at)
             .join(instance, instance.c.id == job.c.instance_id)
@@ -280,23 +296,20 @@ def retry(database: Database, job_id: int, *, reason: str) -> int:
         )
         if row is None:
             raise Rejected(f"there is no job {job_id}; `cxrnode jobs ls` shows those that are")
-        if row.spool_key is None:
-            raise Rejected(f"job {job_id}: retention removed the film's bytes; send the film again")
-        state = JobState(row.state)
-        if state in (JobState.QUEUED, JobState.READING):
-            raise Rejected(f"job {job_id} is {state}: it is under way already")
-        if state is JobState.FAILED and row.report is None:
+        reader = reader or Reader(model=row.model, mode=row.mode)
+        _require_retriable(transaction, row, reader)
+        if row.state == JobState.FAILED and row.report is None and reader.model == row.model:
             fresh = {"attempts": 0, "losses": 0, "alone": True, "not_before": 0.0, "reason": "", "settled_at": None}
-            move(transaction, job_id, state, JobEvent.RETRIED, **fresh)
-            note(transaction, JobEvent.RETRIED, job_id=job_id, reason=reason)
+            move(transaction, job_id, JobState.FAILED, JobEvent.RETRIED, **fresh)
+            note(transaction, JobEvent.RETRIED, job_id=job_id, reason=reason, by=by)
             return job_id
         newest = transaction.scalar(
-            sa.select(sa.func.max(job.c.revision)).where(job.c.instance_id == row.instance_id, job.c.model == row.model)
+            sa.select(sa.func.max(job.c.revision)).where(
+                job.c.instance_id == row.instance_id, job.c.model.in_((row.model, reader.model))
+            )
         )
-        if newest != row.revision or state in (JobState.SUPERSEDED, JobState.WITHDRAWN):
-            raise Rejected(f"job {job_id} is {state} and has a later revision; retry that one")
         wanted = json.loads(row.wanted)
-        order = Order(model=row.model, mode=row.mode, outputs=wanted["outputs"], send_to=wanted["send_to"])
+        order = Order(model=reader.model, mode=reader.mode, **wanted)
         new = enqueue(
             transaction,
             row.instance_id,
@@ -307,5 +320,42 @@ def retry(database: Database, job_id: int, *, reason: str) -> int:
             revision=newest + 1,
             predecessor=job_id,
         )
-        note(transaction, "revision_asked", job_id=job_id, reason=reason, revision=newest + 1, job=new)
+        note(
+            transaction,
+            "revision_asked",
+            job_id=job_id,
+            reason=reason,
+            by=by,
+            revision=newest + 1,
+            job=new,
+            model=reader.model,
+        )
         return new
+
+
+def _require_retriable(transaction: Transaction, row: Row, reader: Reader) -> None:
+    """Raise Rejected, with the remedy, where a job is not to be read again."""
+    if row.spool_key is None:
+        raise Rejected(f"job {row.id}: retention removed the film's bytes; send the film again")
+    state = JobState(row.state)
+    if state in (JobState.QUEUED, JobState.READING):
+        raise Rejected(f"job {row.id} is {state}: it is under way already")
+    if transaction.scalar(sa.select(sa.exists().where(job.c.predecessor == row.id))):
+        raise Rejected(f"job {row.id} is {state} and has a later revision; retry that one")
+    if state is JobState.WITHDRAWN and row.rejection == "worklist":
+        raise Rejected(f"job {row.id} was withdrawn because the film is another's; send the corrected film")
+    if row.mode == "active" and reader.mode != "active":
+        raise Rejected(
+            f"job {row.id}: its model is a shadow now, and nothing would take the place of what was sent; "
+            "activate it, or withdraw the job"
+        )
+    if reader.model != row.model:
+        standing = sa.select(job.c.id).where(
+            job.c.instance_id == row.instance_id,
+            job.c.model == reader.model,
+            job.c.state.not_in((JobState.SUPERSEDED, JobState.WITHDRAWN)),
+        )
+        if (other := transaction.scalar(standing.limit(1))) is not None:
+            raise Rejected(
+                f"job {row.id}: {reader.model} reads this film already, as job {other}; withdraw one of them"
+            )

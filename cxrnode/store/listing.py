@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cxrnode.store.database import Database, Row
+from cxrnode.store.deliveries import WITHDRAWAL
 from cxrnode.store.schema import delivery, instance, job
 
 #: Ids looked at in one read, and rows fetched by it. The header's JSON makes an instance about a kilobyte.
@@ -64,7 +65,10 @@ class JobFilter:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobRow:
-    """One job. `deliveries` maps each destination to the state of its delivery."""
+    """One job. `deliveries` maps each destination to the state of its delivery, `withdrawals` to that of the undoing.
+
+    `predecessor` is the job that it is the next revision of; `disputed` says that its film came under two identities.
+    """
 
     id: int
     instance_id: int
@@ -80,6 +84,10 @@ class JobRow:
     received_at: float
     calling_aet: str
     deliveries: Mapping[str, str]
+    predecessor: int | None = None
+    disputed: bool = False
+    rejection: str = ""
+    withdrawals: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def list_instances(database: Database, chosen: InstanceFilter, *, limit: int) -> Iterator[InstanceRow]:
@@ -108,6 +116,7 @@ def list_jobs(database: Database, chosen: JobFilter, *, limit: int) -> Iterator[
 #: The columns of a JobRow.
 JOBS = sa.select(
     *(job.c.id, job.c.instance_id, job.c.model, job.c.revision, job.c.mode, job.c.state, job.c.outcome, job.c.reason),
+    *(job.c.predecessor, job.c.disputed, job.c.rejection),
     *(job.c.created_at, job.c.claimed_at, job.c.settled_at, instance.c.received_at, instance.c.calling_aet),
 ).join_from(job, instance, instance.c.id == job.c.instance_id)
 
@@ -188,17 +197,19 @@ def instances_of(database: Database, rows: Sequence[Row]) -> list[InstanceRow]:
 
 def jobs_of(database: Database, rows: Sequence[Row]) -> list[JobRow]:
     """The rows of `JOBS` with the deliveries of each."""
-    states: dict[int, dict[str, str]] = {}
+    states: dict[str, dict[int, dict[str, str]]] = {"report": {}, WITHDRAWAL: {}}
     for start in range(0, len(rows), 500):
         ids = [row.id for row in rows[start : start + 500]]
-        statement = sa.select(delivery.c.job_id, delivery.c.destination, delivery.c.state, delivery.c.held)
+        columns = (delivery.c.job_id, delivery.c.destination, delivery.c.act, delivery.c.state, delivery.c.held)
         with database.read() as transaction:
             found = transaction.rows(
-                statement.where(delivery.c.job_id.in_(ids), delivery.c.act == "report").order_by(delivery.c.id)
+                sa.select(*columns)
+                .where(delivery.c.job_id.in_(ids), delivery.c.act.in_(states))
+                .order_by(delivery.c.id)
             )
         for one in found:
             held = one.held and one.state == "pending"
-            states.setdefault(one.job_id, {})[one.destination] = "held" if held else one.state
+            states[one.act].setdefault(one.job_id, {})[one.destination] = "held" if held else one.state
     return [
         JobRow(
             id=row.id,
@@ -214,7 +225,11 @@ def jobs_of(database: Database, rows: Sequence[Row]) -> list[JobRow]:
             settled_at=row.settled_at,
             received_at=row.received_at,
             calling_aet=row.calling_aet,
-            deliveries=states.get(row.id, {}),
+            deliveries=states["report"].get(row.id, {}),
+            predecessor=row.predecessor,
+            disputed=row.disputed,
+            rejection=row.rejection,
+            withdrawals=states[WITHDRAWAL].get(row.id, {}),
         )
         for row in rows
     ]

@@ -17,7 +17,10 @@ from cxrnode.store.schema import identity, instance, job
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """What was received and what was decided about it. `identity` holds the columns of that table."""
+    """What was received and what was decided about it.
+
+    `identity` holds the columns of that table, `kept_header` what outputs need of the header (`dicom.kept_header`).
+    """
 
     sop_instance_uid: str
     dataset_sha256: str
@@ -32,16 +35,21 @@ class Arrival:
     identity: Mapping[str, str]
     spool_key: str
     size: int
+    kept_header: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One job to make: a model, how it runs, and what the rule wants made and sent."""
+    """One job to make: a model, how it runs, and what the rule wants made and sent.
+
+    `messages_to` are the destinations that get its HL7 message and nothing else.
+    """
 
     model: str
     mode: str
     outputs: Sequence[str]
     send_to: Sequence[str]
+    messages_to: Sequence[str] = ()
     priority: int = 0
 
 
@@ -67,6 +75,7 @@ def record(
     """
     row = dataclasses.asdict(arrival)
     accepted, who, header = row.pop("accepted"), row.pop("identity"), row.pop("header")
+    who = {**who, "header": row.pop("kept_header")}
     with database.write() as transaction:
         new = transaction.insert_new(
             instance,
@@ -119,6 +128,11 @@ def restore(database: Database, instance_id: int, key: str, *, instead_of: str |
         return bool(changed)
 
 
+def _wanted(order: Order) -> str:
+    wanted = {"outputs": list(order.outputs), "send_to": list(order.send_to)}
+    return json.dumps(wanted | ({"messages_to": list(order.messages_to)} if order.messages_to else {}))
+
+
 def enqueue(
     transaction: Transaction,
     instance_id: int,
@@ -144,7 +158,7 @@ def enqueue(
                 state=state,
                 rank=received_at - order.priority * ageing,
                 created_at=transaction.now,
-                wanted=json.dumps({"outputs": list(order.outputs), "send_to": list(order.send_to)}),
+                wanted=_wanted(order),
                 config_digest=config_digest,
             )
             .returning(job.c.id)

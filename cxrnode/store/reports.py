@@ -13,12 +13,26 @@ import sqlalchemy as sa
 
 from cxrnode.core.findings import Outcome, Report
 from cxrnode.core.kept import Kept
-from cxrnode.core.lifecycle import DeliveryEvent, DeliveryState, JobEvent, JobState, advance_delivery
+from cxrnode.core.lifecycle import DeliveryEvent, JobEvent, JobState, advance_delivery
+from cxrnode.errors import Transient
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Transaction
-from cxrnode.store.deliveries import lock_deliveries
+from cxrnode.store.deliveries import NOTICE, WITHDRAWAL, cancel_notices, lock_deliveries, lock_job
+from cxrnode.store.disputes import (
+    Dispute,
+    Known,
+    Policy,
+    known_film,
+    lock_pixels,
+    other_identities,
+    settle_identity,
+)
 from cxrnode.store.jobs import Claim, fence, move
 from cxrnode.store.schema import delivery, delivery_output, film, finding, job, output
+from cxrnode.store.withdrawals import Cause, take_back, withdraw_locked
+
+#: The kind of an output that is no DICOM object: an HL7 message, for `messages_to` alone.
+MESSAGE = "hl7"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,42 +43,86 @@ class StoredOutput:
     label: str
     sop_class_uid: str
     sop_instance_uid: str
+    series_instance_uid: str
     transfer_syntax_uid: str
     instance_number: int
     file: Kept
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """A film that was read before, by the same model: the job, and whether it was said to be the same patient's."""
+class SentOutput:
+    """An output that a destination has, or may have, as later objects refer to it."""
 
-    job_id: int
-    same_identity: bool
-    mode: str
-    outcome: Outcome
+    kind: str
+    label: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
 
 
-def known_film(
-    transaction: Transaction, *, model: str, instance_id: int, pixel_digest: str, identity_digest: str
-) -> Known | None:
-    """The job that read these pixels before, for another instance; one with the same identity comes first."""
-    rows = transaction.rows(
-        sa.select(film.c.job_id, film.c.identity_digest, job.c.mode, job.c.outcome)
-        .join(job, job.c.id == film.c.job_id)
-        .where(film.c.model == model, film.c.pixel_digest == pixel_digest, job.c.instance_id != instance_id)
-        .order_by(sa.desc(film.c.identity_digest == identity_digest), sa.desc(film.c.job_id))
-        .limit(1)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What became of a report: whether it stands, and the jobs with the same pixels under another identity."""
+
+    stands: bool
+    dispute: Dispute = dataclasses.field(default_factory=Dispute)
+
+
+class PredecessorSent(Transient):
+    """More of the predecessor was sent since the outputs that name its documents were built: build them again."""
+
+
+def sent_outputs(
+    transaction: Transaction, job_id: int, *, destination: str | None = None, act: str | None = None
+) -> tuple[SentOutput, ...]:
+    """The outputs of a job that a destination, or any, has or may have; what was withdrawn with them is none.
+
+    `act`: only those of such deliveries.
+    """
+    where = [delivery.c.job_id == job_id, delivery.c.act != WITHDRAWAL, delivery_output.c.had.is_(True)]
+    if act is not None:
+        where.append(delivery.c.act == act)
+    if destination is not None:
+        where.append(delivery.c.destination == destination)
+    its = (
+        sa.select(delivery_output.c.output_id)
+        .join(delivery, delivery.c.id == delivery_output.c.delivery_id)
+        .where(*where)
     )
-    return (
-        Known(
-            job_id=rows[0].job_id,
-            same_identity=rows[0].identity_digest == identity_digest,
-            mode=rows[0].mode,
-            outcome=Outcome(rows[0].outcome),
-        )
-        if rows
-        else None
-    )
+    columns = [getattr(output.c, field.name) for field in dataclasses.fields(SentOutput)]
+    rows = transaction.rows(sa.select(*columns).where(output.c.id.in_(its)).order_by(output.c.id))
+    return tuple(SentOutput(**row._mapping) for row in rows)
+
+
+def predecessor_sent(database: Database, job_id: int) -> tuple[SentOutput, ...]:
+    """What was sent of the job that this one is the next revision of, and was not withdrawn by a person.
+
+    Of a first revision: what was sent to say that it has no result.
+    """
+    with database.read() as transaction:
+        return _predecessor_sent(transaction, job_id)
+
+
+def _predecessor_sent(transaction: Transaction, job_id: int) -> tuple[SentOutput, ...]:
+    before = job.alias()
+    chosen = sa.select(before.c.id).join(job, job.c.predecessor == before.c.id)
+    standing = transaction.scalar(chosen.where(job.c.id == job_id, before.c.state != JobState.WITHDRAWN))
+    if standing is None:
+        return sent_outputs(transaction, job_id, act=NOTICE)
+    # Its own notice, if it had one, is what its report took the place of.
+    return sent_outputs(transaction, standing, act="report") or sent_outputs(transaction, standing, act=NOTICE)
+
+
+def revision_of(database: Database, held: Claim, *, pixel_digest: str, identity_digest: str) -> int:
+    """The revision that the film's outputs are to have: its job's, unless its identity comes back.
+
+    Where a film's identity was changed and is changed back, what was made under it stands withdrawn: it is made anew,
+    under new UIDs.
+    """
+    with database.read() as transaction:
+        known = _known_film(transaction, held, pixel_digest, identity_digest)
+    back = known is not None and known.same_identity and known.withdrawn
+    return max(held.revision, known.revision + 1) if known is not None and back else held.revision
 
 
 def settle_duplicate(database: Database, held: Claim, *, pixel_digest: str, identity_digest: str) -> int | None:
@@ -80,14 +138,12 @@ def _settle_duplicate(
     """End the job as a duplicate if the other job said at least what this one says or, unread yet, may say."""
     if held.revision > 1:  # a person asked for this reading
         return None
-    known = known_film(
-        transaction,
-        model=held.model,
-        instance_id=held.instance_id,
-        pixel_digest=pixel_digest,
-        identity_digest=identity_digest,
-    )
+    known = _known_film(transaction, held, pixel_digest, identity_digest)
     if known is None or not known.same_identity:
+        return None
+    if known.withdrawn and other_identities(
+        transaction, model=held.model, pixel_digest=pixel_digest, identity_digest=identity_digest
+    ):  # its identity was changed, and is changed back
         return None
     if held.mode == "active" and known.mode != "active":  # what a shadow model said was never sent
         return None
@@ -96,6 +152,16 @@ def _settle_duplicate(
     reason = f"duplicate of job {known.job_id}: same pixels, patient, accession and study"
     _end_as_duplicate(transaction, held, known.job_id, reason, pixel_digest, identity_digest)
     return known.job_id
+
+
+def _known_film(transaction: Transaction, held: Claim, pixel_digest: str, identity_digest: str) -> Known | None:
+    return known_film(
+        transaction,
+        model=held.model,
+        instance_id=held.instance_id,
+        pixel_digest=pixel_digest,
+        identity_digest=identity_digest,
+    )
 
 
 def _end_as_duplicate(
@@ -113,6 +179,7 @@ def _end_as_duplicate(
         identity_digest=identity_digest,
     )
     note(transaction, JobEvent.DUPLICATE_FOUND, job_id=held.job_id, duplicate_of=twin)
+    cancel_notices(transaction, held.job_id)
 
 
 def _has_outputs(transaction: Transaction, held: Claim, outputs: Sequence[StoredOutput]) -> int | None:
@@ -122,7 +189,7 @@ def _has_outputs(transaction: Transaction, held: Claim, outputs: Sequence[Stored
     """
     if not outputs:
         return None
-    _lock_for_settle(transaction, hashlib.sha256(outputs[0].sop_instance_uid.encode()).hexdigest())
+    lock_pixels(transaction, hashlib.sha256(outputs[0].sop_instance_uid.encode()).hexdigest())
     uids = [one.sop_instance_uid for one in outputs]
     found = transaction.scalar(
         sa.select(output.c.job_id).where(output.c.sop_instance_uid.in_(uids), output.c.job_id != held.job_id).limit(1)
@@ -138,25 +205,30 @@ def settle_report(
     *,
     saliency: Kept | None,
     preview: Kept | None,
-) -> bool:
+    predecessors: Sequence[SentOutput] = (),
+    on_identity_change: Policy = "hold",
+    withdraw_superseded: bool = True,
+) -> Settled:
     """Record the report, its outputs and deliveries, and move the job to `reported`, in one transaction.
 
-    Returns False where the film turned out to be a duplicate that another worker reported meanwhile; the caller
-    then removes the files that it spooled. Raises LeaseLost.
+    It does not stand where the film turned out to be a duplicate that another worker reported meanwhile; the caller
+    then removes the files that it spooled. `predecessors` are the documents that the outputs take the place of. Raises
+    LeaseLost, and PredecessorSent where these are more by now.
     """
     with database.write() as transaction:
         fence(transaction, held)
         if report.pixel_digest:
-            _lock_for_settle(transaction, report.pixel_digest)
+            lock_pixels(transaction, report.pixel_digest)
             key = {"pixel_digest": report.pixel_digest, "identity_digest": report.identity_digest, "model": held.model}
             twin = _settle_duplicate(transaction, held, report.pixel_digest, report.identity_digest, report.outcome)
             if twin is not None:
-                return False
+                return Settled(stands=False)
         twin = _has_outputs(transaction, held, outputs)
         if twin is not None:
             reason = f"duplicate of job {twin}, which has the same outputs"
             _end_as_duplicate(transaction, held, twin, reason, report.pixel_digest, report.identity_digest)
-            return False
+            return Settled(stands=False)
+        _lock_predecessor(transaction, held, predecessors)
         if report.pixel_digest:
             transaction.upsert(film, {**key, "job_id": held.job_id}, key=tuple(key))
         move(
@@ -166,6 +238,7 @@ def settle_report(
             JobEvent.REPORTED,
             outcome=report.outcome,
             reason=report.reason,
+            revision=report.revision,
             report=report.to_json(),
             report_sha256=report.sha256,
             pixel_digest=report.pixel_digest,
@@ -183,24 +256,23 @@ def settle_report(
             report_sha256=report.sha256,
             outputs=len(outputs),
         )
+        cancel_notices(transaction, held.job_id)
         _insert_findings(transaction, held.job_id, report)
-        output_ids = _insert_outputs(transaction, held.job_id, outputs)
-        held_reason = _identity_change(transaction, held, report)
-        if held.mode == "active" and output_ids:
-            for destination in held.send_to:
-                _create_delivery(transaction, held.job_id, destination, output_ids, held_reason=held_reason)
-        _supersede(transaction, held)
-        return True
-
-
-def _lock_for_settle(transaction: Transaction, digest: str) -> None:
-    """Let the settles of the same pixels, or of the same outputs, come one after the other: the later sees the earlier.
-
-    SQLite has one writer at a time anyway; on PostgreSQL there is no row yet that could be locked.
-    """
-    if transaction.connection.dialect.name == "postgresql":
-        number = int(digest[:15], 16)  # below 2**60: the lock's key is a signed 64-bit number
-        transaction.scalar(sa.select(sa.func.pg_advisory_xact_lock(number)))
+        output_ids = {insert_output(transaction, held.job_id, one): one.kind for one in outputs}
+        dispute = settle_identity(transaction, held, report, on_identity_change)
+        if dispute.stale or _stopped(transaction, held):
+            cause = Cause(rejection="worklist", note="the film is stored under another identity", by="cxrnode")
+            # What was sent is a notice at most: that it had no result yet.
+            rows = lock_deliveries(transaction, held.job_id)
+            withdraw_locked(transaction, held.job_id, JobState.REPORTED, rows, cause)
+        elif held.mode == "active" and output_ids:
+            objects = [one for one, kind in output_ids.items() if kind != MESSAGE]
+            messages = [one for one, kind in output_ids.items() if kind == MESSAGE]
+            for destinations, ids in ((held.send_to, objects), (held.messages_to, messages)):
+                for destination in destinations if ids else ():
+                    _create_delivery(transaction, held.job_id, destination, ids, held_reason=dispute.held)
+        _supersede(transaction, held, report, withdraw=withdraw_superseded)
+        return Settled(stands=True, dispute=dispute)
 
 
 def _insert_findings(transaction: Transaction, job_id: int, report: Report) -> None:
@@ -220,14 +292,12 @@ def _insert_findings(transaction: Transaction, job_id: int, report: Report) -> N
         transaction.connection.execute(sa.insert(finding), rows)
 
 
-def _insert_outputs(transaction: Transaction, job_id: int, outputs: Sequence[StoredOutput]) -> list[int]:
-    ids = []
-    for one in outputs:
-        row = dataclasses.asdict(one)
-        file = row.pop("file")
-        row.update(job_id=job_id, spool_key=file["key"], sha256=file["sha256"], size=file["size"])
-        ids.append(int(transaction.scalar(sa.insert(output).values(**row).returning(output.c.id))))
-    return ids
+def insert_output(transaction: Transaction, job_id: int, one: StoredOutput) -> int:
+    """Insert one output of a job; return its id."""
+    row = dataclasses.asdict(one)
+    file = row.pop("file")
+    row.update(job_id=job_id, spool_key=file["key"], sha256=file["sha256"], size=file["size"])
+    return int(transaction.scalar(sa.insert(output).values(**row).returning(output.c.id)))
 
 
 def _create_delivery(
@@ -261,46 +331,35 @@ def _create_delivery(
     )
 
 
-def _identity_change(transaction: Transaction, held: Claim, report: Report) -> str:
-    """Hold both sides when the same pixels come under another patient, accession or study (design, rule 5)."""
-    if not report.pixel_digest or held.revision > 1:
-        return ""
-    known = known_film(
-        transaction,
-        model=held.model,
-        instance_id=held.instance_id,
-        pixel_digest=report.pixel_digest,
-        identity_digest=report.identity_digest,
-    )
-    if known is None:
-        return ""
-    lock_deliveries(transaction, known.job_id)
-    transaction.scalar(sa.select(job.c.id).where(job.c.id == known.job_id).with_for_update())
-    # One under way is held too: it may come back.
-    under_way = (DeliveryState.PENDING, DeliveryState.SENDING)
-    pending = transaction.count(
-        sa.update(delivery)
-        .where(delivery.c.job_id == known.job_id, delivery.c.state.in_(under_way))
-        .values(held=True, reason=f"held: job {held.job_id} has the same pixels under another identity")
-    )
-    note(transaction, "identity_changed", job_id=known.job_id, other=held.job_id, deliveries_held=pending)
-    note(transaction, "identity_changed", job_id=held.job_id, other=known.job_id)
-    return f"held: job {known.job_id} has the same pixels under another identity"
+def _lock_predecessor(transaction: Transaction, held: Claim, named: Sequence[SentOutput]) -> None:
+    """Lock the job that this one takes the place of, and make sure that its documents are those that were named.
+
+    Raises PredecessorSent.
+    """
+    before = transaction.scalar(sa.select(job.c.predecessor).where(job.c.id == held.job_id))
+    if before is not None:
+        lock_deliveries(transaction, before)
+        lock_job(transaction, before)
+    if set(_predecessor_sent(transaction, held.job_id)) != set(named):
+        raise PredecessorSent(f"more was sent meanwhile of what job {held.job_id} takes the place of")
 
 
-def _supersede(transaction: Transaction, held: Claim) -> None:
-    predecessor = transaction.scalar(sa.select(job.c.predecessor).where(job.c.id == held.job_id))
-    if predecessor is None:
+def _stopped(transaction: Transaction, held: Claim) -> bool:
+    """Whether the film was found to be another patient's while this revision of its reading was settled."""
+    before = job.alias()
+    chosen = sa.select(before.c.rejection).join(job, job.c.predecessor == before.c.id).where(job.c.id == held.job_id)
+    return bool(transaction.scalar(chosen.where(before.c.state == JobState.WITHDRAWN)) == "worklist")
+
+
+def _supersede(transaction: Transaction, held: Claim, report: Report, *, withdraw: bool) -> None:
+    before = transaction.scalar(sa.select(job.c.predecessor).where(job.c.id == held.job_id))
+    if before is None:
         return
-    lock_deliveries(transaction, predecessor)
-    state = JobState(transaction.scalar(sa.select(job.c.state).where(job.c.id == predecessor).with_for_update()))
-    move(transaction, predecessor, state, JobEvent.SUPERSEDED)
-    note(transaction, JobEvent.SUPERSEDED, job_id=predecessor, by=held.job_id)
-    unsent = transaction.rows(
-        sa.update(delivery)
-        .where(delivery.c.job_id == predecessor, delivery.c.state == DeliveryState.PENDING)
-        .values(state=advance_delivery(DeliveryState.PENDING, DeliveryEvent.CANCELLED), settled_at=transaction.now)
-        .returning(delivery.c.id)
-    )
-    for row in unsent:
-        note(transaction, DeliveryEvent.CANCELLED, job_id=predecessor, delivery_id=row.id)
+    rows = lock_deliveries(transaction, before)
+    state = lock_job(transaction, before)
+    if state is JobState.WITHDRAWN:  # a person did so, before or after the film was asked to be read again
+        return
+    move(transaction, before, state, JobEvent.SUPERSEDED, disputed=False)
+    note(transaction, JobEvent.SUPERSEDED, job_id=before, by=held.job_id, withdraw=withdraw)
+    cause = Cause(rejection="quality", note=f"read again, revision {report.revision}", by="cxrnode")
+    take_back(transaction, before, rows, cause if withdraw else None)

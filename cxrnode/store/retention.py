@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from cxrnode.core.lifecycle import JobState
+from cxrnode.core.lifecycle import DeliveryState, JobState
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database
 from cxrnode.store.schema import delivery, event, instance, job, output
@@ -25,6 +25,7 @@ class Periods:
 #: States in which nothing more happens to a job by itself. One that is reported rests where nothing is to be sent:
 #: a shadow job, a duplicate, a rule without destinations.
 _RESTING = (JobState.DELIVERED, JobState.FAILED, JobState.SUPERSEDED, JobState.WITHDRAWN)
+_UNDER_WAY = (DeliveryState.WAITING, DeliveryState.PENDING, DeliveryState.SENDING)
 
 
 def retire(database: Database, periods: Periods, *, limit: int) -> list[str]:
@@ -36,9 +37,14 @@ def retire(database: Database, periods: Periods, *, limit: int) -> list[str]:
         now = transaction.now
         resting = sa.or_(
             job.c.state.in_(_RESTING),
-            sa.and_(job.c.state == JobState.REPORTED, ~sa.exists().where(delivery.c.job_id == job.c.id)),
+            sa.and_(
+                job.c.state == JobState.REPORTED,
+                ~sa.exists().where(delivery.c.job_id == job.c.id, delivery.c.act == "report"),
+            ),
         )
-        busy = sa.exists().where(job.c.instance_id == instance.c.id, sa.not_(resting))
+        # A withdrawal may be under way long after its job rests.
+        to_come = sa.exists().where(delivery.c.job_id == job.c.id, delivery.c.state.in_(_UNDER_WAY))
+        busy = sa.exists().where(job.c.instance_id == instance.c.id, sa.or_(sa.not_(resting), to_come))
         fresh = sa.exists().where(job.c.instance_id == instance.c.id, job.c.settled_at > now - periods.accepted)
         failed = sa.exists().where(
             job.c.instance_id == instance.c.id,
@@ -65,7 +71,7 @@ def retire(database: Database, periods: Periods, *, limit: int) -> list[str]:
             .where(instance.c.spool_key.is_not(None), over)
             .order_by(instance.c.id)
             .limit(limit)
-            .with_for_update(skip_locked=True)
+            .with_for_update(skip_locked=True, key_share=True)
         )
         # Looked at again under the lock: PostgreSQL judged `over` by a snapshot older than the last retry's commit.
         rows = transaction.rows(
@@ -73,6 +79,9 @@ def retire(database: Database, periods: Periods, *, limit: int) -> list[str]:
             .where(instance.c.id.in_([row.id for row in locked]), over)
             .order_by(instance.c.id)
         )
+        # All jobs at once and by their ids, as everybody locks them.
+        its = job.c.instance_id.in_([row.id for row in rows])
+        transaction.rows(sa.select(job.c.id).where(its).order_by(job.c.id).with_for_update())
         keys: list[str] = []
         for row in rows:
             taken = [row.spool_key]
@@ -96,6 +105,33 @@ def retire(database: Database, periods: Periods, *, limit: int) -> list[str]:
             note(transaction, "bytes_removed", instance_id=row.id, files=len(taken))
             keys += taken
         return keys
+
+
+def retire_notes(database: Database, periods: Periods, *, limit: int) -> list[str]:
+    """As `retire`, for what was made to withdraw a result after the film's own bytes had gone."""
+    with database.write() as transaction:
+        to_come = sa.exists().where(delivery.c.job_id == output.c.job_id, delivery.c.state.in_(_UNDER_WAY))
+        over = (
+            output.c.spool_key.is_not(None),
+            instance.c.spool_key.is_(None),
+            job.c.rejected_at <= transaction.now - periods.accepted,
+            ~to_come,
+        )
+        rows = transaction.rows(
+            sa.select(output.c.id, output.c.spool_key, instance.c.id.label("instance_id"))
+            .join(job, job.c.id == output.c.job_id)
+            .join(instance, instance.c.id == job.c.instance_id)
+            .where(*over)
+            .order_by(output.c.id)
+            .limit(limit)
+            .with_for_update(of=output, skip_locked=True)
+        )
+        ids = [row.id for row in rows]
+        transaction.connection.execute(sa.update(output).where(output.c.id.in_(ids)).values(spool_key=None))
+        for instance_id in dict.fromkeys(row.instance_id for row in rows):
+            files = sum(row.instance_id == instance_id for row in rows)
+            note(transaction, "bytes_removed", instance_id=instance_id, files=files)
+        return [row.spool_key for row in rows]
 
 
 def unknown_keys(database: Database, keys: Sequence[str]) -> list[str]:

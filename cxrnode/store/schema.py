@@ -59,6 +59,8 @@ identity = sa.Table(
     sa.Column("accession", sa.Text, nullable=False, index=True),
     sa.Column("study_instance_uid", sa.Text, nullable=False, index=True),
     sa.Column("series_instance_uid", sa.Text, nullable=False),
+    # What outputs copy of the film's header, in its own bytes (dicom.kept_header): notices outlive the film.
+    sa.Column("header", sa.LargeBinary, nullable=False, default=b""),
 )
 
 job = sa.Table(
@@ -93,7 +95,13 @@ job = sa.Table(
     _digest("pixel_digest"),
     _digest("identity_digest"),
     sa.Column("duplicate_of", _ID, sa.ForeignKey("job.id")),
-    sa.Column("predecessor", _ID, sa.ForeignKey("job.id")),
+    sa.Column("predecessor", _ID, sa.ForeignKey("job.id"), index=True),
+    # The same pixels came under another identity, and nobody decided yet: nothing of it is sent (design, rule 5).
+    sa.Column("disputed", sa.Boolean, nullable=False, default=False),
+    # Why its result was taken back, if it was: quality | patient-safety | worklist; in words; when.
+    sa.Column("rejection", sa.String(16), nullable=False, default=""),
+    sa.Column("rejection_note", sa.Text, nullable=False, default=""),
+    sa.Column("rejected_at", _Time),
     sa.Column("report", sa.Text),
     _digest("report_sha256"),
     sa.Column("saliency_key", sa.String(64), index=True),
@@ -105,6 +113,8 @@ job = sa.Table(
     sa.Index("ix_job_ready", "state", "model", "rank", "id"),
     sa.Index("ix_job_lease", "state", "lease_until"),
     sa.Index("ix_job_created", "created_at"),
+    sa.Index("ix_job_settled", "settled_at"),
+    sa.Index("ix_job_pixels", "pixel_digest"),
 )
 
 #: One row a film (pixels and identity) and model: the guard that makes a second reading a duplicate.
@@ -141,6 +151,7 @@ output = sa.Table(
     sa.Column("label", sa.String(64), nullable=False, default=""),
     sa.Column("sop_class_uid", sa.String(64), nullable=False),
     sa.Column("sop_instance_uid", sa.String(64), nullable=False, unique=True),
+    sa.Column("series_instance_uid", sa.String(64), nullable=False, default=""),
     sa.Column("transfer_syntax_uid", sa.String(64), nullable=False),
     sa.Column("instance_number", sa.Integer, nullable=False),
     sa.Column("spool_key", sa.String(64), index=True),
@@ -154,7 +165,7 @@ delivery = sa.Table(
     sa.Column("id", _ID, primary_key=True),
     sa.Column("job_id", _ID, sa.ForeignKey("job.id"), nullable=False, index=True),
     sa.Column("destination", sa.String(64), nullable=False),
-    sa.Column("act", sa.String(16), nullable=False),  # report | withdrawal
+    sa.Column("act", sa.String(16), nullable=False),  # report | withdrawal | notice | study-N
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("reason", sa.Text, nullable=False, default=""),
     sa.Column("held", sa.Boolean, nullable=False, default=False),
@@ -178,8 +189,45 @@ delivery_output = sa.Table(
     sa.Column("output_id", _ID, sa.ForeignKey("output.id"), nullable=False),
     sa.Column("status", sa.Integer),  # the C-STORE status (PS3.7 Annex C); NULL: not yet answered
     sa.Column("done", sa.Boolean, nullable=False, default=False),
+    # The destination has it, or may have it: set before it goes out, unset where the destination refused it.
+    sa.Column("had", sa.Boolean, nullable=False, default=False),
     sa.Column("comment", sa.String(128), nullable=False, default=""),
     sa.PrimaryKeyConstraint("delivery_id", "output_id"),
+)
+
+#: What was said of a film that was not read, or not in time: at most one row a job (store.notices).
+notice = sa.Table(
+    "notice",
+    metadata,
+    sa.Column("job_id", _ID, sa.ForeignKey("job.id"), primary_key=True, autoincrement=False),
+    sa.Column("cause", sa.String(16), nullable=False),  # parked | late | covered
+    sa.Column("at", _Time, nullable=False),  # when the film was parked or came to be late: the outputs' clock
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("report", sa.Text, nullable=False, default=""),
+    _digest("report_sha256"),
+)
+
+#: Who reads under a model's name at the moment, as `infer` loaded it: core.findings.Reader as JSON.
+reader = sa.Table(
+    "reader",
+    metadata,
+    sa.Column("model", sa.String(64), primary_key=True),
+    sa.Column("reader", sa.Text, nullable=False),
+    sa.Column("loaded_at", _Time, nullable=False),
+)
+
+#: The pages that put the films of one study side by side; each revision takes the place of the one before.
+study_summary = sa.Table(
+    "study_summary",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    _digest("study_digest"),  # of patient and study: no identifier stands here
+    sa.Column("revision", sa.Integer, nullable=False),
+    _digest("readings_digest"),  # of the readings that it lists
+    sa.Column("job_id", _ID, sa.ForeignKey("job.id"), nullable=False, index=True),  # under which it is sent
+    sa.Column("act", sa.String(16), nullable=False),  # its deliveries' act
+    sa.Column("created_at", _Time, nullable=False),
+    sa.UniqueConstraint("study_digest", "revision"),
 )
 
 #: The state of the way to a destination (design, rule 6): no row, or `open` false, means deliveries flow.

@@ -41,7 +41,26 @@ def _identifiers(transaction: Transaction, job_id: int) -> re.Pattern[str] | Non
     return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if parts else None
 
 
-def _write_answers(transaction: Transaction, held: DeliveryClaim, answers: Sequence[Answer]) -> None:
+def _write_answers(
+    transaction: Transaction, held: DeliveryClaim, answers: Sequence[Answer], *, unsure: int | None = None
+) -> None:
+    """Write down what was answered; `unsure` is the output whose answer never came.
+
+    The destination has what it took and may have that one. What it refused, and what was not sent, it has as little or
+    as much as before (`begin` took all of it for sent).
+    """
+    before = {one.output_id: one.had for one in held.parcels}
+    now = {**before, **{one.output_id: one.done or before.get(one.output_id, False) for one in answers}}
+    if unsure is not None:
+        now[unsure] = True
+    for had in (True, False):
+        ids = [output_id for output_id, value in now.items() if value is had]
+        if ids:
+            transaction.connection.execute(
+                sa.update(delivery_output)
+                .where(delivery_output.c.delivery_id == held.delivery_id, delivery_output.c.output_id.in_(ids))
+                .values(had=had)
+            )
     whose = _identifiers(transaction, held.job_id) if any(one.comment for one in answers) else None
     for one in answers:
         comment = whose.sub("[...]", one.comment) if whose else one.comment
@@ -81,14 +100,16 @@ def settle_sent(database: Database, held: DeliveryClaim, answers: Sequence[Answe
         _close_job(transaction, held.job_id)
 
 
-def settle_parked(database: Database, held: DeliveryClaim, answers: Sequence[Answer], reason: str) -> None:
+def settle_parked(
+    database: Database, held: DeliveryClaim, answers: Sequence[Answer], reason: str, *, unsure: int | None = None
+) -> None:
     """Park a delivery that the destination will not take as it is, and close the job if this was the last.
 
-    Raises LeaseLost.
+    `unsure` is the output that was under way without an answer, here and below. Raises LeaseLost.
     """
     with database.write() as transaction:
         fence(transaction, held)
-        _write_answers(transaction, held, answers)
+        _write_answers(transaction, held, answers, unsure=unsure)
         move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.PARKED, reason=reason)
         note(
             transaction,
@@ -102,7 +123,13 @@ def settle_parked(database: Database, held: DeliveryClaim, answers: Sequence[Ans
 
 
 def settle_faulted(
-    database: Database, held: DeliveryClaim, answers: Sequence[Answer], reason: str, *, pause: float
+    database: Database,
+    held: DeliveryClaim,
+    answers: Sequence[Answer],
+    reason: str,
+    *,
+    pause: float,
+    unsure: int | None = None,
 ) -> None:
     """Return a delivery to the queue after a passing fault of an object; what was taken stays taken.
 
@@ -110,7 +137,7 @@ def settle_faulted(
     """
     with database.write() as transaction:
         state = fence(transaction, held)
-        _write_answers(transaction, held, answers)
+        _write_answers(transaction, held, answers, unsure=unsure)
         move(
             transaction,
             held.delivery_id,
@@ -132,11 +159,13 @@ def settle_faulted(
         cancel_if_replaced(transaction, held.delivery_id, held.job_id, state)
 
 
-def give_back(database: Database, held: DeliveryClaim, answers: Sequence[Answer], reason: str) -> None:
+def give_back(
+    database: Database, held: DeliveryClaim, answers: Sequence[Answer], reason: str, *, unsure: int | None = None
+) -> None:
     """Return a delivery to the queue with nothing counted against it; what was taken stays taken. Raises LeaseLost."""
     with database.write() as transaction:
         state = fence(transaction, held)
-        _write_answers(transaction, held, answers)
+        _write_answers(transaction, held, answers, unsure=unsure)
         move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.GIVEN_BACK)
         note(transaction, DeliveryEvent.GIVEN_BACK, job_id=held.job_id, delivery_id=held.delivery_id, reason=reason)
         cancel_if_replaced(transaction, held.delivery_id, held.job_id, state)

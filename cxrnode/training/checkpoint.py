@@ -29,6 +29,7 @@ from cxrnode.reading.engine import Film, TorchEngine
 from cxrnode.reading.manifest import (
     FORMAT,
     Calibration,
+    Evidence,
     Input,
     IntendedUse,
     Label,
@@ -39,7 +40,7 @@ from cxrnode.reading.manifest import (
     Training,
     parse_manifest,
 )
-from cxrnode.reading.network import build_network
+from cxrnode.reading.network import Architecture, Shape, build_network
 from cxrnode.reading.plausibility import Cloud, Clouds
 from cxrnode.training.concepts import CONCEPTS
 from cxrnode.training.published import Published, pinned_as, require_digest
@@ -140,10 +141,13 @@ def import_checkpoint(
     state = read_checkpoint(path, trust=trust, digest=digest)
     _require_outputs(path.name, state, labels)
     try:
-        build_network(state, len(labels))
+        build_network(state, Shape(architecture=Architecture.DENSENET121, outputs=len(labels)))
     except BundleError as error:
-        what = str(error).removeprefix("weights.safetensors: ")
-        raise BadCheckpoint(f"{path.name}: no DenseNet-121 of torchvision: {what}") from error
+        what = str(error).removeprefix("weights.safetensors: ").partition(";")[0]
+        raise BadCheckpoint(
+            f"{path.name}: no DenseNet-121 of torchvision: {what}; import a checkpoint of that network, or "
+            "train another by a recipe, with this file as --start-weights where it fits"
+        ) from error
     published = pinned_as(path)
     if 0 < len(films) < FEWEST_FILMS:
         raise BadCheckpoint(f"plausibility needs {FEWEST_FILMS} ordinary chest films or more, {len(films)} were given")
@@ -212,7 +216,7 @@ def _require_outputs(name: str, state: State, labels: Sequence[str]) -> None:
 def _layout_alone() -> tuple[Clouds, PlausibilityLimit]:
     """The layout of chest films as the shipped bundle knows it: it does not depend on any weights."""
     shipped = load_bundle(SHIPPED / "demo")
-    known = Clouds.from_tensors(shipped.plausibility, FEATURES)
+    known = Clouds.from_tensors(shipped.plausibility, shipped.manifest.evidence)
     anywhere = Cloud(
         mean=np.zeros(FEATURES, np.float32),
         components=np.eye(1, FEATURES, dtype=np.float32),
@@ -221,7 +225,8 @@ def _layout_alone() -> tuple[Clouds, PlausibilityLimit]:
         rest=np.full(1, 1e6, np.float32),
         reference=np.ones(1, np.float32),
     )
-    return Clouds(layout=known.layout, features=anywhere), shipped.manifest.plausibility
+    limit = dataclasses.replace(shipped.manifest.plausibility, features=Evidence.POOLED)
+    return Clouds(layout=known.layout, features=anywhere), limit
 
 
 def _learnt(engine: TorchEngine, films: Sequence[Film]) -> tuple[Clouds, PlausibilityLimit]:
@@ -261,7 +266,7 @@ def _manifest(
         format=FORMAT,
         name=name,
         version="1",
-        architecture="densenet121",
+        architecture=Architecture.DENSENET121,
         activation="sigmoid",
         saliency=Saliency.CLOSED,
         licence=licence or (published.licence if published else "not stated"),

@@ -1,7 +1,8 @@
-"""The coded concept of each NIH label: a table. Check it against the SNOMED CT release of the site before use.
+"""The coded concept of each label that a recipe reports: a table. Check it against your SNOMED CT release before use.
 
 SCT codes of Edema, Effusion and Pneumothorax and DCM 112121 stand in PS3.16 context groups (CID 3700, 645, 6105,
-6102); the other SCT codes are in public use with that meaning. Pleural thickening has no code that could be verified.
+6102); the other SCT codes are in public use with that meaning. Pleural thickening and an abnormal film have no
+code that could be verified.
 """
 
 from __future__ import annotations
@@ -28,4 +29,5 @@ CONCEPTS = {
     "Fibrosis": _concept("51615001", "SCT", "Fibrosis of lung"),
     "Pleural_Thickening": _concept("PLEURAL_THICKENING", "99CXRNODE", "Pleural thickening"),
     "Hernia": _concept("39839004", "SCT", "Diaphragmatic hernia"),
+    "Abnormal": _concept("ABNORMAL_FILM", "99CXRNODE", "Abnormal chest radiograph"),
 }

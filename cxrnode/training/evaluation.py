@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +13,25 @@ from cxrnode.core.findings import Scale
 from cxrnode.errors import UnreadableImage
 from cxrnode.reading.bundle import Bundle
 from cxrnode.reading.engine import Engine, Film
-from cxrnode.training.listed import BadList, BadRow, FilmList, Listed, open_film
+from cxrnode.reading.manifest import Label
+from cxrnode.training.calibration import moved
 from cxrnode.training.localisation import Located
-from cxrnode.training.measure import auc
+from cxrnode.training.measure import auc, auc_within
+from cxrnode.training.readers import BadList, BadRow, FilmList, FilmRow, targets
+from cxrnode.training.readers.picture import open_row
+from cxrnode.training.refusal import Refusal
 from cxrnode.training.statistics import (
     Interval,
     OperatingPoint,
     Reliability,
+    Share,
     auroc,
     operating_point,
     precision,
     reliability,
     resample,
     roc,
+    wilson,
 )
 
 #: Films with and without a finding that a subgroup needs before a number is told of it.
@@ -41,20 +46,30 @@ Floats = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """One finding on all films. The operating points are at the manifest's thresholds, None where it has none.
+    """One finding on the films of which it is known. The operating points are at the manifest's thresholds, None where
+    it has none; `assessed` says whether the node would decide by them.
 
-    `assessed` says whether the node would decide by them; `curve` is the ROC curve as (1 - specificity, sensitivity).
+    `reliability` is of the scores as the node shows them, at whatever prevalence they were calibrated for;
+    `reliability_here` of the scores moved to the prevalence of these films, None where they are not calibrated.
+    `auroc_within` counts pairs of films of the same origin alone, None where the list names fewer than two: what is
+    left when a model cannot gain by knowing where a film was collected. `present` counts films called present, and
+    `unlocated` those of them whose map has nothing above its floor (None where the bundle makes no maps). `curve` is
+    the ROC curve as (1 - specificity, sensitivity).
     """
 
     finding: str
     films: int
     positives: int
     auroc: Interval
+    auroc_within: float | None
     average_precision: Interval
     reliability: Reliability
+    reliability_here: Reliability | None
     rule_out: OperatingPoint | None
     rule_in: OperatingPoint | None
     assessed: bool
+    present: int
+    unlocated: int | None
     curve: tuple[tuple[float, float], ...]
 
 
@@ -71,9 +86,11 @@ class Subgroup:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """All that was measured. `scale` says whether the scores may be called probabilities.
+    """All that was measured. `scale` says whether the scores may be called probabilities; `population` at whose
+    prevalence they are shown, "" where they were not moved.
 
-    `implausible` counts films that the node would not analyse; they are part of all other numbers.
+    `implausible` are the films that the node would not analyse, the false alarms; they are part of all other numbers.
+    `distances` are those of all films, for `measure_refusal`.
     """
 
     bundle: str
@@ -82,20 +99,27 @@ class Evaluation:
     weights_digest: str
     demonstration: bool
     scale: Scale
+    population: str
     engine: str
     data: str
     films: int
     patients: int
     bad_rows: tuple[BadRow, ...]
-    implausible: int
+    implausible: Share
     mean: Interval
+    mean_within: float | None
     findings: tuple[Judged, ...]
     subgroups: tuple[Subgroup, ...]
+    distances: tuple[float, ...]
     localisation: tuple[Located, ...] = ()
+    refusal: tuple[Refusal, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """Plain values: `mean_auroc` and `auroc` by finding first, then all else. The curves are left out."""
-        whole = dataclasses.asdict(self)
+        """Plain values: `mean_auroc` and `auroc` by finding first, then all else. The curves and distances are left
+        out.
+        """
+        whole = dataclasses.asdict(dataclasses.replace(self, distances=()))
+        del whole["distances"]
         whole["findings"] = {
             one["finding"]: {key: value for key, value in one.items() if key not in ("finding", "curve")}
             for one in whole["findings"]
@@ -110,12 +134,18 @@ class Evaluation:
         }
 
 
+def for_judging(films: FilmList) -> FilmList:
+    """Return the list's own test films alone, where it says which they are; else the whole list."""
+    tested = tuple(row for row in films.rows if row.part == "test")
+    return dataclasses.replace(films, rows=tested) if tested else films
+
+
 def evaluate(
     bundle: Bundle,
     engine: Engine,
     films: FilmList,
     *,
-    opened: Callable[[Path], Film] = open_film,
+    opened: Callable[[FilmRow], Film] = open_row,
     done: Callable[[int], None] = lambda count: None,
 ) -> Evaluation:
     """Read all films of the list and measure. `done` is told how many more films are over.
@@ -123,30 +153,25 @@ def evaluate(
     Raises BadList where no film can be read, or where a finding is on none of the films or on all.
     """
     labels = [label.name for label in bundle.manifest.labels]
-    read, bad, scores, distances = _read(engine, films, opened, done)
-    kept = scores[:, [labels.index(finding) for finding in films.findings]]
-    truth = np.array([film.truth for film in read])
+    read, bad, raw, distances, peaks = _read(engine, films, opened, done)
+    columns = [labels.index(finding) for finding in films.labels]
+    kept = bundle.calibrated(raw)[:, columns]
+    truth = targets(read).astype(np.float64)
     _require_both(films, truth)
     patients = [film.patient for film in read]
-    by_name = {label.name: label for label in bundle.manifest.labels}
     judged = []
-    for i, finding in enumerate(films.findings):
-        label, s, t = by_name[finding], kept[:, i], truth[:, i]
-        points = label.thresholds
+    for i, column in enumerate(columns):
+        known = np.flatnonzero(np.isfinite(truth[:, i]))
         judged.append(
-            Judged(
-                finding=finding,
-                films=len(t),
-                positives=int(t.sum()),
-                auroc=auroc(s, t, patients),
-                average_precision=precision(s, t, patients),
-                reliability=reliability(s, t),
-                rule_out=operating_point(s, t, points.rule_out) if points else None,
-                rule_in=operating_point(s, t, points.rule_in) if points else None,
-                assessed=label.assessed is not None,
-                curve=tuple(roc(s, t)),
+            _judged(
+                bundle.manifest.labels[column],
+                kept[known, i],
+                truth[known, i],
+                [read[place] for place in known],
+                None if peaks is None else peaks[known, column],
             )
         )
+    within = [one.auroc_within for one in judged if one.auroc_within is not None]
     return Evaluation(
         bundle=bundle.manifest.name,
         version=bundle.manifest.version,
@@ -154,47 +179,82 @@ def evaluate(
         weights_digest=bundle.weights_digest,
         demonstration=bundle.manifest.demonstration,
         scale=bundle.scale,
+        population=bundle.manifest.calibration.population,
         engine=engine.name,
         data=films.name,
         films=len(read),
         patients=len(set(patients)),
-        bad_rows=(*films.bad_rows, *bad),
-        implausible=int((distances > bundle.manifest.plausibility.limit).sum()),
+        bad_rows=(*films.bad, *bad),
+        implausible=wilson(int((distances > bundle.manifest.plausibility.limit).sum()), len(read)),
         mean=_mean(kept, truth, patients),
+        mean_within=sum(within) / len(within) if within else None,
         findings=tuple(judged),
-        subgroups=_subgroups(read, films.findings, kept, truth),
+        subgroups=_subgroups(read, films.labels, kept, truth),
+        distances=tuple(float(distance) for distance in distances),
+    )
+
+
+def _judged(label: Label, scores: Floats, truth: Floats, films: Sequence[FilmRow], peaks: Floats | None) -> Judged:
+    points, card = label.thresholds, label.calibration
+    patients, origins = [film.patient for film in films], [film.origin for film in films]
+    within = auc_within(scores, truth, origins) if len(set(origins)) > 1 else math.nan
+    called = scores >= label.assessed.rule_in if label.assessed else np.zeros(len(scores), bool)
+    here = None
+    if card is not None and card.ece_after is not None and card.positives:
+        base = card.prevalence if card.shown_prevalence is None else card.shown_prevalence
+        here = reliability(moved(scores, base, float(truth.mean())), truth)
+    return Judged(
+        finding=label.name,
+        films=len(truth),
+        positives=int(truth.sum()),
+        auroc=auroc(scores, truth, patients),
+        auroc_within=None if math.isnan(within) else within,
+        average_precision=precision(scores, truth, patients),
+        reliability=reliability(scores, truth),
+        reliability_here=here,
+        rule_out=operating_point(scores, truth, points.rule_out) if points else None,
+        rule_in=operating_point(scores, truth, points.rule_in) if points else None,
+        assessed=label.assessed is not None,
+        present=int(called.sum()),
+        unlocated=None if peaks is None else int((called & (peaks <= label.map_floor)).sum()),
+        curve=tuple(roc(scores, truth)),
     )
 
 
 def _read(
-    engine: Engine, films: FilmList, opened: Callable[[Path], Film], done: Callable[[int], None]
-) -> tuple[list[Listed], list[BadRow], Floats, Floats]:
-    """Read films in batches, so that few of them are in memory; what cannot be opened becomes a bad row."""
-    read, bad, scores, distances = [], [], [], []
-    for start in range(0, len(films.films), _BATCH):
-        batch = films.films[start : start + _BATCH]
+    engine: Engine, films: FilmList, opened: Callable[[FilmRow], Film], done: Callable[[int], None]
+) -> tuple[list[FilmRow], list[BadRow], Floats, Floats, Floats | None]:
+    """Read films in batches, so that few of them are in memory; what cannot be opened becomes a bad row.
+
+    Returns scores (N, C), distances (N,), and the peaks of the maps (N, C), None where there are no maps.
+    """
+    read, bad, scores, distances, peaks = [], [], [], [], []
+    for start in range(0, len(films.rows), _BATCH):
+        batch = films.rows[start : start + _BATCH]
         pixels = []
         for film in batch:
             try:
-                pixels.append(opened(film.path))
+                pixels.append(opened(film))
                 read.append(film)
             except UnreadableImage as error:
                 bad.append(BadRow(row=film.row, image=film.image, reason=str(error)))
         for reading in engine.read(pixels):
             scores.append(reading.scores.astype(np.float64))
             distances.append(reading.distance)
+            if reading.saliency is not None:
+                peaks.append(reading.saliency.max((1, 2)).astype(np.float64))
         done(len(batch))
     if not read:
         raise BadList(f"{films.name}: none of {len(bad)} films can be read; the first, {bad[0].image}: {bad[0].reason}")
-    return read, bad, np.stack(scores), np.array(distances)
+    return read, bad, np.stack(scores), np.array(distances), np.stack(peaks) if peaks else None
 
 
 def _require_both(films: FilmList, truth: Floats) -> None:
-    empty = [name for i, name in enumerate(films.findings) if truth[:, i].min() == truth[:, i].max()]
+    empty = [name for i, name in enumerate(films.labels) if not {0.0, 1.0} <= set(truth[:, i])]
     if empty:
         raise BadList(
             f"{films.name}: no film with, or none without, {', '.join(empty)}: nothing can be measured; leave out: "
-            + " ".join(f"--without {name}" for name in empty)
+            + " ".join(f"--without '{name}'" if " " in name else f"--without {name}" for name in empty)
         )
 
 
@@ -202,7 +262,7 @@ def _mean(scores: Floats, truth: Floats, patients: Sequence[str]) -> Interval:
     """The mean AUROC over findings; a draw of patients leaves out the findings that it has no film of."""
 
     def measured(chosen: npt.NDArray[np.intp]) -> float:
-        areas = [auc(scores[chosen, i], truth[chosen, i]) for i in range(truth.shape[1])]
+        areas = [_area(scores[chosen, i], truth[chosen, i]) for i in range(truth.shape[1])]
         known = [area for area in areas if not math.isnan(area)]
         return sum(known) / len(known) if known else math.nan
 
@@ -210,7 +270,14 @@ def _mean(scores: Floats, truth: Floats, patients: Sequence[str]) -> Interval:
     return Interval(value=measured(np.arange(len(truth))), low=low, high=high)
 
 
-def _subgroups(films: Sequence[Listed], findings: Sequence[str], scores: Floats, truth: Floats) -> tuple[Subgroup, ...]:
+def _area(scores: Floats, truth: Floats) -> float:
+    known = np.isfinite(truth)
+    return auc(scores[known], truth[known])
+
+
+def _subgroups(
+    films: Sequence[FilmRow], findings: Sequence[str], scores: Floats, truth: Floats
+) -> tuple[Subgroup, ...]:
     groups: dict[tuple[str, str], list[int]] = {}
     for i, film in enumerate(films):
         band = "" if film.age is None else next(name for end, name in AGE_BANDS if film.age < end)
@@ -220,19 +287,20 @@ def _subgroups(films: Sequence[Listed], findings: Sequence[str], scores: Floats,
     order = {name: place for place, (_, name) in enumerate(AGE_BANDS)}
     found = []
     for by, group in sorted(groups, key=lambda key: (("sex", "age", "view").index(key[0]), order.get(key[1], 0), key)):
-        here = np.array(groups[by, group])
-        patients = [films[i].patient for i in here]
+        whole = np.array(groups[by, group])
         areas = {}
         for column, finding in enumerate(findings):
+            here = whole[np.isfinite(truth[whole, column])]
             positives = int(truth[here, column].sum())
             if min(positives, len(here) - positives) >= FEWEST_IN_GROUP:
+                patients = [films[i].patient for i in here]
                 areas[finding] = auroc(scores[here, column], truth[here, column], patients)
         values = [area.value for area in areas.values() if area.value is not None]
         found.append(
             Subgroup(
                 by=by,
                 group=group,
-                films=len(here),
+                films=len(whole),
                 mean_auroc=sum(values) / len(values) if values else None,
                 auroc=areas,
             )

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from cxrnode.core.findings import Plausibility
 from cxrnode.dicom.outputs.drawing import AMBER, BODY, LARGE, MUTED, SMALL, Page, line_height
-from cxrnode.dicom.outputs.influence import Influence, overlay
+from cxrnode.dicom.outputs.influence import CONTOUR_LEVEL, Influence, overlay
 from cxrnode.errors import Rejected
 from cxrnode.reading.bundle import Bundle
 from cxrnode.reading.engine import Film, TorchEngine, prepare
@@ -26,6 +26,8 @@ from cxrnode.reading.network import build_network
 PICTURE, TILE = 1024, 384
 #: Cells along each side of the grid in which regions are told: that of LIME.
 CELLS = 8
+#: Regions that are told, and outlined over a map of LIME.
+REGIONS = 5
 
 _MARGIN = 24
 
@@ -66,21 +68,31 @@ class Explanation:
 
 
 def explain_film(
-    bundle: Bundle, film: Film, methods: Sequence[Method], findings: Sequence[str] = (), *, most: int = 3
+    bundle: Bundle,
+    film: Film,
+    methods: Sequence[Method],
+    findings: Sequence[str] = (),
+    *,
+    most: int = 3,
+    threads: int | None = None,
 ) -> Explanation:
-    """Explain a film, uint8 (H, W), 0 = black: these findings, else the `most` with the highest scores.
+    """Explain a film, uint8 (H, W), 0 = black: these findings, else the `most` reported ones with the highest scores.
 
-    An implausible film is explained too, and is called that. Raises UnknownFinding, MissingLibrary, NotFinite.
+    Scores are those that the node would show. An implausible film is explained too, and is called that. Raises
+    UnknownFinding, MissingLibrary, NotFinite.
     """
     labels = [label.name for label in bundle.manifest.labels]
     if unknown := [finding for finding in findings if finding not in labels]:
         raise UnknownFinding(f"the model has no finding {unknown[0]}, only {', '.join(labels)}")
-    network = build_network(bundle.weights, len(labels))
+    network = build_network(bundle.weights, bundle.manifest.shape)
     given = bundle.manifest.input
     black = torch.tensor([-mean / std for mean, std in zip(given.mean, given.std, strict=True)]).view(1, -1, 1, 1)
     ways = {method: explainer(method, network, black) for method in methods}
-    (reading,) = TorchEngine(bundle, device="cpu").read([film])
-    chosen = list(findings) or [labels[i] for i in np.argsort(-reading.scores, kind="stable")[:most]]
+    (reading,) = TorchEngine(bundle, device="cpu", threads=threads).read([film])
+    scores = bundle.calibrated(reading.scores)
+    reported = {label.name for label in bundle.manifest.labels if label.report} or set(labels)
+    ranked = [labels[i] for i in np.argsort(-scores, kind="stable") if labels[i] in reported]
+    chosen = list(findings) or ranked[:most]
     inputs = torch.from_numpy(prepare(film, given)[None])
     return Explanation(
         model=f"{bundle.manifest.name} {bundle.manifest.version} ({bundle.digest[:12]})",
@@ -90,7 +102,7 @@ def explain_film(
         findings=tuple(
             Explained(
                 finding=finding,
-                score=float(reading.scores[labels.index(finding)]),
+                score=float(scores[labels.index(finding)]),
                 maps={method: way.explain(inputs, labels.index(finding)) for method, way in ways.items()},
             )
             for finding in chosen
@@ -98,7 +110,7 @@ def explain_film(
     )
 
 
-def regions(map_: Map, *, most: int = 5) -> tuple[Region, ...]:
+def regions(map_: Map, *, most: int = REGIONS) -> tuple[Region, ...]:
     """Return the cells that hold most of a map (h, w), the fullest first; none of an empty map."""
     large = np.asarray(Image.fromarray(map_).resize((CELLS * 8, CELLS * 8), Image.Resampling.BILINEAR)).clip(0)
     cells = large.reshape(CELLS, 8, CELLS, 8).sum((1, 3))
@@ -118,15 +130,37 @@ def regions(map_: Map, *, most: int = 5) -> tuple[Region, ...]:
     )
 
 
+def map_over(film: Film, map_: Map, *, outlined: int = 0) -> Image.Image:
+    """Return a film, uint8 (H, W), with a map (h, w) over it on the scale of its own peak; RGB (H, W).
+
+    `outlined` regions of it, the fullest, get a border and their rank.
+    """
+    peak = float(map_.max())
+    cells = (map_ / peak if peak > 0 else np.zeros_like(map_)).astype(np.float32)
+    # A map of steps gets the borders of its regions, and no contour: that would break at each step.
+    told = CONTOUR_LEVEL / 2 if outlined else 1.0
+    drawn = overlay(film, Influence(cells, told if peak > 0 else 0.0), colour=True)
+    _outline(drawn, regions(map_, most=outlined))
+    return drawn
+
+
 def picture(film: Film, explanation: Explanation, one: Explained, method: Method) -> Image.Image:
-    """Return the film with one map over it, and below it what it is; RGB, at most PICTURE wide or high."""
-    drawn = _drawn(film, one.maps[method], PICTURE)
+    """Return the film with one map over it, and below it what it is; RGB, at most PICTURE wide or high.
+
+    Over a map of LIME its five fullest regions are outlined and numbered, as `regions` ranks them.
+    """
+    drawn = map_over(_shrunk(film, PICTURE), one.maps[method], outlined=_outlined(method))
     lines = [
         (f"{one.finding.replace('_', ' ')}: {explanation.scale} {one.score:.2f}, by {method}", BODY, (240, 240, 240)),
         *((text, SMALL, ink) for text, ink in _notes(explanation)),
     ]
     if not one.maps[method].max() > 0:
         lines.insert(1, ("The map is empty: no localisation.", SMALL, AMBER))
+    elif method is Method.LIME:
+        shares = ", ".join(f"{rank}: {one_.share:.0%}" for rank, one_ in enumerate(regions(one.maps[method]), 1))
+        lines.insert(
+            1, (f"Outlined: the regions that speak for it most, with their share of the map. {shares}", SMALL, MUTED)
+        )
     width = max(drawn.width, 640)
     room = width - 2 * _MARGIN
     page = Page(width, drawn.height + sum(3 * line_height(size) for _, size, _ in lines))
@@ -157,7 +191,7 @@ def sheet(film: Film, explanation: Explanation) -> Image.Image:
         title = f"{one.finding.replace('_', ' ')}: {explanation.scale} {one.score:.2f}"
         page.text(_MARGIN, top + bare.height + 2, title, SMALL)
         for column, method in enumerate(methods, 1):
-            tile = _drawn(film, one.maps[method], TILE)
+            tile = map_over(_shrunk(film, TILE), one.maps[method], outlined=_outlined(method))
             page.image.paste(tile, (_MARGIN + column * step_x, top))
             if not one.maps[method].max() > 0:
                 page.text(_MARGIN + column * step_x, top + bare.height + 2, "empty: no localisation", SMALL, AMBER)
@@ -175,9 +209,24 @@ def _notes(explanation: Explanation) -> list[tuple[str, tuple[int, int, int]]]:
     return notes
 
 
-def _drawn(film: Film, map_: Map, longest: int) -> Image.Image:
+def _outlined(method: Method) -> int:
+    return REGIONS if method is Method.LIME else 0
+
+
+def _shrunk(film: Film, longest: int) -> Film:
     small = Image.fromarray(film)
     small.thumbnail((longest, longest), Image.Resampling.BILINEAR)
-    peak = float(map_.max())
-    cells = (map_ / peak if peak > 0 else np.zeros_like(map_)).astype(np.float32)
-    return overlay(np.asarray(small), Influence(cells, 1.0 if peak > 0 else 0.0), colour=True)
+    return np.asarray(small)
+
+
+def _outline(drawn: Image.Image, ranked: Sequence[Region]) -> None:
+    """Draw each region's border, amber within black so that it stands out anywhere, and its rank, 1 the fullest."""
+    pen, size = ImageDraw.Draw(drawn), max(14, drawn.width // 40)
+    for rank, region in reversed(list(enumerate(ranked, 1))):
+        left, right = (round(side * drawn.width) for side in (region.left, region.right))
+        top, bottom = (round(side * drawn.height) for side in (region.top, region.bottom))
+        pen.rectangle((left, top, right - 1, bottom - 1), outline=(0, 0, 0), width=4)
+        pen.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline=AMBER, width=2)
+        ground = pen.textbbox((left + 6, top + 4), str(rank), font_size=size)
+        pen.rectangle((ground[0] - 3, ground[1] - 3, ground[2] + 3, ground[3] + 3), fill=(0, 0, 0))
+        pen.text((left + 6, top + 4), str(rank), fill=AMBER, font_size=size)

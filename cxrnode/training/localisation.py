@@ -6,7 +6,6 @@ boxes. Both are told beside two ways that never look at the film: its centre, an
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -20,15 +19,19 @@ from torch.nn import functional
 from cxrnode.reading.engine import Film, prepare
 from cxrnode.reading.explain import Explainer, Method, explainer
 from cxrnode.reading.manifest import Input
-from cxrnode.reading.network import DenseNet121
-from cxrnode.training.listed import BadList, Listed, open_film
+from cxrnode.reading.network import Network
+from cxrnode.training.readers import BadList, FilmRow
+from cxrnode.training.readers.boxes import read_box_list
+from cxrnode.training.readers.labels import key
+from cxrnode.training.readers.picture import open_row
 from cxrnode.training.statistics import Share, wilson
 
 #: Pixels along a side on which maps and boxes are compared.
 SIDE = 224
 CENTRE, RANDOM = "centre", "random"
+#: Steps of integrated gradients: few, so that a few hundred films take minutes. What more would give: the model card.
+STEPS = 8
 
-_COLUMNS = ("image", "finding", "x", "y", "w", "h")
 _DRAWS = 8
 
 Mask = npt.NDArray[np.bool_]
@@ -38,7 +41,7 @@ Mask = npt.NDArray[np.bool_]
 class Boxed:
     """One finding on one film. `mask`: bool (SIDE, SIDE), true inside any of its boxes."""
 
-    film: Listed
+    film: FilmRow
     finding: str
     mask: Mask
 
@@ -58,31 +61,24 @@ class Located:
     empty: int
 
 
-def read_boxes(path: Path, films: Sequence[Listed], findings: Sequence[str], *, side: float = 1024) -> list[Boxed]:
+def read_boxes(path: Path, films: Sequence[FilmRow], findings: Sequence[str], *, side: float = 1024) -> list[Boxed]:
     """Return the boxes that lie on these films for these findings, one value for each finding of a film.
 
-    `side` is that of the square film in which x, y, w, h count. Raises BadList.
+    `path` is a list of cxrnode's form or NIH's `BBox_List_2017.csv`; `side` is that of the square film in which x, y,
+    w, h count. Raises BadList.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            columns, rows = list(reader.fieldnames or ()), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadList(f"{path.name}: no CSV file in UTF-8 that can be read ({type(error).__name__})") from error
-    if missing := [column for column in _COLUMNS if column not in columns]:
-        raise BadList(f"{path.name}: no column {', '.join(missing)}; a box has {', '.join(_COLUMNS)}")
     listed = {film.image: film for film in films}
+    spelled = {key(finding): finding for finding in findings}
     masks: dict[tuple[str, str], Mask] = {}
-    for number, row in enumerate(rows, 1):
-        if row["image"] not in listed or row["finding"] not in findings:
+    for box in read_box_list(path):
+        finding = spelled.get(key(box.finding))
+        if box.image not in listed or finding is None:
             continue
-        try:
-            x, y, w, h = (float(row[column]) / side * SIDE for column in _COLUMNS[2:])
-        except ValueError:
-            raise BadList(f"{path.name}: row {number}: x, y, w and h are not all numbers; correct the row") from None
+        x, y, w, h = (number / side * SIDE for number in (box.x, box.y, box.w, box.h))
         if w <= 0 or h <= 0 or x + w <= 0 or y + h <= 0 or x >= SIDE or y >= SIDE:
-            raise BadList(f"{path.name}: row {number}: the box lies outside a film of {side:g} pixels; correct the row")
-        mask = masks.setdefault((row["image"], row["finding"]), np.zeros((SIDE, SIDE), bool))
+            fault = f"the box lies outside a film of {side:g} pixels; correct the row"
+            raise BadList(f"{path.name}: row {box.row}: {fault}")
+        mask = masks.setdefault((box.image, finding), np.zeros((SIDE, SIDE), bool))
         mask[max(0, math.floor(y)) : math.ceil(y + h), max(0, math.floor(x)) : math.ceil(x + w)] = True
     if not masks:
         raise BadList(
@@ -94,27 +90,28 @@ def read_boxes(path: Path, films: Sequence[Listed], findings: Sequence[str], *, 
 
 def locate(
     boxed: Sequence[Boxed],
-    network: DenseNet121,
+    network: Network,
     given: Input,
     labels: Sequence[str],
     methods: Iterable[Method],
     *,
     most: int | None = None,
-    opened: Callable[[Path], Film] = open_film,
+    steps: int = STEPS,
+    opened: Callable[[FilmRow], Film] = open_row,
     done: Callable[[], None] = lambda: None,
 ) -> tuple[Located, ...]:
     """Return how well each method, the centre and chance find each finding, on at most `most` films of each.
 
-    `labels` are the network's outputs; `done` is called after each film.
+    `labels` are the network's outputs; `steps` are those of integrated gradients; `done` is called after each film.
     """
     black = torch.tensor([-mean / std for mean, std in zip(given.mean, given.std, strict=True)]).view(1, -1, 1, 1)
-    ways: dict[str, Explainer] = {method.value: explainer(method, network, black) for method in methods}
+    ways: dict[str, Explainer] = {method.value: explainer(method, network, black, steps=steps) for method in methods}
     found = []
     for finding in dict.fromkeys(one.finding for one in boxed):
         here = [one for one in boxed if one.finding == finding][:most]
         results: dict[str, list[tuple[float, float, bool]]] = {}
         for order, one in enumerate(here):
-            inputs = torch.from_numpy(prepare(opened(one.film.path), given)[None])
+            inputs = torch.from_numpy(prepare(opened(one.film), given)[None])
             for name, way in ways.items():
                 results.setdefault(name, []).append(judge(way.explain(inputs, labels.index(finding)), one.mask))
             results.setdefault(CENTRE, []).append(judge(_centre(), one.mask))

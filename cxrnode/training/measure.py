@@ -24,21 +24,6 @@ def auc(scores: Floats, truth: Floats) -> float:
     return float((ranks[truth == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def auc_interval(
-    scores: Floats, truth: Floats, patients: Sequence[str], *, draws: int = 500, seed: int = 0
-) -> tuple[float, float]:
-    """Return the 95 % interval of the AUC by drawing patients, not films, with replacement."""
-    groups = [np.flatnonzero(np.asarray(patients) == patient) for patient in sorted(set(patients))]
-    random = np.random.default_rng(seed)
-    areas = []
-    for _ in range(draws):
-        chosen = np.concatenate([groups[i] for i in random.integers(0, len(groups), len(groups))])
-        if not math.isnan(area := auc(scores[chosen], truth[chosen])):
-            areas.append(area)
-    low, high = np.percentile(areas, [2.5, 97.5]) if areas else (math.nan, math.nan)
-    return float(low), float(high)
-
-
 def auc_within(scores: Floats, truth: Floats, origins: Sequence[str]) -> float:
     """Return the AUC over pairs of the same origin alone: what is left when knowing the origin does not help."""
     won = pairs = 0.0
@@ -59,9 +44,9 @@ def operating_points(scores: Floats, truth: Floats, *, sensitivity: float, speci
     positives, negatives = np.sort(scores[truth == 1]), np.sort(scores[truth == 0])
     # The (1 - sensitivity) share of the positives may lie below; what equals the threshold is not ruled out.
     rule_out = float(positives[math.floor((1 - sensitivity) * len(positives) + 1e-9)])
-    # The next float above the score that keeps the share of negatives below it.
+    # The next float above the score that keeps the share of negatives below it; no score lies above 1.
     kept = negatives[max(math.ceil(specificity * len(negatives) - 1e-9), 1) - 1]
-    rule_in = float(np.nextafter(np.float64(kept), 1.0))
+    rule_in = min(float(np.nextafter(np.float64(kept), 1.0)), 1.0)
     if rule_out <= rule_in:
         return Thresholds(rule_out=rule_out, rule_in=rule_in)
     levels = np.unique(scores)

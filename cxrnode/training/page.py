@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from cxrnode.training.evaluation import Evaluation, Judged
-from cxrnode.training.statistics import Interval, Share
+from cxrnode.training.statistics import Interval, Reliability, Share
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1b2733;background:#fff}
@@ -35,12 +35,15 @@ def page(found: Evaluation) -> str:
         "<h2>ROC curves</h2>",
         _figures((one.finding, _curve(one)) for one in found.findings),
         "<h2>Calibration</h2>",
-        f'<p class="note">The {found.scale} beside the share of films that have the finding, in ten bins, with 95 % '
-        "intervals; the prevalence of these films is not that of any population.</p>",
-        _figures((f"{one.finding}: ECE {one.reliability.ece:.3f}", _calibration(one)) for one in found.findings),
+        _calibrated(found),
+        _figures(
+            (f"{one.finding}: ECE {_here(one).ece:.3f}, axes to {_end(one):g}", _calibration(one))
+            for one in found.findings
+        ),
         *_operating(found),
         "<h2>Subgroups</h2>",
         _subgroups(found),
+        *_refusal(found),
         *_localisation(found),
         *_bad_rows(found),
     ]
@@ -63,8 +66,10 @@ def shown(value: Interval | Share | None, digits: int = 3) -> str:
 def _about(found: Evaluation) -> str:
     lines = [
         f"{found.films} films of {found.patients} patients; {len(found.bad_rows)} rows left out",
-        f"mean AUROC {shown(found.mean)} (95 % interval, by drawing patients)",
-        f"{found.implausible} films are past the plausibility limit: the node would not analyse them; they count here",
+        f"mean AUROC {shown(found.mean)} (95 % interval, by drawing patients)"
+        + ("" if found.mean_within is None else f"; over pairs of films of one origin {found.mean_within:.3f}"),
+        f"{found.implausible.count} films are past the plausibility limit ({shown(found.implausible)}): the node would "
+        "not analyse them; they count here",
         f"weights {found.weights_digest}",
         f"bundle {found.bundle_digest}",
         f"engine {found.engine}",
@@ -80,7 +85,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _findings(found: Evaluation) -> str:
     return _table(
-        ("finding", "positives", "AUROC", "average precision", "prevalence", "ECE", "Brier", "assessed"),
+        ("finding", "positives", "AUROC", "average precision", "prevalence", "ECE here", "ECE", "Brier", "assessed"),
         (
             (
                 one.finding.replace("_", " "),
@@ -88,6 +93,7 @@ def _findings(found: Evaluation) -> str:
                 shown(one.auroc),
                 shown(one.average_precision),
                 f"{one.positives / one.films:.3f}",
+                "-" if one.reliability_here is None else f"{one.reliability_here.ece:.3f}",
                 f"{one.reliability.ece:.3f}",
                 f"{one.reliability.brier:.3f}",
                 "yes" if one.assessed else "no",
@@ -104,7 +110,7 @@ def _operating(found: Evaluation) -> list[str]:
             if point is not None:
                 measures = (point.sensitivity, point.specificity, point.ppv, point.npv)
                 title = one.finding.replace("_", " ")
-                rows.append((title, name, f"{point.threshold:.3f}", *(shown(share, 2) for share in measures)))
+                rows.append((title, name, f"{point.threshold:.4f}", *(shown(share, 2) for share in measures)))
     if not rows:
         return ["<h2>Operating points</h2>", '<p class="note">The bundle has no thresholds.</p>']
     head = ("finding", "point", "threshold", "sensitivity", "specificity", "PPV", "NPV")
@@ -128,6 +134,24 @@ def _subgroups(found: Evaluation) -> str:
             for group in found.subgroups
         ),
     )
+
+
+def _calibrated(found: Evaluation) -> str:
+    where = f", which is shown at the prevalence of {found.population}" if found.population else ""
+    return (
+        f'<p class="note">Beside the share of films that have the finding, with 95 % intervals, in ten bins of as many '
+        f"films: in blue the {found.scale}{escape(where)}, moved to the prevalence of these films where it is "
+        "calibrated, and in grey as it is shown. ECE is the mean distance from the diagonal.</p>"
+    )
+
+
+def _refusal(found: Evaluation) -> list[str]:
+    if not found.refusal:
+        return []
+    rows = ((one.kind, one.films, shown(one.auroc), shown(one.refused)) for one in found.refusal)
+    head = ("no film for the model", "pictures", "AUROC of the distance", "refused")
+    said = f"Refused of the films above, falsely: {shown(found.implausible)}."
+    return ["<h2>Plausibility</h2>", _table(head, rows), f'<p class="note">{said}</p>']
 
 
 def _localisation(found: Evaluation) -> list[str]:
@@ -193,15 +217,29 @@ def _curve(one: Judged) -> str:
     return _square(drawn)
 
 
+def _here(one: Judged) -> Reliability:
+    return one.reliability_here or one.reliability
+
+
+def _end(one: Judged) -> float:
+    """Where the axes of a reliability plot end: scores of a rare finding would all lie in one corner of 0 to 1."""
+    shown = [(each.mean_score, each.observed.value or 0.0) for each in (*one.reliability.bins, *_here(one).bins)]
+    largest = max(max(pair) for pair in shown)
+    return next(end for end in (0.1, 0.2, 0.5, 1.0) if largest <= end)
+
+
 def _calibration(one: Judged) -> str:
-    drawn = ""
-    for each in one.reliability.bins:
-        seen = each.observed
-        if seen.value is None or seen.low is None or seen.high is None:
-            continue
-        x = each.mean_score * _PLOT
-        drawn += _line(x, (1 - seen.low) * _PLOT, x, (1 - seen.high) * _PLOT, _BLUE)
-        drawn += f'<circle cx="{x:.1f}" cy="{(1 - seen.value) * _PLOT:.1f}" r="3" fill="{_BLUE}"/>'
+    drawn, end = "", _end(one)
+    for found, colour in ((one.reliability, _GREY), (_here(one), _BLUE)):
+        for each in found.bins:
+            seen = each.observed
+            if seen.value is None or seen.low is None or seen.high is None:
+                continue
+            x = each.mean_score / end * _PLOT
+            if colour == _BLUE:
+                high = min(seen.high / end, 1.0)
+                drawn += _line(x, (1 - seen.low / end) * _PLOT, x, (1 - high) * _PLOT, colour)
+            drawn += f'<circle cx="{x:.1f}" cy="{(1 - seen.value / end) * _PLOT:.1f}" r="3" fill="{colour}"/>'
     return _square(drawn)
 
 

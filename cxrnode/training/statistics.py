@@ -53,7 +53,7 @@ class OperatingPoint:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Bin:
-    """Films whose score lies in [low, high): their mean score beside the share of them that has the finding."""
+    """Films whose score lies from `low` to `high`: their mean score beside the share of them that has the finding."""
 
     low: float
     high: float
@@ -173,15 +173,21 @@ def operating_point(scores: Floats, truth: Floats, threshold: float) -> Operatin
 
 
 def reliability(scores: Floats, truth: Floats, *, bins: int = 10) -> Reliability:
-    """Return how scores in [0, 1] and frequencies agree, in bins of equal width (Guo et al., ICML 2017)."""
-    places = np.minimum((scores * bins).astype(int), bins - 1)
+    """Return how scores in [0, 1] and frequencies agree, in bins of about as many films each.
+
+    Bins of equal width (Guo et al., ICML 2017) would put nearly all scores of a rare finding into the first, where a
+    score that says nothing has no error; these do not (Nguyen and O'Connor, EMNLP 2015). Equal scores share a bin.
+    """
+    edges = np.unique(np.quantile(scores, np.arange(1, bins) / bins))
+    places = np.searchsorted(edges, scores, side="right")
     found, distance = [], 0.0
     for place in np.unique(places):
         here = places == place
         mean, count = float(scores[here].mean()), int(here.sum())
         observed = wilson(int((truth[here] == 1).sum()), count)
         distance += count / len(scores) * abs(mean - observed.count / count)
-        found.append(Bin(low=float(place / bins), high=float((place + 1) / bins), mean_score=mean, observed=observed))
+        low, high = float(scores[here].min()), float(scores[here].max())
+        found.append(Bin(low=low, high=high, mean_score=mean, observed=observed))
     return Reliability(ece=distance, brier=float(((scores - truth) ** 2).mean()), bins=tuple(found))
 
 

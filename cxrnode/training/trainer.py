@@ -1,220 +1,284 @@
-"""The trainer: a DenseNet-121 from random weights, on the CPU, in an hour. Never fits to the held-out folds."""
+"""The trainer: phases of epochs over films, on the processor or on CUDA. Never fits to what is held out.
+
+A run that was stopped, even by kill -9, goes on after its last whole epoch, to the weights it would have had.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import math
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torchvision
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cxrnode.core.findings import NIH14
-from cxrnode.training.films import AUXILIARY, FilmRow, auxiliary_of, balance, load_films, targets_of
-from cxrnode.training.measure import auc
+from cxrnode.reading.network import Network, new_network
+from cxrnode.training.augment import augment
+from cxrnode.training.boxes import box_loss
+from cxrnode.training.course import Course, Lesson
+from cxrnode.training.epochs import Epoch, judged
+from cxrnode.training.pixels import Pixels
+from cxrnode.training.readers.film_set import FilmSet
+from cxrnode.training.recipe import Phase, Recipe
+from cxrnode.training.recipes import format_recipe
+from cxrnode.training.student import SETTLED, RunError, Student, mixed, optimiser_of, rate_at, shape_of
 
-#: Grey levels to model input: (level / 255 - MEAN) / STD.
-MEAN, STD = 0.5, 0.25
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How to train. `stages` are (side of the input in pixels, epochs), first small and fast, last as read."""
-
-    stages: tuple[tuple[int, int], ...] = ((128, 15), (224, 5))
-    batch: int = 32
-    rate: float = 1e-3
-    weight_decay: float = 0.02
-    average: float = 0.98
-    smoothing: float = 0.05
-    dropout: float = 0.2
-    auxiliary: float = 0.3
-    held_out: tuple[int, ...] = (0, 1)
-    seed: int = 1
-    threads: int = os.cpu_count() or 1
-
-    @property
-    def epochs(self) -> int:
-        """All epochs of all stages."""
-        return sum(epochs for _, epochs in self.stages)
-
-    def size_at(self, epoch: int) -> int:
-        """Return the side of the input in this epoch, counted from 0."""
-        for size, epochs in self.stages:
-            if epoch < epochs:
-                return size
-            epoch -= epochs
-        return self.stages[-1][0]
-
-    def rate_at(self, done: float) -> float:
-        """Return the learning rate when `done` of the run, in [0, 1], is over: a linear rise, then a cosine."""
-        rise = 0.15
-        if done < rise:
-            return self.rate * (0.04 + 0.96 * done / rise)
-        return self.rate * (0.002 + 0.998 * (1 + math.cos(math.pi * (done - rise) / (1 - rise))) / 2)
-
-
-def new_network(outputs: int) -> nn.Module:
-    """Return torchvision's DenseNet-121 (Huang et al., CVPR 2017) with random weights."""
-    network: nn.Module = torchvision.models.densenet121(weights=None, num_classes=outputs)
-    return network.to(memory_format=torch.channels_last)
-
-
-def to_input(films: Tensor) -> Tensor:
-    """Return float32 (N, 3, H, W) from grey levels in [0, 1], (N, 1, H, W)."""
-    grey = ((films - MEAN) / STD).expand(-1, 3, -1, -1)
-    return grey.contiguous(memory_format=torch.channels_last)
-
-
-def augment(films: Tensor, generator: torch.Generator) -> Tensor:
-    """Vary grey levels in [0, 1], (N, 1, H, W), as exposure, positioning and collimation do; same shape back.
-
-    Mirrored films are among them: no label depends on the side, and the data set is small.
-    """
-    n, _, side, _ = films.shape
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.rand(shape or (n,), generator=generator) * (high - low) + low
-
-    angle = uniform(-0.14, 0.14)
-    zoom = uniform(0.88, 1.08)
-    flip = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
-    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    theta = torch.stack(
-        [
-            torch.stack([cos * flip, -sin, uniform(-0.08, 0.08)], 1),
-            torch.stack([sin * flip, cos, uniform(-0.08, 0.08)], 1),
-        ],
-        1,
-    )
-    grid = functional.affine_grid(theta, [n, 1, side, side], align_corners=False)
-    films = functional.grid_sample(films, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    films = films.clamp(1e-4, 1) ** torch.exp(uniform(-0.35, 0.35)).view(n, 1, 1, 1)
-    films = (films - 0.5) * uniform(0.75, 1.25).view(n, 1, 1, 1) + 0.5 + uniform(-0.1, 0.1).view(n, 1, 1, 1)
-    # Margins carry laterality marks and letterboxing, which betray where a film comes from.
-    edge = (uniform(0, 0.12, n, 4) * (uniform(0, 1, n, 4) < 0.3)).view(n, 4, 1)
-    at = ((torch.arange(side) + 0.5) / side).view(1, side)
-    columns = (at >= edge[:, 0]) & (at <= 1 - edge[:, 1])
-    lines = (at >= edge[:, 2]) & (at <= 1 - edge[:, 3])
-    return films.clamp(0, 1) * (lines[:, None, :, None] & columns[:, None, None, :])
+#: Films of a list without watched folds that are scored after each epoch, for the eye alone.
+SHOWN = 300
 
 
 class Trainer:
-    """One run in one folder. A run that was stopped goes on after its last whole epoch."""
+    """One run in one folder. `tell` is called with (phase, epoch, share of the epoch, loss) after each step."""
 
-    def __init__(self, rows: tuple[FilmRow, ...], folder: Path, recipe: Recipe) -> None:
-        self.recipe, self.folder = recipe, folder
-        self.train_rows = tuple(row for row in rows if row.fold not in recipe.held_out)
-        self.held_rows = tuple(row for row in rows if row.fold in recipe.held_out)
-        self.targets = torch.from_numpy(np.concatenate([targets_of(self.train_rows), auxiliary_of(self.train_rows)], 1))
-        extra = np.full((len(self.train_rows), len(AUXILIARY)), recipe.auxiliary, np.float32)
-        self.weights = torch.from_numpy(np.concatenate([balance(self.train_rows), extra], 1))
-        torch.set_num_threads(recipe.threads)
-        torch.manual_seed(recipe.seed)
-        self.network = new_network(len(NIH14) + len(AUXILIARY))
-        average = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
-        self.mean = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-        self.steps = len(self.train_rows) // recipe.batch
+    def __init__(
+        self,
+        course: Course,
+        folder: Path,
+        pixels: Pixels,
+        *,
+        mean: float,
+        std: float,
+        threads: int | None = None,
+        device: str | None = None,
+        start: Path | None = None,
+    ) -> None:
+        self.course, self.folder, self.pixels = course, folder, pixels
+        self.recipe: Recipe = course.recipe
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        torch.manual_seed(self.recipe.seed)
+        self.norm = (mean, std)
+        self.shape = shape_of(self.recipe)
+        network = new_network(self.shape)
+        self._started = start is not None
+        if start is not None:
+            from cxrnode.training.start import start_weights
+
+            start_weights(network, start)
+        student = Student(network, len(course.outputs) - len(self.recipe.films.labels))
+        self.student = student.to(self.device).to(memory_format=torch.channels_last)
+        self.mean: AveragedModel | None = None
+        if average := self.recipe.optimiser.average:
+            followed = get_ema_multi_avg_fn(average)  # type: ignore[no-untyped-call]
+            self.mean = AveragedModel(self.student, multi_avg_fn=followed, use_buffers=True)
+        self.log: list[Epoch] = []
+        half = torch.float16 if self.device.type == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
+        self._half = half if self.recipe.optimiser.precision == "bf16" else None
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._half is torch.float16)
 
     @property
     def checkpoint(self) -> Path:
         """Where the last whole epoch is kept."""
         return self.folder / "checkpoint.pt"
 
-    def run(self) -> nn.Module:
-        """Train what is left to train and return the averaged network, in eval mode."""
+    def run(self, tell: Callable[[int, int, float, float], None], ended: Callable[[Epoch], None]) -> Network:
+        """Train what is left to train and return the network to be exported, in eval mode on the processor."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        first = self._resume()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        size = 0
-        with Progress(*columns) as progress:
-            bar = progress.add_task("epoch", total=self.recipe.epochs * self.steps, completed=first * self.steps)
-            for epoch in range(first, self.recipe.epochs):
-                if size != self.recipe.size_at(epoch):
-                    size = self.recipe.size_at(epoch)
-                    films = torch.from_numpy(load_films(self.train_rows, size))
-                    held = torch.from_numpy(load_films(self.held_rows, size))
-                total = 0.0
-                for loss in self._epoch(epoch, films):
-                    total += loss / self.steps
-                    progress.advance(bar)
-                scores = self.score(held)
-                areas = [auc(scores[:, i], targets_of(self.held_rows)[:, i]) for i in range(len(NIH14))]
-                line = f"epoch {epoch + 1} of {self.recipe.epochs} at {size}: loss {total:.4f}, "
-                line += f"held-out AUC {np.nanmean(areas):.4f}:"
-                progress.console.print(line, " ".join(f"{a:.2f}" for a in areas), highlight=False, soft_wrap=True)
-                progress.update(bar, description=f"epoch {epoch + 1} AUC {np.nanmean(areas):.3f}")
-                self._save(epoch + 1)
-        return self._averaged()
+        state = self._resume()
+        for number in range(state["phase"], len(self.course.lessons)):
+            lesson = self.course.lessons[number]
+            if number > state["phase"]:
+                state = {"phase": number, "epoch": 0, "over": False, "best": None, "stale": 0, "scale": 1.0}
+            self._phase(lesson, state, tell, ended)
+            if state["best"] is not None and self.recipe.early_stopping.patience:
+                self._restore(state["best"]["weights"])
+        network: Network = self._judged().network.cpu().eval()
+        return network
 
-    def last(self) -> nn.Module:
-        """Return the averaged network of the last checkpoint, in eval mode, without training."""
-        self._resume()
-        return self._averaged()
+    def _phase(self, lesson: Lesson, state: dict[str, Any], tell: Any, ended: Callable[[Epoch], None]) -> None:
+        phase = lesson.phase
+        self.student.require_parts(phase.frozen)
+        self.student.freeze(self._frozen(phase))
+        optimiser = optimiser_of(self.student, self.recipe.optimiser, phase.rate)
+        if (kept := state.pop("optimiser", None)) is not None:
+            optimiser.load_state_dict(kept)
+        if state["over"] or state["epoch"] >= phase.epochs:
+            return
+        films = self.pixels.load(lesson.rows, phase.side)
+        lesson = dataclasses.replace(
+            lesson,
+            truth=lesson.truth[films.places],
+            weights=lesson.weights[films.places],
+            boxes=lesson.boxes and lesson.boxes.kept(films.places),
+        )
+        shown = self._shown(lesson)
+        seen = self.pixels.load([lesson.seen[i] for i in shown], phase.side)
+        truth = lesson.seen_truth[shown][seen.places]
+        for epoch in range(state["epoch"], phase.epochs):
+            began, total, steps = time.monotonic(), 0.0, 0
+            for share, loss in self._epoch(lesson, films, epoch, state, optimiser):
+                total, steps = total + loss, steps + 1
+                tell(state["phase"], epoch, share, total / steps)
+            logits = self.score(seen.pixels)[:, lesson.judged]
+            line = judged(
+                logits,
+                truth,
+                [self.course.outputs[column] for column in lesson.judged],
+                phase=state["phase"],
+                epoch=epoch,
+                side=phase.side,
+                rate=optimiser.param_groups[0]["lr"],
+                loss=total / steps,
+                seconds=round(time.monotonic() - began, 2),
+            )
+            self.log.append(line)
+            self._steer(line, phase, state)
+            state["epoch"] = epoch + 1
+            self._save(state, optimiser)
+            ended(line)
+            if state["over"]:
+                return
 
-    def score(self, films: Tensor) -> npt.NDArray[np.float32]:
-        """Return the averaged network's scores, float32 (N, 14), for uint8 (N, H, W)."""
-        self.mean.eval()
+    def _epoch(
+        self, lesson: Lesson, films: FilmSet, epoch: int, state: dict[str, Any], optimiser: Any
+    ) -> Iterator[tuple[float, float]]:
+        recipe, phase = self.recipe, lesson.phase
+        # All chance of an epoch comes from its place in the run: so a run that was stopped repeats nothing else.
+        seed = int.from_bytes(hashlib.sha256(f"{recipe.seed}/{state['phase']}/{epoch}".encode()).digest()[:4], "big")
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)
+        learnt = max(1, int(lesson.weights.any(0).sum()))
+        size = min(recipe.optimiser.batch, len(films))
+        steps = len(films) // size
+        batches = torch.split(torch.randperm(len(films), generator=generator)[: steps * size], size)
+        self.student.learning(self._frozen(phase))
+        for step, chosen in enumerate(batches):
+            rate = rate_at(phase, (epoch + step / steps) / phase.epochs) * state["scale"]
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            fresh = state["phase"] == 0 and not self._started
+            self.student.settle(epoch * steps + step if fresh else SETTLED)
+            grey = torch.from_numpy(films.__getitems__(chosen.tolist())).to(self.device)[:, None].float() / 255
+            masks = None if lesson.boxes is None else lesson.boxes.of(chosen.numpy()).to(self.device)
+            varied, masks = augment(grey, recipe.augmentation, generator, masks)
+            batch = self._input(varied)
+            truth, weights = (
+                torch.from_numpy(part[chosen.numpy()]).to(self.device) for part in (lesson.truth, lesson.weights)
+            )
+            if recipe.loss.mixup:
+                batch, truth, weights = mixed(batch, truth, weights, recipe.loss.mixup, generator)
+            with self._autocast():
+                logits, activations = self.student(batch)
+                located = None if masks is None else box_loss(self.student.network, activations, masks)
+            smooth = truth * (1 - recipe.loss.smoothing) + recipe.loss.smoothing / 2
+            losses = functional.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
+            # Over the outputs that the phase learns: the number then means the same in every phase.
+            loss = (losses * weights).sum() / (len(losses) * learnt)
+            if located is not None:
+                loss = loss + located * (recipe.loss.box_weight if phase.box_weight is None else phase.box_weight)
+            if not torch.isfinite(loss):
+                raise RunError(f"the loss of epoch {epoch + 1} is not finite: lower the rate of the phase")
+            optimiser.zero_grad(set_to_none=True)
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self._scaler.unscale_(optimiser)
+            if recipe.optimiser.clip:
+                nn.utils.clip_grad_norm_(self.student.parameters(), recipe.optimiser.clip)
+            self._scaler.step(optimiser)
+            self._scaler.update()
+            if self.mean is not None:
+                self.mean.update_parameters(self.student)
+            yield (step + 1) / steps, float(loss.detach())
+
+    def score(self, films: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return logits float32 (N, outputs) of what would be exported, for uint8 (N, H, W)."""
+        judged, size = self._judged().eval(), self.recipe.optimiser.batch
         out = []
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            for batch in torch.split(films, self.recipe.batch):
-                out.append(self.mean(to_input(batch[:, None].float() / 255)).float().sigmoid()[:, : len(NIH14)])
+        with torch.inference_mode(), self._autocast():
+            for start in range(0, len(films), size):
+                part = torch.from_numpy(films[start : start + size]).to(self.device)
+                logits, _ = judged(self._input(part[:, None].float() / 255))
+                out.append(logits.cpu())
         return torch.cat(out).numpy()
 
-    def _epoch(self, epoch: int, films: Tensor) -> Iterator[float]:
-        recipe = self.recipe
-        generator = torch.Generator().manual_seed(recipe.seed * 1000 + epoch)
-        torch.manual_seed(recipe.seed * 1000 + epoch)
-        order = torch.randperm(len(films), generator=generator)
-        self.network.train()
-        for step, chosen in enumerate(torch.split(order[: self.steps * recipe.batch], recipe.batch)):
-            rate = recipe.rate_at((epoch + step / self.steps) / recipe.epochs)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            batch = to_input(augment(films[chosen][:, None].float() / 255, generator))
-            with torch.autocast("cpu", torch.bfloat16):
-                # torchvision's own forward, with a dropout before the classifier.
-                pooled = functional.relu(self.network.features(batch)).mean((2, 3))  # type: ignore[operator]
-                logits = self.network.classifier(functional.dropout(pooled, recipe.dropout)).float()  # type: ignore[operator]
-            truth = self.targets[chosen] * (1 - recipe.smoothing) + recipe.smoothing / 2
-            losses = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-            loss = (losses * self.weights[chosen]).mean()
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-            self.optimizer.step()
-            self.mean.update_parameters(self.network)
-            yield float(loss.detach())
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self._half, enabled=self._half is not None)
 
-    def _averaged(self) -> nn.Module:
-        network: nn.Module = self.mean.module
-        return network.eval()
+    def _steer(self, line: Epoch, phase: Phase, state: dict[str, Any]) -> None:
+        """Count epochs that were no better; lower the rate or end the phase as the recipe says. Keeps the best."""
+        stopping = self.recipe.early_stopping
+        if not self.recipe.films.watched:
+            return
+        value = line.mean_auc if stopping.watch == "auc" else -line.seen_loss
+        if state["best"] is None or value > state["best"]["value"]:
+            weights = copy.deepcopy(self._weights()) if stopping.patience else None
+            state["best"], state["stale"] = {"value": value, "weights": weights}, 0
+            return
+        state["stale"] += 1
+        if phase.schedule == "plateau" and state["stale"] % phase.patience == 0:
+            state["scale"] *= phase.factor
+        state["over"] = bool(stopping.patience) and state["stale"] >= stopping.patience
 
-    def _save(self, epochs: int) -> None:
-        state = {
-            "epochs": epochs,
-            "network": self.network.state_dict(),
-            "mean": self.mean.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+    def _shown(self, lesson: Lesson) -> npt.NDArray[np.intp]:
+        """Which of the seen films are scored after each epoch: all where they steer the run, else some."""
+        count = len(lesson.seen) if self.recipe.films.watched else min(SHOWN, len(lesson.seen))
+        return np.linspace(0, len(lesson.seen) - 1, count).astype(np.intp)
+
+    def _input(self, grey: Tensor) -> Tensor:
+        films = ((grey - self.norm[0]) / self.norm[1]).expand(-1, self.shape.channels, -1, -1)
+        return films.contiguous(memory_format=torch.channels_last)
+
+    def _judged(self) -> Student:
+        if self.mean is None:
+            return self.student
+        assert isinstance(self.mean.module, Student)
+        return self.mean.module
+
+    def _frozen(self, phase: Phase) -> tuple[str, ...]:
+        """Random weights are not worth keeping as they are: without start weights nothing is frozen."""
+        return phase.frozen if self._started else ()
+
+    def _weights(self) -> dict[str, Any]:
+        return {
+            "student": self.student.state_dict(),
+            "mean": None if self.mean is None else self.mean.state_dict(),
+        }
+
+    def _restore(self, weights: dict[str, Any]) -> None:
+        self.student.load_state_dict(weights["student"])
+        if self.mean is not None:
+            self.mean.load_state_dict(weights["mean"])
+
+    def _identity(self) -> str:
+        """What a run must agree in to be gone on with: the recipe and the films."""
+        rows = [[row.image for row in lesson.rows] for lesson in self.course.lessons]
+        said = json.dumps([format_recipe(self.recipe), rows, self.norm, self._started])
+        return hashlib.sha256(said.encode()).hexdigest()
+
+    def _save(self, state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
+        kept = {
+            **{key: value for key, value in state.items()},
+            **self._weights(),
+            "optimiser": optimiser.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "log": [dataclasses.asdict(line) for line in self.log],
+            "identity": self._identity(),
         }
         part = self.checkpoint.with_suffix(".part")
-        torch.save(state, part)
+        with part.open("wb") as file:
+            torch.save(kept, file)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(self.checkpoint)
 
-    def _resume(self) -> int:
+    def _resume(self) -> dict[str, Any]:
+        fresh = {"phase": 0, "epoch": 0, "over": False, "best": None, "stale": 0, "scale": 1.0}
         if not self.checkpoint.exists():
-            return 0
-        state = torch.load(self.checkpoint, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.mean.load_state_dict(state["mean"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        return int(state["epochs"])
+            return fresh
+        kept: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        if kept.pop("identity") != self._identity():
+            raise RunError(f"{self.folder}: holds a run of another recipe, seed, start or films; name another --out")
+        self._restore({"student": kept.pop("student"), "mean": kept.pop("mean")})
+        self._scaler.load_state_dict(kept.pop("scaler"))
+        self.log = [Epoch(**line) for line in kept.pop("log")]
+        return kept

@@ -30,7 +30,8 @@ from tests.unit.outputs.sources import make_report
 
 pytestmark = pytest.mark.peers
 
-EVERYTHING = KINDS | OPTIONAL
+#: Every DICOM object.
+EVERYTHING = (KINDS | OPTIONAL) - {"hl7"}
 SEED = 7
 
 
@@ -111,7 +112,7 @@ def test_ohif_lists_each_film_its_captures_as_one_stack_and_its_reports(ohif: Oh
         return f"AI {what} {view} 15:07:00 ({demonstration}not for diagnosis)"
 
     demonstration = "DEMONSTRATION MODEL, "
-    assert ohif.series(11) == [
+    assert ohif.series(13) == [
         Listed("DOC", titled("page", "AP"), 1),
         Listed("DOC", titled("page", "PA", demonstration), 1),
         Listed("DX", "SYNTHETIC CHEST AP", 1),
@@ -119,6 +120,8 @@ def test_ohif_lists_each_film_its_captures_as_one_stack_and_its_reports(ohif: Oh
         Listed("KO", titled("urgent", "PA"), 1),
         Listed("OT", titled("maps", "AP"), 1),
         Listed("OT", titled("maps", "PA", demonstration), 4),
+        Listed("PR", titled("annotations", "AP"), 1),
+        Listed("PR", "AI annotations PA 15:07:00 (DEMONSTRATION MODEL)", 1),  # 64 characters are the most
         Listed("SR", titled("report", "AP"), 1),
         Listed("SR", titled("report", "PA", demonstration), 1),
         Listed("SR", titled("text", "AP"), 1),
@@ -204,6 +207,26 @@ def test_orthanc_previews_every_capture_as_it_is(archive: Orthanc, study: Study)
     assert seen == set(wanted)
 
 
+def test_orthanc_knows_what_the_objects_are_that_are_no_pictures(archive: Orthanc, study: Study) -> None:
+    """It draws none of them: it hands the page on as PDF, and tells what the others hold."""
+    wanted = {one.sop_instance_uid: one for one in (*study.read, *study.refused) if one not in captures(study.read)}
+    seen: set[str] = set()
+    for instance in archive.instances():
+        tags = archive.tags(instance)
+        one = wanted.get(tags["SOPInstanceUID"])
+        if one is None:
+            continue
+        seen.add(one.kind)
+        if one.kind == "pdf":
+            page = archive.request(f"/instances/{instance}/pdf")
+            assert page.startswith(b"%PDF-1.4") and page in one.data
+        elif one.kind == "gsps":
+            assert tags["GraphicAnnotationSequence"][0]["TextObjectSequence"][0]["UnformattedTextValue"]
+        elif one.kind in ("sr", "text", "key_object"):
+            assert tags["ContentSequence"]
+    assert {"pdf", "gsps", "sr", "text", "key_object"} <= seen
+
+
 def test_dcmtk_reads_every_object(dcmtk: Dcmtk, study: Study, tmp_path: Path) -> None:
     for number, one in enumerate((*study.read, *study.refused)):
         path = tmp_path / f"{number}.dcm"
@@ -218,6 +241,8 @@ def test_dcmtk_reads_every_object(dcmtk: Dcmtk, study: Study, tmp_path: Path) ->
             page = tmp_path / f"{number}.pdf"
             dcmtk.run("dcm2pdf", path, page)
             assert page.read_bytes().startswith(b"%PDF-1.4")
+        elif one.kind == "gsps":
+            dcmtk.run("dcmpschk", path)
         else:
             drawn = tmp_path / f"{number}.ppm"
             # dcmj2pnm is dcm2pnm with the JPEG codecs.

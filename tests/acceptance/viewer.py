@@ -228,8 +228,8 @@ class Ohif:
             _until(lambda: rows.count() >= count, seconds)
         found = []
         for text in rows.all_inner_texts():
-            modality, description, _, images = text.splitlines()
-            found.append(Listed(modality, description, int(images)))
+            modality, *description, _, images = text.splitlines()
+            found.append(Listed(modality, " ".join(description), int(images)))  # a film may have no description
         return sorted(found, key=lambda one: (one.modality, one.description))
 
     def show(self, modality: str, begins: str) -> None:
@@ -323,7 +323,9 @@ def browsing(origin: Origin, shots: Path) -> Iterator[Ohif]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=require_tool("chromium"), headless=True, args=_BROWSER)
         try:
-            yield Ohif(browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]}), origin, shots)
+            page = browser.new_page(viewport={"width": SIZE[0], "height": SIZE[1]})
+            page.set_default_timeout(120_000)
+            yield Ohif(page, origin, shots)
         finally:
             browser.close()
 

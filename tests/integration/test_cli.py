@@ -192,7 +192,10 @@ def test_check_finds_a_time_zone_that_was_never_set(site: Clinic, monkeypatch: p
     monkeypatch.setenv("TZ", "Asia/Kolkata")
     time.tzset()
     try:
-        assert "this machine's is IST (UTC+0530)" in checked(site)["time zone"][0]
+        assert checked(site)["time zone"] == (
+            "not set for films of PACS; this machine's is IST (UTC+0530)",
+            'set node.timezone, like "Europe/Berlin"; "UTC" if that is meant',
+        )
     finally:
         monkeypatch.undo()
         time.tzset()

@@ -38,6 +38,7 @@ from cxrnode.spool import FolderSpool
 from cxrnode.store import jobs, retention, upgrade
 from cxrnode.store.database import CommitUnknown, Database
 from cxrnode.store.jobs import Claim
+from cxrnode.store.reports import Settled
 from cxrnode.store.retention import Periods
 from cxrnode.store.schema import circuit, delivery, delivery_output, event, instance, job
 from tests.peers import RecordingScp, unused_port, wait_until
@@ -357,7 +358,7 @@ def test_a_report_whose_commit_was_lost_keeps_its_files(make_site: MakeSite, fil
         strikes = Outage(site.database, stands=True)
         settle = reader._publisher.publish
 
-        def struck(*given: Any) -> bool:
+        def struck(*given: Any) -> Settled:
             strikes.strike()
             return settle(*given)
 

@@ -20,7 +20,7 @@ from cxrnode.dicom.pixels import decode_film
 from cxrnode.reading.engine import Film, prepare
 from cxrnode.reading.manifest import Input
 from cxrnode.training.checkpoint import IMAGENET_MEAN, IMAGENET_STD
-from cxrnode.training.listed import open_film
+from cxrnode.training.readers.picture import open_film
 
 #: The input before it is normalised: levels from 0 to 1.
 LEVELS = Input(size=224, channels=3, interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +45,32 @@ def object_bytes(uid: str) -> bytes:
     return buffer.getvalue()
 
 
+#: AE title and port, or the table of another kind of node.
+Node = tuple[str, int] | dict[str, Any]
+
+
 class Bench:
     """A store and a spool with reported jobs, and a send role that runs in this process until it is stopped."""
 
-    def __init__(self, folder: Path, nodes: dict[str, tuple[str, int]]) -> None:
-        destinations = {name: {"aet": aet, "host": "127.0.0.1", "port": port} for name, (aet, port) in nodes.items()}
+    def __init__(self, folder: Path, nodes: dict[str, Node]) -> None:
+        destinations = {
+            name: {"aet": node[0], "host": "127.0.0.1", "port": node[1]} if isinstance(node, tuple) else node
+            for name, node in nodes.items()
+        }
+        kinds = {node.get("kind") for node in destinations.values()}
         self.config = parse_config(
             {
                 "node": {"data_dir": str(folder), "roles": ["send"]},
                 "nodes": destinations,
                 "models": {"chest": {"bundle": "demo"}},
-                "rules": [{"name": "all", "models": ["chest"], "send_to": sorted(nodes)}],
+                "rules": [
+                    {
+                        "name": "all",
+                        "models": ["chest"],
+                        "send_to": sorted(nodes),
+                        "outputs": ["sr", "hl7"] if "hl7" in kinds else ["sr"],
+                    }
+                ],
                 "send": {
                     "backoff_base": "100ms",
                     "backoff_cap": "200ms",
@@ -73,8 +88,17 @@ class Bench:
         self.stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def report(self, number: int, *destinations: str, objects: int = 2) -> int:
-        """Make one reported job with outputs for the destinations; return its id."""
+    def report(
+        self,
+        number: int,
+        *destinations: str,
+        objects: int = 2,
+        files: Sequence[bytes] = (),
+        message: bytes = b"",
+        messages_to: Sequence[str] = (),
+        header: bytes = b"",
+    ) -> int:
+        """Make one reported job with outputs for the destinations, `files` or small ones; return its id."""
         arrival = Arrival(
             sop_instance_uid=f"2.25.{number}",
             dataset_sha256=f"{number:064}",
@@ -89,8 +113,9 @@ class Bench:
             identity={**IDENTITY, "issuer": ""},
             spool_key=f"{number:032x}",
             size=1,
+            kept_header=header,
         )
-        order = Order(model="chest", mode="active", outputs=("sr",), send_to=destinations)
+        order = Order(model="chest", mode="active", outputs=("sr",), send_to=destinations, messages_to=messages_to)
         made = receipt.record(self.database, arrival, [order], ageing=1.0, config_digest="")
         [claim] = jobs.claim(
             self.database,
@@ -112,15 +137,16 @@ class Bench:
         )
         report = Report(outcome=Outcome.NOT_ANALYSED, reason="a test", read_at=0.0, revision=1, reader=reader)
         stored = []
-        for index in range(objects):
+        for index, data in enumerate([*(files or [b""] * objects), *([message] if message else [])]):
             uid = f"2.25.{number}{index:03}"
-            [kept] = self.spool.put(object_bytes(uid))
+            [kept] = self.spool.put(data or object_bytes(uid))
             stored.append(
                 StoredOutput(
-                    kind="sr",
+                    kind="hl7" if data and data == message else "sr",
                     label="",
                     sop_class_uid=SC,
                     sop_instance_uid=uid,
+                    series_instance_uid="2.25.9",
                     transfer_syntax_uid=ExplicitVRLittleEndian,
                     instance_number=index + 1,
                     file=kept,
@@ -129,8 +155,9 @@ class Bench:
         assert reports.settle_report(self.database, claim, report, stored, saliency=None, preview=None)
         return made.job_ids[0]
 
-    def start(self) -> None:
-        context = Context(
+    @property
+    def context(self) -> Context:
+        return Context(
             config=self.config,
             database=self.database,
             spool=self.spool,
@@ -139,7 +166,9 @@ class Bench:
             beat=lambda: None,
             ready=lambda: None,
         )
-        self._thread = threading.Thread(target=send.run, args=(context,), daemon=True)
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=send.run, args=(self.context,), daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -166,14 +195,14 @@ class Bench:
         wait_until(lambda: self.state(job_id) == state, seconds=seconds, what=f"job {job_id} {state}")
 
 
-MakeBench = Callable[[dict[str, tuple[str, int]]], Bench]
+MakeBench = Callable[[dict[str, Node]], Bench]
 
 
 @pytest.fixture
 def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
     made: list[Bench] = []
 
-    def make(nodes: dict[str, tuple[str, int]]) -> Bench:
+    def make(nodes: dict[str, Node]) -> Bench:
         made.append(Bench(tmp_path, nodes))
         return made[-1]
 

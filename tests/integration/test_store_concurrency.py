@@ -18,11 +18,12 @@ import sqlalchemy as sa
 from cxrnode.core.findings import Outcome
 from cxrnode.core.lifecycle import JobState
 from cxrnode.errors import LeaseLost, Rejected, Transient
-from cxrnode.store import deliveries, jobs, receipt, resend, retention, settlements
+from cxrnode.store import deliveries, disputes, jobs, receipt, rejections, resend, retention, settlements
 from cxrnode.store.database import Database
 from cxrnode.store.receipt import Order
 from cxrnode.store.retention import Periods
 from cxrnode.store.schema import delivery, event, film, instance, job, output
+from cxrnode.store.withdrawals import REJECTIONS, Cause, withdraw
 from tests.stores import (
     LIMITS,
     arrival,
@@ -32,6 +33,7 @@ from tests.stores import (
     count,
     database,
     enqueue,
+    note_of,
     open_store,
     postgres_store,
     reported,
@@ -167,7 +169,7 @@ def test_two_workers_with_lost_films_before_them_take_one_each(database: Databas
 
 @pytest.mark.slow
 def test_everything_at_once_ends_well_and_nearly_never_in_a_deadlock(database: Database) -> None:
-    """Six seconds of receipts, readings, sendings, retries, resends, expiries and retention, on few rows."""
+    """Six seconds of all that can happen to jobs and deliveries, corrections and retention among it, on few rows."""
     until = time.monotonic() + 6.0
     faults: list[str] = []
     steps: Counter[str] = Counter()
@@ -187,10 +189,13 @@ def test_everything_at_once_ends_well_and_nearly_never_in_a_deadlock(database: D
                 one,
                 pixels=dice.choice([None, f"film {dice.randrange(30)}"]),
                 identity=dice.choice(["same", "same", "other"]),
+                policy=dice.choice(["hold", "reissue"]),
             )
 
     def send(dice: random.Random) -> None:
         for one in take(database, dice.choice(["PACS", "MINI"]), owner=threading.current_thread().name):
+            if not deliveries.begin(database, one):
+                continue
             how = dice.random()
             if how < 0.6:
                 settlements.settle_sent(database, one, taken(one))
@@ -205,7 +210,19 @@ def test_everything_at_once_ends_well_and_nearly_never_in_a_deadlock(database: D
         chosen = dice.randrange(1, 1 + max(1, count(database, job)))
         dice.choice([jobs.retry, resend.resend])(database, chosen, reason="a person")
 
+    def correct(dice: random.Random) -> None:
+        chosen = dice.randrange(1, 1 + max(1, count(database, job)))
+        if dice.random() < 0.5:
+            withdraw(database, chosen, Cause(rejection=dice.choice(REJECTIONS), note="a person", by="me"))
+        else:
+            with database.read() as transaction:
+                disputed = sa.select(job.c.id).where(job.c.disputed.is_(True)).order_by(job.c.id).limit(5)
+                found = [one.id for one in transaction.rows(disputed)]
+            disputes.decide(database, dice.choice(found or [chosen]), reason="a person", by="me")
+
     def tend(dice: random.Random) -> None:
+        for order in rejections.due(database, ("PACS", "MINI"), limit=5):
+            rejections.record(database, order, note_of(order) if order.objects else ())
         name = f"hand {dice.randrange(8)}"
         jobs.release_owner(database, name)
         deliveries.release_owner(database, name)
@@ -227,7 +244,7 @@ def test_everything_at_once_ends_well_and_nearly_never_in_a_deadlock(database: D
             with lock:
                 steps[do.__name__] += 1
 
-    plan = [receive, infer, infer, send, send, send, ask, tend]
+    plan = [receive, infer, infer, send, send, send, ask, correct, tend]
     with ThreadPoolExecutor(len(plan)) as hands:
         for future in [hands.submit(work, seed, do) for seed, do in enumerate(plan)]:
             future.result()

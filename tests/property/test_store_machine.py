@@ -28,12 +28,14 @@ from hypothesis.stateful import (
 
 from cxrnode.core.lifecycle import DONE, JobEvent, JobState
 from cxrnode.errors import LeaseLost, Rejected
-from cxrnode.store import audit, circuits, deliveries, jobs, resend, settlements
+from cxrnode.store import audit, circuits, deliveries, disputes, jobs, rejections, resend, settlements
 from cxrnode.store.database import Database, Transaction
 from cxrnode.store.deliveries import DeliveryClaim
+from cxrnode.store.disputes import Policy
 from cxrnode.store.jobs import Claim
-from cxrnode.store.schema import delivery, delivery_output, event, film, instance, job
+from cxrnode.store.schema import delivery, delivery_output, event, film, instance, job, output
 from cxrnode.store.settlements import Answer
+from cxrnode.store.withdrawals import REJECTIONS, Cause, withdraw
 from tests.stores import (
     LEASE,
     LIMITS,
@@ -42,6 +44,7 @@ from tests.stores import (
     claim,
     empty,
     enqueue,
+    note_of,
     open_store,
     postgres_store,
     settle,
@@ -80,6 +83,10 @@ class Store(RuleBasedStateMachine):
         self.settled_deliveries: Counter[tuple[int, int]] = Counter()
         #: Objects that a destination took since the last resend: they must not be sent once more.
         self.tokens: dict[int, int] = {}
+        #: What the destinations really have, whatever was recorded: (destination, output) pairs.
+        self.archived: set[tuple[str, int]] = set()
+        #: What a withdrawal has named, likewise.
+        self.rejected: set[tuple[str, int]] = set()
 
     # ------------------------------------------------------------------------------------------ receive
 
@@ -129,10 +136,13 @@ class Store(RuleBasedStateMachine):
         data=st.data(),
         how=st.sampled_from(("report", "report", "report", "park", "fault", "own fault", "give_back")),
         pixels=st.sampled_from((None, None, "film A", "film B")),
-        identity=st.sampled_from(("same", "same", "other")),
+        identity=st.sampled_from(("same", "same", "other", "third")),
+        policy=st.sampled_from(("hold", "reissue")),
         crash=st.sampled_from((False, False, True)),
     )
-    def settle(self, data: st.DataObject, how: str, pixels: str | None, identity: str, crash: bool) -> None:
+    def settle(
+        self, data: st.DataObject, how: str, pixels: str | None, identity: str, policy: Policy, crash: bool
+    ) -> None:
         worker = data.draw(st.sampled_from([name for name, held in self.held.items() if held]))
         held = self.held[worker].pop(data.draw(st.integers(0, len(self.held[worker]) - 1)))
         before = self._row(job, held.job_id)
@@ -140,7 +150,7 @@ class Store(RuleBasedStateMachine):
         try:
             with self._dying(crash):
                 if how == "report":
-                    settle(self.database, held, pixels=pixels, identity=identity)
+                    settle(self.database, held, pixels=pixels, identity=identity, policy=policy)
                 elif how == "park":
                     jobs.park(self.database, held, "no")
                 elif how == "give_back":
@@ -183,15 +193,19 @@ class Store(RuleBasedStateMachine):
         assert set() == {one.delivery_id for one in got} & live, "a delivery with a live lease was claimed"
         for one in got:
             assert one.parcels, "a delivery without objects"
-            job_state = self._row(job, one.job_id).state
-            assert job_state in (JobState.REPORTED, JobState.FAILED), f"a {job_state} job is being sent"
-            assert not self._row(delivery, one.delivery_id).held
+            its_job, its = self._row(job, one.job_id), self._row(delivery, one.delivery_id)
+            if its.act == "withdrawal":
+                assert its_job.state in (JobState.SUPERSEDED, JobState.WITHDRAWN), "what stands is withdrawn"
+            else:
+                assert its_job.state in (JobState.REPORTED, JobState.FAILED), f"a {its_job.state} job is being sent"
+                assert not its_job.disputed, "a film in dispute is being sent"
+            assert not its.held
         self.sending[sender] += got
 
     @precondition(lambda self: any(self.sending.values()))
     @rule(
         data=st.data(),
-        how=st.sampled_from(("sent", "sent", "sent", "parked", "faulted", "give_back")),
+        how=st.sampled_from(("sent", "sent", "sent", "parked", "faulted", "cut", "give_back")),
         crash=st.sampled_from((False, False, True)),
     )
     def deliver(self, data: st.DataObject, how: str, crash: bool) -> None:
@@ -201,8 +215,17 @@ class Store(RuleBasedStateMachine):
         ours = before.state == "sending" and before.token == held.token
         part = [Answer(output_id=held.parcels[0].output_id, status=0, done=True)]
         try:
+            if not self._begin(held):
+                return
+            if how == "sent":
+                self._archive(held, len(held.parcels))
+            elif how == "cut" or (how != "parked" and len(held.parcels) > 1):
+                self._archive(held, 1)
             with self._dying(crash):
-                if how == "sent":
+                if how == "cut":  # the object arrives, its answer does not
+                    unsure = held.parcels[0].output_id
+                    settlements.settle_faulted(self.database, held, (), "cut", pause=5.0, unsure=unsure)
+                elif how == "sent":
                     settlements.settle_sent(self.database, held, taken(held))
                 elif how == "parked":
                     settlements.settle_parked(self.database, held, (), "no")
@@ -223,7 +246,9 @@ class Store(RuleBasedStateMachine):
     @rule(sender=senders, destination=destinations)
     def send_in_good_order(self, sender: str, destination: str) -> None:
         for one in take(self.database, destination, owner=sender, limit=1):
-            settlements.settle_sent(self.database, one, taken(one))
+            if self._begin(one):
+                self._archive(one, len(one.parcels))
+                settlements.settle_sent(self.database, one, taken(one))
 
     @rule(sender=senders, told=st.booleans())
     def sender_dies(self, sender: str, told: bool) -> None:
@@ -254,6 +279,33 @@ class Store(RuleBasedStateMachine):
     def resend(self, data: st.DataObject) -> None:
         with contextlib.suppress(Rejected):
             resend.resend(self.database, data.draw(st.sampled_from(self.enqueued)), reason="a person")
+
+    @precondition(lambda self: self.enqueued)
+    @rule(data=st.data(), rejection=st.sampled_from(REJECTIONS))
+    def withdraw(self, data: st.DataObject, rejection: str) -> None:
+        cause = Cause(rejection=rejection, note="a person", by="me")
+        with contextlib.suppress(Rejected):
+            withdraw(self.database, data.draw(st.sampled_from(self.enqueued)), cause)
+
+    @precondition(lambda self: self.enqueued)
+    @rule(data=st.data(), all_right=st.booleans())
+    def decide(self, data: st.DataObject, all_right: bool) -> None:
+        with contextlib.suppress(Rejected):
+            chosen = data.draw(st.sampled_from(self.enqueued))
+            disputes.decide(self.database, chosen, reason="a person", by="me", all_right=all_right)
+
+    @rule(crash=st.sampled_from((False, False, True)))
+    def make_withdrawals(self, crash: bool) -> None:
+        for order in rejections.due(self.database, ("PACS", "MINI"), limit=10):
+            with contextlib.suppress(Crash), self._dying(crash):
+                rejections.record(self.database, order, note_of(order) if order.objects else ())
+            named = {one.sop_instance_uid for one in order.objects}
+            its = self._rows(sa.select(output.c.id, output.c.sop_instance_uid).where(output.c.job_id == order.job_id))
+            here = {(order.destination, one.id) for one in its if one.sop_instance_uid in named}
+            whole = {(order.destination, one.id) for one in its} & self.archived
+            notes = {(order.destination, one.id) for one in its if self._row(output, one.id).kind == "rejection"}
+            assert whole - notes <= here, "an object that a destination has is not withdrawn from it"
+            self.rejected |= here
 
     @rule()
     def tend(self) -> None:
@@ -319,9 +371,34 @@ class Store(RuleBasedStateMachine):
         assert missing == []
 
     @invariant()
+    def what_a_destination_has_is_known(self) -> None:
+        chosen = (
+            sa.select(delivery.c.destination, delivery_output.c.output_id)
+            .join(delivery_output, delivery_output.c.delivery_id == delivery.c.id)
+            .where(delivery_output.c.had.is_(True))
+        )
+        assert self.archived <= {tuple(one) for one in self._rows(chosen)}
+
+    @invariant()
+    def what_is_withdrawn_from_a_destination_has_an_order_there(self) -> None:
+        """Unless nothing of it ever went there; and no order overtakes the report's delivery."""
+        rows = self._rows(
+            sa.select(delivery.c.job_id, delivery.c.destination, delivery.c.act, delivery.c.state, job.c.rejection)
+            .join(job, job.c.id == delivery.c.job_id)
+            .where(job.c.rejection != "")
+        )
+        told = {(one.job_id, one.destination): one.state for one in rows if one.act == "withdrawal"}
+        for one in rows:
+            if one.act == "report" and one.state in DONE:
+                assert (one.job_id, one.destination) in told
+            if one.act == "report" and one.state == "sending":
+                assert told[one.job_id, one.destination] == "waiting"
+
+    @invariant()
     def a_job_is_closed_exactly_when_its_deliveries_rest(self) -> None:
         states: dict[int, set[str]] = {}
-        for one in self._rows(sa.select(delivery.c.job_id, delivery.c.state)):
+        reports = sa.select(delivery.c.job_id, delivery.c.state).where(delivery.c.act == "report")
+        for one in self._rows(reports):
             states.setdefault(one.job_id, set()).add(one.state)
         for one in self._rows(sa.select(job.c.id, job.c.state).where(job.c.id.in_(list(states)))):
             its = states[one.id]
@@ -333,7 +410,7 @@ class Store(RuleBasedStateMachine):
             elif one.state == JobState.REPORTED:
                 assert its & {"pending", "sending"}
             else:
-                assert one.state == JobState.SUPERSEDED
+                assert one.state in (JobState.SUPERSEDED, JobState.WITHDRAWN)
                 assert "pending" not in its
 
     def teardown(self) -> None:
@@ -347,18 +424,44 @@ class Store(RuleBasedStateMachine):
                 settle(self.database, one)
             sent = [one for destination in ("PACS", "MINI") for one in take(self.database, destination, owner="last")]
             for parcel in sent:
-                settlements.settle_sent(self.database, parcel, taken(parcel))
-            if not (got or sent):
+                if self._begin(parcel):
+                    self._archive(parcel, len(parcel.parcels))
+                    settlements.settle_sent(self.database, parcel, taken(parcel))
+            ordered = rejections.due(self.database, ("PACS", "MINI"), limit=100)
+            self.make_withdrawals(crash=False)
+            if not (got or sent or ordered):
                 break
         else:
             raise AssertionError("the queues never drain")
         left = self._rows(sa.select(job.c.id).where(job.c.state.in_((JobState.QUEUED, JobState.READING)))) + self._rows(
-            sa.select(delivery.c.id).where(delivery.c.state.in_(("pending", "sending")), delivery.c.held.is_(False))
+            sa.select(delivery.c.id).where(
+                delivery.c.state.in_(("waiting", "pending", "sending")), delivery.c.held.is_(False)
+            )
         )
         assert left == []
+        gone = self._rows(
+            sa.select(output.c.id)
+            .join(job, job.c.id == output.c.job_id)
+            .where(job.c.rejection != "", output.c.kind != "rejection")
+        )
+        here = {one for one in self.archived if one[1] in {row.id for row in gone}}
+        assert here <= self.rejected, "an object of a withdrawn result stays in an archive that was not told"
         assert_sound(self.database)
 
     # ------------------------------------------------------------------------------------------ private
+
+    def _begin(self, held: DeliveryClaim) -> bool:
+        """Take the last look; nothing goes out for a result that is superseded, withdrawn or in dispute by now."""
+        its = self._row(job, held.job_id)
+        replaced = self._row(delivery, held.delivery_id).act == "report" and (
+            its.state in (JobState.SUPERSEDED, JobState.WITHDRAWN) or its.disputed
+        )
+        begun = deliveries.begin(self.database, held)
+        assert begun is not replaced
+        return begun
+
+    def _archive(self, held: DeliveryClaim, objects: int) -> None:
+        self.archived |= {(held.destination, one.output_id) for one in held.parcels[:objects]}
 
     @contextlib.contextmanager
     def _dying(self, dies: bool) -> Iterator[None]:
@@ -373,7 +476,7 @@ class Store(RuleBasedStateMachine):
                 whole(transaction, name, **said)
                 raise Crash
 
-            for module in ("jobs", "reports", "deliveries"):
+            for module in ("jobs", "reports", "deliveries", "settlements", "withdrawals", "disputes", "rejections"):
                 patch.setattr(f"cxrnode.store.{module}.note", last_words)
             yield
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cxrnode.config import Config, RemoteNode, load_config, parse_config, template, without_secrets
+from cxrnode.config import Config, load_config, parse_config, template, without_secrets
 from cxrnode.core import routing
 from cxrnode.errors import ConfigError
+from cxrnode.sections import NODE_KINDS, StowNode
 from tests.peers import REPOSITORY
 
 PACS = {"aet": "ORTHANC", "host": "127.0.0.1", "port": 4242}
@@ -75,7 +76,8 @@ def test_every_commented_out_default_of_the_shipped_file_is_the_default() -> Non
 
 def test_every_key_of_a_node_stands_in_the_shipped_file() -> None:
     text = template()
-    assert [key for key in RemoteNode.model_fields if not re.search(rf"^(# )?{key} = ", text, re.MULTILINE)] == []
+    shown = {setting for setting in re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE)}
+    assert [key for kind in NODE_KINDS.values() for key in kind.model_fields if key not in shown] == []
 
 
 # ---------------------------------------------------------------------------------------------- where it is found
@@ -139,7 +141,7 @@ def test_a_variable_overrides_the_file_in_the_files_own_spelling() -> None:
         },
     )
     assert config.listen.port == 104
-    assert (list(config.nodes), config.nodes["PACS"].host) == (["PACS"], "pacs.example.org")
+    assert (list(config.nodes), config.peers["PACS"].host) == (["PACS"], "pacs.example.org")
     assert config.node.roles == ("receive",)
     assert config.node.ae_title == "AI 1"
     assert config.listen.accept_unknown is True
@@ -217,6 +219,58 @@ def test_the_configuration_in_the_readme_is_one() -> None:
     config = parse_config(tomllib.loads(block))
     assert [rule.send_to for rule in config.rules] == [("PACS",)]
     assert len(block.strip().splitlines()) <= 12
+
+
+WEB = {"kind": "stow", "url": "https://pacs.example.org/dicom-web/"}
+RIS = {"kind": "hl7", "host": "ris", "port": 2575}
+
+
+def test_a_node_is_of_the_kind_it_says_and_a_dicom_node_without_saying() -> None:
+    config = parse_config({"nodes": {"PACS": PACS, "WEB": WEB, "RIS": RIS, "stow": {**PACS, "kind": "dicom"}}})
+    assert {name: node.kind for name, node in config.nodes.items()} == {
+        "PACS": "dicom",
+        "WEB": "stow",
+        "RIS": "hl7",
+        "stow": "dicom",
+    }
+    assert (sorted(config.peers), set(config.message_receivers)) == (["PACS", "stow"], {"RIS"})
+    web = config.nodes["WEB"]
+    assert isinstance(web, StowNode) and web.url == "https://pacs.example.org/dicom-web"
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({**WEB, "kind": "stowe"}, 'site.toml: nodes.A: kind is "dicom", "stow" or "hl7"'),
+        ({**WEB, "ulr": "x"}, "site.toml: unknown key nodes.A.ulr; did you mean url?"),
+        ({"kind": "stow"}, "site.toml: nodes.A.url is missing; add it"),
+        ({**WEB, "url": "pacs.example.org"}, "nodes.A.url: 'pacs.example.org' is no http:// or https:// url"),
+        ({**WEB, "url": "https://ann:pw@pacs/x"}, "nodes.A.url: the url holds more than host, port and path"),
+        ({**WEB, "url": "https://pacs/x?key=1"}, "nodes.A.url: the url holds more than host, port and path"),
+        ({**WEB, "auth": {"user": "a"}}, "nodes.A.auth: name one place of the secret, file or variable"),
+        ({**WEB, "auth": {"file": "a", "variable": "B"}}, "nodes.A.auth: name one place of the secret"),
+        (
+            {**WEB, "url": "http://pacs/x", "auth": {"variable": "TOKEN"}},
+            "nodes.A: auth over http:// tells the secret to the network; give an https:// url",
+        ),
+        ({**WEB, "tls": {"cert": "c"}}, "nodes.A.tls: cert and key belong together"),
+        ({**WEB, "url": "http://pacs/x", "tls": {"ca": "c"}}, "nodes.A: tls is for https:// urls"),
+        ({**RIS, "aet": "X"}, "site.toml: unknown key nodes.A.aet; known here: host, kind, port, tls"),
+    ],
+)
+def test_what_is_wrong_with_another_kind_of_node_is_named(node: Mapping[str, Any], message: str) -> None:
+    said = complaint({"nodes": {"A": node}})
+    assert message in said
+    assert "pw" not in said
+
+
+def test_messages_and_their_receivers_belong_together() -> None:
+    site = {**SITE, "nodes": {"PACS": PACS, "RIS": RIS}}
+    assert "makes no message" in complaint({**site, "rules": [{**RULE, "send_to": ["RIS"]}]})
+    lonely = {**RULE, "outputs": ["sr", "hl7"]}
+    assert "makes HL7 messages for nobody" in complaint({**site, "rules": [lonely]})
+    assert parse_config({**site, "rules": [{**lonely, "send_to": ["PACS", "RIS"]}]}).rules[0].send_to == ("PACS", "RIS")
+    assert "holds a delimiter" in complaint({"hl7": {"sending_facility": "A^B"}})
 
 
 def test_two_rules_of_one_name_are_refused() -> None:
@@ -308,3 +362,14 @@ def test_routing_knows_every_condition_that_the_shipped_file_shows() -> None:
     for condition in shown:
         when = tomllib.loads(f"when = {condition}")["when"]
         routing.Rule.from_mapping({"name": "shown", "when": when})
+
+
+def test_films_are_dated_in_the_zone_of_their_sender_then_of_the_node_and_else_in_none() -> None:
+    nodes = {
+        "HERE": {"aet": "HERE", "host": "h", "port": 104},
+        "ISLAND": {"aet": "ISLAND", "host": "h", "port": 104, "timezone": "Atlantic/Azores"},
+    }
+    set_here = parse_config({"node": {"timezone": "Europe/Lisbon"}, "nodes": nodes})
+    unset = parse_config({"nodes": nodes})
+    zones = [[config.timezone_of(aet) for aet in ("HERE", "ISLAND", "STRANGER")] for config in (set_here, unset)]
+    assert zones == [["Europe/Lisbon", "Atlantic/Azores", "Europe/Lisbon"], ["", "Atlantic/Azores", ""]]

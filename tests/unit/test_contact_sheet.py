@@ -123,7 +123,7 @@ def test_a_row_shows_per_cent_only_for_a_probability() -> None:
         thresholds=Thresholds(rule_out=0.2, rule_in=0.6),
     )
     assert SheetRow.of(finding, Scale.SCORE) == SheetRow(
-        label="Pleural Thickening", score="0.31", thresholds="0.20 / 0.60", decision=Decision.UNDETERMINED
+        label="Pleural Thickening", score="0.314", thresholds="0.200 / 0.600", decision=Decision.UNDETERMINED
     )
     assert SheetRow.of(finding, Scale.PROBABILITY).score == "31.4 %"
 

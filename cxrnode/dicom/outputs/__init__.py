@@ -20,16 +20,19 @@ from cxrnode.dicom.outputs.frame import frame_for
 from cxrnode.dicom.outputs.heatmap import draw_heatmap, legend_of, scaled
 from cxrnode.dicom.outputs.influence import influence
 from cxrnode.dicom.outputs.key_object import build_key_object, urgent_findings
+from cxrnode.dicom.outputs.message import build_message
+from cxrnode.dicom.outputs.presentation import build_presentation
 from cxrnode.dicom.outputs.report import build_report
-from cxrnode.dicom.outputs.settings import Output, OutputSettings
+from cxrnode.dicom.outputs.settings import Output, OutputSettings, SentObject
 from cxrnode.dicom.outputs.summary import Thumbnail, draw_summary
 from cxrnode.dicom.outputs.text import build_text
+from cxrnode.dicom.values import number
 
-__all__ = ["Output", "OutputSettings", "build_outputs"]
+__all__ = ["Output", "OutputSettings", "SentObject", "build_outputs"]
 
 KINDS = frozenset({"sr", "heatmap"})
 #: What a site may ask for beside them.
-OPTIONAL = frozenset({"text", "pdf", "key_object"})
+OPTIONAL = frozenset({"text", "pdf", "key_object", "gsps", "hl7"})
 
 
 def build_outputs(
@@ -39,6 +42,8 @@ def build_outputs(
     saliency: npt.NDArray[np.float16] | None,
     settings: OutputSettings,
     kinds: frozenset[str] = KINDS,
+    *,
+    predecessors: tuple[SentObject, ...] = (),
 ) -> tuple[Output, ...]:
     """Make the outputs of one report: the structured report, then the summary and the heatmaps.
 
@@ -46,9 +51,11 @@ def build_outputs(
     declared character set, its bytes are gone; undecoded, they are copied as they are.
     film: uint8 (H, W), 0 = black, row 0 = top, as the radiologist sees it; None where it could not be decoded.
     saliency: float16 (C, h, w), the channel of a finding is its `index`; None where the model gives none.
-    kinds: of "sr", "heatmap", "text", "pdf" and "key_object". The summary belongs to "heatmap" and is made even when
-    no finding is shown. "pdf" is the summary too; without "heatmap" it has no thumbnails, since it could not say of
-    what. "key_object" is made only where a finding of `settings.urgent` is present, and never for a demonstration.
+    kinds: of "sr", "heatmap", "text", "pdf", "key_object" and "gsps". The summary belongs to "heatmap" and is made even
+    when no finding is shown. "pdf" is the summary too; without "heatmap" it has no thumbnails, since it could not say
+    of what. "key_object" is made only where a finding of `settings.urgent` is present, and never for a demonstration;
+    "gsps" only where the size of the film is known.
+    predecessors: what the reading before this revision has sent, of any kind; the reports name the reports among them.
     A duplicate has no outputs. Raises ValueError for a kind that does not exist.
     """
     unknown = kinds - KINDS - OPTIONAL
@@ -56,7 +63,7 @@ def build_outputs(
         raise ValueError(f"there is no output of kind {', '.join(sorted(unknown))}")
     if report.outcome is Outcome.DUPLICATE:
         return ()
-    subject = Subject(source, report, settings)
+    subject = Subject(source, report, settings, predecessors=predecessors)
     outputs = [build_report(subject)] if "sr" in kinds else []
     if "text" in kinds:
         outputs.append(build_text(subject))
@@ -64,14 +71,25 @@ def build_outputs(
         summary, heatmaps = _drawn(subject, film, saliency if "heatmap" in kinds else None)
         if "heatmap" in kinds:
             derivation = f"Summary of the AI reading, {subject.model}"
-            first = build_capture(subject, summary, kind="summary", label="", number=1, derivation=derivation)
+            first = build_capture(subject, summary, kind="summary", derivation=derivation)
             outputs += [first, *heatmaps]
         if "pdf" in kinds:
             outputs.append(build_pdf(subject, summary))
+    shape = film.shape if film is not None else _stated_shape(source)
+    if "gsps" in kinds and shape is not None:
+        outputs.append(build_presentation(subject, shape, saliency))
     flagging = urgent_findings(subject) if "key_object" in kinds else ()
     if flagging:
         outputs.append(build_key_object(subject, flagging))
+    if "hl7" in kinds:
+        outputs.append(build_message(subject))
     return tuple(outputs)
+
+
+def _stated_shape(source: Dataset) -> tuple[int, int] | None:
+    """Rows and columns as the header has them; None where it does not say."""
+    rows, columns = number(source, "Rows"), number(source, "Columns")
+    return (int(rows), int(columns)) if rows and columns else None
 
 
 def _drawn(

@@ -6,17 +6,19 @@ given and no viewer measures millimetres on it.
 
 from __future__ import annotations
 
+import dataclasses
 import io
+from collections.abc import Sequence
 
 from PIL import Image
 from pydicom.dataset import Dataset
 
 from cxrnode.core.findings import Concept
 from cxrnode.dicom.outputs import codes
-from cxrnode.dicom.outputs.common import DISCLAIMER, Subject, put_common
+from cxrnode.dicom.outputs.common import DISCLAIMER, Subject, finished, put_common
 from cxrnode.dicom.outputs.content import Image as Reference
 from cxrnode.dicom.outputs.content import encoded_concept, reference
-from cxrnode.dicom.outputs.encoding import EXPLICIT_LITTLE, JPEG_BASELINE, Attributes, part10
+from cxrnode.dicom.outputs.encoding import EXPLICIT_LITTLE, JPEG_BASELINE, Attributes
 from cxrnode.dicom.outputs.settings import SC_SERIES_NUMBER, SECONDARY_CAPTURE, Output
 from cxrnode.dicom.outputs.source import plain, raw_value
 
@@ -31,24 +33,40 @@ _LOSSY = {
 }
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Series:
+    """A series of captures: what tells its UID from those of others, its number, and what it is in a word or two."""
+
+    name: str
+    number: int
+    description: str
+
+
+MAPS = Series("sc-series", SC_SERIES_NUMBER, "maps")
+
+
 def build_capture(
     subject: Subject,
     picture: Image.Image,
     *,
     kind: str,
-    label: str,
-    number: int,
     derivation: str,
+    label: str = "",
+    number: int = 1,
     explanation: Concept | None = None,
+    series: Series = MAPS,
+    sources: Sequence[Dataset] = (),
 ) -> Output:
-    """The picture, RGB, as a file; `explanation` is the coded way in which it explains a finding (CID 217)."""
+    """The picture, RGB, as a file; `explanation` is the coded way in which it explains a finding (CID 217).
+
+    `sources` are the films that it was made of, where that is not the subject's alone.
+    """
     syntax = JPEG_BASELINE if subject.settings.encoding == "jpeg" else EXPLICIT_LITTLE
     uid = subject.uid("sc", kind, label, syntax)
     target = Attributes()
     moment = put_common(subject, target, sop_class_uid=SECONDARY_CAPTURE, sop_instance_uid=uid)
     target.put("Modality", "OT").put("ConversionType", "SYN").put("ImageType", "DERIVED", "SECONDARY", "OTHER")
-    target.put("SeriesInstanceUID", subject.uid("sc-series")).put("SeriesNumber", SC_SERIES_NUMBER)
-    target.put("InstanceNumber", number).put("SeriesDescription", subject.description("maps"))
+    target.put("SeriesNumber", series.number).put("SeriesDescription", subject.description(series.description))
     target.put("DateOfSecondaryCapture", moment.date).put("TimeOfSecondaryCapture", moment.time)
     target.put("BodyPartExamined", "CHEST")  # only chest films get here; it also says that there is no paired side
     target.put("BurnedInAnnotation", "YES").put("RecognizableVisualFeatures", "NO")
@@ -56,17 +74,17 @@ def build_capture(
     if explanation is not None:
         target.put_items("DerivationCodeSequence", [encoded_concept(explanation)])
     target.put("PatientOrientation", *_orientation(subject.source))
-    target.put_items("SourceImageSequence", [_source_image(subject.source)])
+    target.put_items("SourceImageSequence", [_source_image(film) for film in sources or (subject.source,)])
     _put_pixels(subject.source, picture, target, syntax)
-    data = part10(target, sop_class_uid=SECONDARY_CAPTURE, sop_instance_uid=uid, transfer_syntax_uid=syntax)
-    return Output(
+    return finished(
+        target,
         kind=kind,
         label=label,
+        number=number,
         sop_class_uid=SECONDARY_CAPTURE,
         sop_instance_uid=uid,
+        series_instance_uid=subject.uid(series.name),
         transfer_syntax_uid=syntax,
-        instance_number=number,
-        data=data,
     )
 
 

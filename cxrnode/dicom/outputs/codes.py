@@ -120,6 +120,7 @@ SUMMARY = _dcm("121111", "Summary")
 COMMENT = _dcm("121106", "Comment")
 #: The text report: a title that no list of radiologists' reports knows, so that none files it as one.
 AI_READING = _own("AI_READING", "AI reading of one chest film, not a diagnosis")
+AI_STUDY = _own("AI_STUDY", "AI readings of one study, not a diagnosis")
 FINDINGS_HEADING = _own("AI_FINDINGS", "Findings by AI")
 PROVENANCE_HEADING = _own("AI_PROVENANCE", "How it was read")
 FILM = _own("AI_FILM", "Film")
@@ -128,6 +129,9 @@ PLAUSIBILITY = _own("PLAUSIBILITY", "Plausibility of the film for the model")
 
 #: Title and text of a key object (CID 7010, TID 2010).
 OF_INTEREST = _dcm("113000", "Of Interest")
+REJECTED_FOR_QUALITY = _dcm("113001", "Rejected for Quality Reasons")
+REJECTED_FOR_SAFETY = _dcm("113037", "Rejected for Patient Safety Reasons")
+INCORRECT_WORKLIST_ENTRY = _dcm("113038", "Incorrect Modality Worklist Entry")
 KEY_OBJECT_DESCRIPTION = _dcm("113012", "Key Object Description")
 
 #: Explanation by gradient-weighted class activation (CID 217), and what the film is to the picture (CID 7202).

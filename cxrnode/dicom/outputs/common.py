@@ -14,8 +14,8 @@ from pydicom.dataset import Dataset
 
 from cxrnode.core.findings import Finding, Report, Scale
 from cxrnode.core.identity import derived_uid
-from cxrnode.dicom.outputs.encoding import Attributes, ascii_text
-from cxrnode.dicom.outputs.settings import MANUFACTURER, RENDERER, OutputSettings
+from cxrnode.dicom.outputs.encoding import EXPLICIT_LITTLE, Attributes, ascii_text, part10
+from cxrnode.dicom.outputs.settings import GSPS, MANUFACTURER, RENDERER, Output, OutputSettings, SentObject
 from cxrnode.dicom.outputs.source import copy_identity, plain, study_moment, taken_at, view_of
 
 NOT_FOR_DIAGNOSIS = "Research use - not for diagnosis"
@@ -46,6 +46,14 @@ class Subject:
     source: Dataset
     report: Report
     settings: OutputSettings
+    #: When the object is made, in seconds since 1970, where that is not when the film was read.
+    at: float | None = None
+    #: What else changes the bytes, beside the report: part of every UID.
+    act: tuple[str, ...] = ()
+    #: The documents that those made now take the place of.
+    predecessors: tuple[SentObject, ...] = ()
+    #: What an object that is not of one film alone names in its SeriesDescription instead of view and time.
+    scope: str = ""
 
     def uid(self, kind: str, *parts: str) -> str:
         """A UID over everything that changes the bytes of an output.
@@ -63,18 +71,23 @@ class Subject:
             report.outcome,
             RENDERER,
             self.settings.fingerprint,
+            *((report.timezone,) if report.timezone else ()),
+            *self.act,
             *parts,
         )
 
     @property
     def moment(self) -> Moment:
-        """When the film was read, in the zone of the study (PS3.3 C.12.1.1.8: one offset for all times of an object).
+        """When the film was read or, with `at`, the object made, in the zone of the study.
 
-        The zone is the film's TimezoneOffsetFromUTC, else the offset that the configured zone had on the study's
-        date, else UTC. In the last case no offset is written: it would move the copied study time.
+        One offset holds for all times of an object (PS3.3 C.12.1.1.8).
+
+        The zone is the film's TimezoneOffsetFromUTC, else the offset that the zone of its sender, or of this node, had
+        on the study's date, else UTC. In the last case no offset is written: it would move the copied study time.
         """
-        zone, offset = _zone(self.source, self.report.read_at, self.settings.timezone)
-        at = datetime.datetime.fromtimestamp(self.report.read_at, zone)
+        made = self.report.read_at if self.at is None else self.at
+        zone, offset = _zone(self.source, made, self.report.timezone or self.settings.timezone)
+        at = datetime.datetime.fromtimestamp(made, zone)
         spoken = f"{at:%Y-%m-%d %H:%M:%S} {f'{offset[:3]}:{offset[3:]}' if offset else 'UTC'}"
         return Moment(date=f"{at:%Y%m%d}", time=f"{at:%H%M%S.%f}", offset=offset, spoken=spoken)
 
@@ -105,9 +118,12 @@ class Subject:
     def description(self, what: str) -> str:
         """A SeriesDescription (LO, 64 characters) that names view and time, so that two films never mix."""
         _, time = taken_at(self.source)
-        film = " ".join(filter(None, (view_of(self.source), time)))
-        demo = "DEMONSTRATION MODEL, " if self.report.reader.demonstration else ""
-        return f"AI {what} {film} ({demo}not for diagnosis)"[:64]
+        film = self.scope or " ".join(filter(None, (view_of(self.source), time)))
+        suffixes = ["not for diagnosis"]
+        if self.report.reader.demonstration:
+            suffixes = [f"{DEMONSTRATION}, not for diagnosis", DEMONSTRATION]
+        texts = [f"AI {what} {film} ({suffix})" for suffix in suffixes]
+        return next((text for text in texts if len(text) <= 64), texts[-1][:64])
 
 
 def _zone(source: Dataset, read_at: float, name: str | None) -> tuple[datetime.tzinfo, str]:
@@ -134,7 +150,8 @@ def put_common(subject: Subject, target: Attributes, *, sop_class_uid: str, sop_
     reader = subject.report.reader
     copy_identity(subject.source, target)
     target.put("SOPClassUID", sop_class_uid).put("SOPInstanceUID", sop_instance_uid)
-    for kind in ("InstanceCreation", "Series", "Content"):
+    # A presentation state has no content date (PS3.3 A.33.1).
+    for kind in ("InstanceCreation", "Series") if sop_class_uid == GSPS else ("InstanceCreation", "Series", "Content"):
         target.put(f"{kind}Date", moment.date).put(f"{kind}Time", moment.time)
     if moment.offset:
         target.put("TimezoneOffsetFromUTC", moment.offset)
@@ -143,6 +160,37 @@ def put_common(subject: Subject, target: Attributes, *, sop_class_uid: str, sop_
     target.put("DeviceSerialNumber", serial_number(subject)).put("StationName", subject.settings.device_name)
     target.put("SoftwareVersions", f"{reader.name[:40]} {reader.version}", f"{MANUFACTURER} renderer {RENDERER}")
     return moment
+
+
+def finished(
+    target: Attributes,
+    *,
+    kind: str,
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    series_instance_uid: str,
+    label: str = "",
+    number: int = 1,
+    transfer_syntax_uid: str = EXPLICIT_LITTLE,
+) -> Output:
+    """The attributes, with their place in a series put in, as an output."""
+    target.put("SeriesInstanceUID", series_instance_uid).put("InstanceNumber", number)
+    data = part10(
+        target,
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=sop_instance_uid,
+        transfer_syntax_uid=transfer_syntax_uid,
+    )
+    return Output(
+        kind=kind,
+        label=label,
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=sop_instance_uid,
+        series_instance_uid=series_instance_uid,
+        transfer_syntax_uid=transfer_syntax_uid,
+        instance_number=number,
+        data=data,
+    )
 
 
 def device_uid(settings: OutputSettings) -> str:

@@ -38,6 +38,14 @@ class Image:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Composite:
+    """A reference to an instance that is no image: a report, a document, a presentation state."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Uid:
     """A UID as the value of an item."""
 
@@ -60,7 +68,7 @@ class CopiedConcept:
     encoded: bytes
 
 
-ItemValue: TypeAlias = str | Concept | CopiedConcept | Number | Image | Uid | Container
+ItemValue: TypeAlias = str | Concept | CopiedConcept | Number | Image | Composite | Uid | Container
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,6 +121,8 @@ def _put_value(value: ItemValue, target: Attributes) -> None:
             target.put("ValueType", "NUM").put_items("MeasuredValueSequence", [measured])
         case Image():
             target.put("ValueType", "IMAGE").put_items("ReferencedSOPSequence", [reference(value)])
+        case Composite():
+            target.put("ValueType", "COMPOSITE").put_items("ReferencedSOPSequence", [reference(value)])
         case Container():
             target.put("ValueType", "CONTAINER")
             target.put("ContinuityOfContent", "SEPARATE" if value.separate else "CONTINUOUS")
@@ -121,10 +131,8 @@ def _put_value(value: ItemValue, target: Attributes) -> None:
                 target.put_items("ContentTemplateSequence", [template])
 
 
-def reference(image: Image) -> Attributes:
-    """The class and instance of an image (PS3.3 table 10-11)."""
+def reference(to: Image | Composite) -> Attributes:
+    """The class and instance of an object (PS3.3 table 10-11)."""
     return (
-        Attributes()
-        .put("ReferencedSOPClassUID", image.sop_class_uid)
-        .put("ReferencedSOPInstanceUID", image.sop_instance_uid)
+        Attributes().put("ReferencedSOPClassUID", to.sop_class_uid).put("ReferencedSOPInstanceUID", to.sop_instance_uid)
     )

@@ -12,10 +12,10 @@ import io
 from PIL import Image
 
 from cxrnode.dicom.outputs import codes
-from cxrnode.dicom.outputs.common import DISCLAIMER, Subject, put_common
+from cxrnode.dicom.outputs.common import DISCLAIMER, Subject, finished, put_common
 from cxrnode.dicom.outputs.content import Image as Reference
 from cxrnode.dicom.outputs.content import encoded_concept, reference
-from cxrnode.dicom.outputs.encoding import EXPLICIT_LITTLE, Attributes, part10
+from cxrnode.dicom.outputs.encoding import Attributes
 from cxrnode.dicom.outputs.settings import ENCAPSULATED_PDF, PDF_SERIES_NUMBER, Output
 from cxrnode.dicom.outputs.source import plain
 
@@ -32,8 +32,7 @@ def build_pdf(subject: Subject, summary: Image.Image) -> Output:
     target = Attributes()
     moment = put_common(subject, target, sop_class_uid=ENCAPSULATED_PDF, sop_instance_uid=uid)
     target.put("Modality", "DOC").put("ConversionType", "SYN")
-    target.put("SeriesInstanceUID", subject.uid("pdf-series")).put("SeriesNumber", PDF_SERIES_NUMBER)
-    target.put("InstanceNumber", 1).put("SeriesDescription", subject.description("page"))
+    target.put("SeriesNumber", PDF_SERIES_NUMBER).put("SeriesDescription", subject.description("page"))
     target.put("AcquisitionDateTime", f"{moment.date}{moment.time}{moment.offset}")
     target.put("BurnedInAnnotation", "YES").put("RecognizableVisualFeatures", "NO")
     target.put("DocumentTitle", f"{codes.AI_READING.meaning}. {DISCLAIMER}")
@@ -44,15 +43,12 @@ def build_pdf(subject: Subject, summary: Image.Image) -> Output:
     target.put("MIMETypeOfEncapsulatedDocument", "application/pdf").put("VerificationFlag", "UNVERIFIED")
     target.put_raw(0x00420011, "OB", content)
     target.put_raw(0x00420015, "UL", len(content).to_bytes(4, "little"))
-    data = part10(target, sop_class_uid=ENCAPSULATED_PDF, sop_instance_uid=uid, transfer_syntax_uid=EXPLICIT_LITTLE)
-    return Output(
+    return finished(
+        target,
         kind="pdf",
-        label="",
         sop_class_uid=ENCAPSULATED_PDF,
         sop_instance_uid=uid,
-        transfer_syntax_uid=EXPLICIT_LITTLE,
-        instance_number=1,
-        data=data,
+        series_instance_uid=subject.uid("pdf-series"),
     )
 
 

@@ -29,6 +29,7 @@ BLUE: Colour = (138, 190, 255)
 SMALL = 22
 BODY = 24
 LARGE = 34
+HUGE = 52
 LEADING = 1.28
 
 
@@ -122,6 +123,10 @@ class Page:
         right = x + text_width(text, size) + 2 * (size // 2)
         self.draw.rounded_rectangle((x, y, right, y + line_height(size) + 2), radius=6, fill=ground)
         self.text(x + size // 2, y + 1, text, size, ink, ground)
+
+    def cut(self, height: int) -> None:
+        """Take off what lies below `height` pixels."""
+        self.image = self.image.crop((0, 0, self.image.width, min(height, self.image.height)))
 
 
 def luminance(colour: Colour) -> float:

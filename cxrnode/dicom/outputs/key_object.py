@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from cxrnode.core.findings import Decision, Finding, Outcome
 from cxrnode.dicom.outputs import codes
-from cxrnode.dicom.outputs.common import NOT_FOR_DIAGNOSIS, Subject, limits_in_words, put_common, quantity
+from cxrnode.dicom.outputs.common import NOT_FOR_DIAGNOSIS, Subject, finished, limits_in_words, put_common, quantity
 from cxrnode.dicom.outputs.content import Container, Image, Item, Relation, put_content
-from cxrnode.dicom.outputs.encoding import EXPLICIT_LITTLE, Attributes, ascii_text, part10
-from cxrnode.dicom.outputs.report import evidence, observer, requests
+from cxrnode.dicom.outputs.encoding import Attributes, ascii_text
+from cxrnode.dicom.outputs.references import evidence, requests
+from cxrnode.dicom.outputs.report import observer
 from cxrnode.dicom.outputs.settings import KEY_OBJECT_SELECTION, KEY_OBJECT_SERIES_NUMBER, Output
 from cxrnode.dicom.outputs.source import plain
 
@@ -27,30 +28,44 @@ def urgent_findings(subject: Subject) -> tuple[Finding, ...]:
 
 
 def build_key_object(subject: Subject, findings: tuple[Finding, ...]) -> Output:
-    """The flag for these findings as a file (PS3.3 A.35.4). Raises ValueError without any."""
+    """The flag for these findings as a file. Raises ValueError without any."""
     if not findings:
         raise ValueError("a key object flags at least one finding")
-    uid = subject.uid("key-object")
+    return selection_file(
+        subject,
+        _document(subject, findings),
+        kind="key_object",
+        name="key-object",
+        series_number=KEY_OBJECT_SERIES_NUMBER,
+        description="urgent",
+        evidence=evidence(subject.source),
+    )
+
+
+def selection_file(
+    subject: Subject, root: Item, *, kind: str, name: str, series_number: int, description: str, evidence: Attributes
+) -> Output:
+    """A tree of TID 2010 as a Key Object Selection Document (PS3.3 A.35.4), in a series of its own.
+
+    `name` tells its UIDs from those of other selections; `evidence` is all that the tree refers to.
+    """
+    uid = subject.uid(name)
     target = Attributes()
     put_common(subject, target, sop_class_uid=KEY_OBJECT_SELECTION, sop_instance_uid=uid)
-    target.put("Modality", "KO").put("SeriesInstanceUID", subject.uid("key-object-series"))
-    target.put("SeriesNumber", KEY_OBJECT_SERIES_NUMBER).put("InstanceNumber", 1)
-    target.put("SeriesDescription", subject.description("urgent"))
+    target.put("Modality", "KO").put("SeriesNumber", series_number)
+    target.put("SeriesDescription", subject.description(description))
     target.put_items("ReferencedPerformedProcedureStepSequence")
     asked = requests(subject.source)
     if asked:
         target.put_items("ReferencedRequestSequence", asked)
-    target.put_items("CurrentRequestedProcedureEvidenceSequence", [evidence(subject.source)])
-    put_content(_document(subject, findings), target, root=True)
-    data = part10(target, sop_class_uid=KEY_OBJECT_SELECTION, sop_instance_uid=uid, transfer_syntax_uid=EXPLICIT_LITTLE)
-    return Output(
-        kind="key_object",
-        label="",
+    target.put_items("CurrentRequestedProcedureEvidenceSequence", [evidence])
+    put_content(root, target, root=True)
+    return finished(
+        target,
+        kind=kind,
         sop_class_uid=KEY_OBJECT_SELECTION,
         sop_instance_uid=uid,
-        transfer_syntax_uid=EXPLICIT_LITTLE,
-        instance_number=1,
-        data=data,
+        series_instance_uid=subject.uid(f"{name}-series"),
     )
 
 

@@ -7,6 +7,8 @@ stands only where a finding is present, for readers that look no further. It nev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydicom.dataset import Dataset
 
 from cxrnode.core.findings import Concept, Decision, Finding, Outcome, Plausibility, Report, Scale
@@ -19,6 +21,7 @@ from cxrnode.dicom.outputs.common import (
     Subject,
     device_uid,
     figures,
+    finished,
     limits_in_words,
     put_common,
     quantity,
@@ -33,18 +36,11 @@ from cxrnode.dicom.outputs.content import (
     Relation,
     Uid,
     put_content,
-    reference,
 )
-from cxrnode.dicom.outputs.encoding import EXPLICIT_LITTLE, Attributes, ascii_text, part10
+from cxrnode.dicom.outputs.encoding import Attributes, ascii_text
+from cxrnode.dicom.outputs.references import evidence, referenced, requests
 from cxrnode.dicom.outputs.settings import MANUFACTURER, SR_CLASSES, SR_SERIES_NUMBER, Output
-from cxrnode.dicom.outputs.source import copied_items, plain, raw_value
-
-_REQUEST_TEXT = (
-    "PlacerOrderNumberImagingServiceRequest",
-    "FillerOrderNumberImagingServiceRequest",
-    "RequestedProcedureID",
-    "RequestedProcedureDescription",
-)
+from cxrnode.dicom.outputs.source import plain, raw_value
 
 
 def build_report(subject: Subject) -> Output:
@@ -60,14 +56,26 @@ def build_report(subject: Subject) -> Output:
 
 
 def document_file(
-    subject: Subject, root: Item, *, kind: str, sop_class_uid: str, series_number: int, description: str
+    subject: Subject,
+    root: Item,
+    *,
+    kind: str,
+    sop_class_uid: str,
+    series_number: int,
+    description: str,
+    replaces: tuple[str, ...] = (),
+    sources: Sequence[Dataset] = (),
 ) -> Output:
-    """A tree of content items as an SR document, in a series of its own; `description` is what the series holds."""
-    uid = subject.uid(kind, sop_class_uid)
+    """A tree of content items as an SR document, in a series of its own; `description` is what the series holds.
+
+    `replaces` are the kinds of the subject's predecessors that this one takes the place of; else its own. `sources` are
+    the films that it is about, where that is not the subject's alone.
+    """
+    replaced = tuple(one for one in subject.predecessors if one.kind in (replaces or (kind,)))
+    uid = subject.uid(kind, sop_class_uid, *(one.sop_instance_uid for one in replaced))
     target = Attributes()
     put_common(subject, target, sop_class_uid=sop_class_uid, sop_instance_uid=uid)
-    target.put("Modality", "SR").put("SeriesInstanceUID", subject.uid(f"{kind}-series", sop_class_uid))
-    target.put("SeriesNumber", series_number).put("InstanceNumber", 1)
+    target.put("Modality", "SR").put("SeriesNumber", series_number)
     target.put("SeriesDescription", subject.description(description))
     target.put("CompletionFlag", "COMPLETE").put("VerificationFlag", "UNVERIFIED").put("PreliminaryFlag", "PRELIMINARY")
     target.put_items("ReferencedPerformedProcedureStepSequence").put_items("PerformedProcedureCodeSequence")
@@ -75,17 +83,17 @@ def document_file(
     asked = requests(subject.source)
     if asked:
         target.put_items("ReferencedRequestSequence", asked)
-    target.put_items("CurrentRequestedProcedureEvidenceSequence", [evidence(subject.source)])
+    target.put_items("CurrentRequestedProcedureEvidenceSequence", [evidence(*(sources or (subject.source,)))])
+    if replaced:
+        # Type 1C of the SR Document General Module (PS3.3 C.17.2): the document takes the place of others.
+        target.put_items("PredecessorDocumentsSequence", [referenced(subject.source, replaced)])
     put_content(root, target, root=True)
-    data = part10(target, sop_class_uid=sop_class_uid, sop_instance_uid=uid, transfer_syntax_uid=EXPLICIT_LITTLE)
-    return Output(
+    return finished(
+        target,
         kind=kind,
-        label="",
         sop_class_uid=sop_class_uid,
         sop_instance_uid=uid,
-        transfer_syntax_uid=EXPLICIT_LITTLE,
-        instance_number=1,
-        data=data,
+        series_instance_uid=subject.uid(f"{kind}-series", sop_class_uid),
     )
 
 
@@ -120,6 +128,12 @@ def _document(subject: Subject) -> Item:
     groups: tuple[Item, ...] = ()
     if report.outcome is Outcome.ANALYSED:
         groups = tuple(_group(subject, f, film) for f in report.findings if f.decision in codes.PRESENCE)
+    return measurement_report(subject, groups, _evaluations(subject))
+
+
+def measurement_report(subject: Subject, groups: tuple[Item, ...], evaluations: Item) -> Item:
+    """The frame of TID 1500 around measurement groups and what is said in words."""
+    film = Image(plain(subject.source, "SOPClassUID"), plain(subject.source, "SOPInstanceUID"))
     return Item(
         Relation.CONTAINS,
         codes.IMAGING_MEASUREMENT_REPORT,
@@ -131,7 +145,7 @@ def _document(subject: Subject) -> Item:
             _library(subject.source, film),
             # The container stands even when it is empty: viewers look into it unasked.
             Item(Relation.CONTAINS, codes.IMAGING_MEASUREMENTS, Container(), groups),
-            _evaluations(subject),
+            evaluations,
         ),
     )
 
@@ -218,7 +232,12 @@ def _evaluations(subject: Subject) -> Item:
     if report.plausibility is not None:
         items.append(Item(Relation.CONTAINS, codes.PLAUSIBILITY, plausibility_text(report.plausibility)))
     items += [Item(Relation.CONTAINS, codes.COMMENT, note) for note in (*report.notes, DISCLAIMER)]
-    return Item(Relation.CONTAINS, codes.QUALITATIVE_EVALUATIONS, Container(separate=True), tuple(items))
+    return evaluations(*items)
+
+
+def evaluations(*items: Item) -> Item:
+    """What is said in words, in the container that TID 1500 has for it."""
+    return Item(Relation.CONTAINS, codes.QUALITATIVE_EVALUATIONS, Container(separate=True), items)
 
 
 def plausibility_text(checked: Plausibility) -> str:
@@ -243,33 +262,6 @@ def _procedure(source: Dataset) -> Concept | CopiedConcept:
                 copied.put("CodingSchemeVersion", version)
             return CopiedConcept(copied.encode())
     return codes.PLAIN_CHEST_XRAY
-
-
-def requests(source: Dataset) -> list[Attributes]:
-    """The requests that the film fulfils (PS3.3 C.17.2, type 1C), as the film names them."""
-    found = []
-    for request in source.get("RequestAttributesSequence") or ():
-        target = Attributes().put("StudyInstanceUID", raw_value(source, "StudyInstanceUID"))
-        target.put_items("ReferencedStudySequence")
-        target.put(
-            "AccessionNumber", raw_value(request, "AccessionNumber", source) or raw_value(source, "AccessionNumber")
-        )
-        for keyword in _REQUEST_TEXT:
-            target.put(keyword, raw_value(request, keyword, source))
-        target.put_items(
-            "RequestedProcedureCodeSequence", copied_items(request, "RequestedProcedureCodeSequence", source)
-        )
-        found.append(target)
-    return found
-
-
-def evidence(source: Dataset) -> Attributes:
-    """The film as evidence (PS3.3 C.17.2.3)."""
-    film = Image(plain(source, "SOPClassUID"), plain(source, "SOPInstanceUID"))
-    series = Attributes().put_items("ReferencedSOPSequence", [reference(film)])
-    series.put("SeriesInstanceUID", raw_value(source, "SeriesInstanceUID"))
-    study = Attributes().put_items("ReferencedSeriesSequence", [series])
-    return study.put("StudyInstanceUID", raw_value(source, "StudyInstanceUID"))
 
 
 def _coding_scheme() -> Attributes:

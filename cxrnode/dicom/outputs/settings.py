@@ -19,6 +19,7 @@ SR_CLASSES = {
 }
 BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
 KEY_OBJECT_SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
+GSPS = "1.2.840.10008.5.1.4.1.1.11.1"
 ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 SR_SERIES_NUMBER = 9001
@@ -26,19 +27,26 @@ SC_SERIES_NUMBER = 9002
 TEXT_SERIES_NUMBER = 9003
 PDF_SERIES_NUMBER = 9004
 KEY_OBJECT_SERIES_NUMBER = 9005
+PRESENTATION_SERIES_NUMBER = 9006
+WITHDRAWN_SC_SERIES_NUMBER = 9011
+WITHDRAWN_SR_SERIES_NUMBER = 9012
+REJECTION_SERIES_NUMBER = 9013
+STUDY_SC_SERIES_NUMBER = 9021
+STUDY_SR_SERIES_NUMBER = 9022
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSettings:
-    """The choices behind an output; all of them are part of its UID.
+    """The choices behind an output; they are part of its UID.
 
     `sr_class` is a key of SR_CLASSES. Heatmaps are made of the findings present and then of the top-ranked up to
     `min_findings`, never more than `max_findings`. `max_px` bounds the long side of a picture, legend included, in
     pixels. `style` is "colour" (map and contour) or "contour" (for grey-scale destinations). `encoding` is "raw"
     (Explicit VR Little Endian) or "jpeg" (baseline, lossy). `timezone` is an IANA name for films that state no
     offset from UTC. `scheme` is "SCT" or "99CXRNODE": where the codes of findings come from; `concepts` replaces
-    single ones, as pairs of label and concept. `urgent` are the labels that a key
-    object flags. Raises ConfigError for a value outside these.
+    single ones, as pairs of label and concept. `urgent` are the labels that a key object flags. `hl7_names` are MSH-4
+    to MSH-6 of messages; of all choices these alone are no part of the UIDs of DICOM objects. Raises ConfigError for a
+    value outside these.
     """
 
     sr_class: str = "comprehensive"
@@ -52,6 +60,7 @@ class OutputSettings:
     scheme: str = "SCT"
     concepts: tuple[tuple[str, Concept], ...] = ()
     urgent: tuple[str, ...] = ()
+    hl7_names: tuple[str, str, str] = ("", "", "")
 
     def __post_init__(self) -> None:
         choices = {
@@ -77,22 +86,36 @@ class OutputSettings:
 
     @property
     def fingerprint(self) -> str:
-        """All settings as canonical JSON, for the derivation of UIDs."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        """All settings that objects are made after as canonical JSON, for the derivation of UIDs."""
+        chosen = dataclasses.asdict(self)
+        del chosen["hl7_names"]
+        return json.dumps(chosen, sort_keys=True, separators=(",", ":"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """One DICOM object made from a report.
+    """One DICOM object made from a report, or of kind "hl7" a message, which has no DICOM class, series or syntax.
 
-    `kind` is "sr", "text", "summary", "heatmap", "pdf" or "key_object"; `label` the finding of a heatmap, else "";
-    `data` a whole Part 10 file.
+    `kind` is "sr", "text", "summary", "heatmap", "pdf", "key_object" or "gsps", or what another builder says; `label`
+    is the finding of a heatmap, else ""; `data` is a whole Part 10 file.
     """
 
     kind: str
     label: str
     sop_class_uid: str
     sop_instance_uid: str
+    series_instance_uid: str
     transfer_syntax_uid: str
     instance_number: int
     data: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SentObject:
+    """An object made before, as later ones refer to it: its kind and label as in `Output`, and its UIDs."""
+
+    kind: str
+    label: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str

@@ -52,7 +52,9 @@ _OPTIONAL = (
     "ClinicalTrialSubjectID",
     "ClinicalTrialSubjectReadingID",
 )
-_SEQUENCES = (
+#: What outputs copy as text, and as sequences.
+COPIED_TEXT = (*_TYPE_2, *_OPTIONAL)
+COPIED_SEQUENCES = (
     "IssuerOfPatientIDQualifiersSequence",
     "OtherPatientIDsSequence",
     "DeidentificationMethodCodeSequence",
@@ -124,7 +126,7 @@ _CLEAN = {"DA": clean_date, "TM": clean_time, "AS": clean_age}
 
 def copy_identity(source: Dataset, target: Attributes) -> None:
     """Put patient, study and character set of the film into an output; missing attributes of type 2 are empty."""
-    for keyword in (*_TYPE_2, *_OPTIONAL):
+    for keyword in COPIED_TEXT:
         tag, vr = tag_and_vr(keyword)
         value = _raw(source, tag, vr)
         if keyword == "PatientSex" and value:
@@ -135,7 +137,7 @@ def copy_identity(source: Dataset, target: Attributes) -> None:
             value = _CLEAN[vr](value.decode("latin-1")).encode()
         if value or keyword in _TYPE_2:
             target.put_raw(tag, vr, value or b"")
-    for keyword in _SEQUENCES:
+    for keyword in COPIED_SEQUENCES:
         items = copied_items(source, keyword)
         if items:
             target.put_items(keyword, items)

@@ -10,7 +10,7 @@ import dataclasses
 
 from PIL import Image
 
-from cxrnode.core.findings import Decision, Finding, Outcome, Scale
+from cxrnode.core.findings import Decision, Finding, Outcome, Scale, reach
 from cxrnode.dicom.outputs.common import DEMONSTRATION, NOT_FOR_DIAGNOSIS, NOTHING_FOUND, Subject, figures
 from cxrnode.dicom.outputs.drawing import (
     AMBER,
@@ -39,14 +39,15 @@ _ROW = 37
 _THUMBNAIL = 300
 _CAPTION = 212
 _NOTE = 1000
-_INKS: dict[Decision, Colour] = {
+#: How each decision is written, here and on the summary of a study.
+INKS: dict[Decision, Colour] = {
     Decision.PRESENT: AMBER,
     Decision.UNDETERMINED: BLUE,
     Decision.ABSENT: WHITE,
     Decision.NOT_ASSESSED: MUTED,
 }
 _FILLS: dict[Decision, Colour] = {Decision.PRESENT: AMBER, Decision.UNDETERMINED: BLUE, Decision.ABSENT: GREY}
-_WORDS: dict[Decision, str] = {
+WORDS: dict[Decision, str] = {
     Decision.PRESENT: "present",
     Decision.UNDETERMINED: "undetermined",
     Decision.ABSENT: "absent",
@@ -80,7 +81,8 @@ def draw_summary(subject: Subject, film: Grey | None, thumbnails: tuple[Thumbnai
             y = page.paragraph(_MARGIN, y, side - 2 * _MARGIN, note, SMALL)
     else:
         y = _draw_reason(page, subject, y)
-    return _cut(page, _draw_foot(page, subject, y + 16))
+    page.cut(_draw_foot(page, subject, y + 16))
+    return page
 
 
 def _draw_head(page: Page, subject: Subject) -> int:
@@ -117,21 +119,18 @@ def _draw_film(page: Page, film: Grey | None, box: tuple[int, int, int, int]) ->
 
 
 def _draw_bars(page: Page, subject: Subject, x: int, y: int) -> None:
-    """The findings by decision, then by score, each on a track from 0 to 1 with its thresholds."""
+    """The findings by decision, then by score, each on a track of three parts: absent, undetermined, present."""
     report = subject.report
     number = x + 216
     decided = page.image.width - _MARGIN - text_width("undetermined", SMALL)
     track = (number + 86, decided - 16)
     page.text(number, y, "prob. %" if report.scale is Scale.PROBABILITY else "score", SMALL, MUTED)
-    page.text(track[0], y, "0", SMALL, MUTED)
-    end = "100" if report.scale is Scale.PROBABILITY else "1"
-    page.text(track[1] - text_width(end, SMALL), y, end, SMALL, MUTED)
     page.text(decided, y, "decision", SMALL, MUTED)
     y += line_height(SMALL) + 4
-    for decision, ink in _INKS.items():
+    for decision, ink in INKS.items():
         for finding in report.having(decision):
             page.text(x, y, shortened(finding.title, SMALL, 206), SMALL, ink)
-            page.text(decided, y, _WORDS[decision], SMALL, ink)
+            page.text(decided, y, WORDS[decision], SMALL, ink)
             if decision is Decision.NOT_ASSESSED:
                 page.text(number, y, "no score given", SMALL, ink)
             else:
@@ -141,17 +140,19 @@ def _draw_bars(page: Page, subject: Subject, x: int, y: int) -> None:
 
 
 def _draw_track(page: Page, finding: Finding, ends: tuple[int, int], y: int) -> None:
+    """The bar ends where the score lies between its thresholds (`core.findings.reach`), not at its number."""
     left, right = ends
     low = y + 20
-    page.draw.rectangle((left, y, right, low), fill=TRACK)
-    reach = left + round((right - left) * min(1.0, max(0.0, finding.score)))
-    page.draw.rectangle((left, y, reach, low), fill=_FILLS[finding.decision])
-    if finding.decision is Decision.UNDETERMINED:  # told apart on a grey-scale monitor too
-        for stripe in range(left + 6, reach, 12):
-            page.draw.line((stripe, y, stripe, low), fill=BLACK, width=3)
     limits = finding.thresholds
-    for value in (limits.rule_out, limits.rule_in) if limits is not None else ():
-        at = left + round((right - left) * value)
+    assert limits is not None, "what has no thresholds is not assessed, and has no bar"
+    page.draw.rectangle((left, y, right, low), fill=TRACK)
+    end = left + round((right - left) * reach(finding.score, limits))
+    page.draw.rectangle((left, y, end, low), fill=_FILLS[finding.decision])
+    if finding.decision is Decision.UNDETERMINED:  # told apart on a grey-scale monitor too
+        for stripe in range(left + 6, end, 12):
+            page.draw.line((stripe, y, stripe, low), fill=BLACK, width=3)
+    for value in (limits.rule_out, limits.rule_in):
+        at = left + round((right - left) * reach(value, limits))
         page.draw.line((at, y - 6, at, low + 6), fill=BLACK, width=7)
         page.draw.line((at, y - 6, at, low + 6), fill=WHITE, width=3)
 
@@ -195,11 +196,6 @@ def _draw_foot(page: Page, subject: Subject, y: int) -> int:
         left = page.image.width - _MARGIN - badge_width(DEMONSTRATION)
         page.badge(left, y - 2, DEMONSTRATION, BODY, ink=BLACK, ground=AMBER)
     return y + line_height(BODY) + 12
-
-
-def _cut(page: Page, height: int) -> Page:
-    page.image = page.image.crop((0, 0, page.image.width, min(height, page.image.height)))
-    return page
 
 
 def _within(picture: Image.Image, width: int, height: int) -> Image.Image:

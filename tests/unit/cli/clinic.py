@@ -28,6 +28,7 @@ from cxrnode.reading.manifest import (
     Saliency,
     Training,
 )
+from cxrnode.reading.shape import Architecture
 from cxrnode.store import deliveries, jobs, receipt, reports, settlements, upgrade
 from cxrnode.store.database import Database
 from cxrnode.store.receipt import Arrival, Order
@@ -155,8 +156,10 @@ class Clinic:
         )
         return claim
 
-    def report(self, *, demonstration: bool = True, scale: Scale = Scale.SCORE, number: int = 1) -> int:
-        """Read the next job as `infer` does; return its number."""
+    def report(
+        self, *, demonstration: bool = True, scale: Scale = Scale.SCORE, number: int = 1, pixels: str = ""
+    ) -> int:
+        """Read the next job as `infer` does; return its number. `pixels`: of a film that came before, as another's."""
         claim = self.claim()
         thresholds = Thresholds(rule_out=0.2, rule_in=0.6)
         scores = (("Effusion", 0.91, thresholds), ("Nodule", 0.4, thresholds), ("Hernia", 0.05, None))
@@ -179,19 +182,23 @@ class Clinic:
                 Finding(label=label, index=index, score=score, decision=decide(score, limits), thresholds=limits)
                 for index, (label, score, limits) in enumerate(scores)
             ),
-            pixel_digest="a" * 64 if number == 1 else f"{number:064x}",
-            identity_digest="b" * 64,
+            pixel_digest=pixels or ("a" * 64 if number == 1 else f"{number:064x}"),
+            identity_digest="b" * 64 if not pixels else f"{number:064x}",
         )
         output = StoredOutput(
             kind="sr",
             label="",
             sop_class_uid="1.2.840.10008.5.1.4.1.1.88.33",
             sop_instance_uid=f"{OUTPUT_UID}{number}",
+            series_instance_uid=f"{OUTPUT_UID}{number}.1",
             transfer_syntax_uid="1.2.840.10008.1.2.1",
             instance_number=1,
             file=Kept(key=f"{number + 100:032x}", sha256="f" * 64, size=5000),
         )
-        assert reports.settle_report(self.database, claim, report, [output], saliency=None, preview=None)
+        before = reports.predecessor_sent(self.database, claim.job_id)
+        assert reports.settle_report(
+            self.database, claim, report, [output], saliency=None, preview=None, predecessors=before
+        ).stands
         return claim.job_id
 
     def deliver(self, *, status: int = 0x0000, comment: str = "") -> None:
@@ -225,7 +232,7 @@ def tiny_bundle(folder: Path) -> str:
         format=1,
         name="tiny",
         version="1.0",
-        architecture="densenet121",
+        architecture=Architecture.DENSENET121,
         activation="sigmoid",
         saliency=Saliency.CLOSED,
         licence="MIT",

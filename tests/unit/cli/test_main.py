@@ -41,8 +41,18 @@ def test_the_commands_are_those_of_the_design() -> None:
     assert sorted(COMMANDS) == sorted(
         (
             *("init", "check", "serve", "demo", "echo", "send", "rules test", "instances ls", "instances show"),
-            *("jobs ls", "jobs show", "jobs retry", "jobs resend", "model ls", "model show", "model verify"),
-            *("model pull", "model import", "evaluate", "explain", "audit query", "db upgrade"),
+            *("jobs ls", "jobs show", "jobs retry", "jobs resend", "jobs withdraw", "jobs decide"),
+            *("model ls", "model show", "model verify"),
+            *(
+                "model pull",
+                "model import",
+                "model calibrate",
+                "train",
+                "evaluate",
+                "explain",
+                "audit query",
+                "db upgrade",
+            ),
         )
     )
 

@@ -29,7 +29,7 @@ def test_model_show_prints_the_card_under_its_warning(clinic: Clinic) -> None:
     text = clinic.run("model", "show", "chest").stdout
     lines = [line.split() for line in text.splitlines() if line.strip()]
     assert lines[0] == ["DEMONSTRATION", "MODEL:", "not", "for", "patients"]
-    assert ["Effusion", "0.800", "0.700", "to", "0.900", "0.200", "0.600", "60", "yes"] in lines
+    assert ["Effusion", "0.800", "0.700", "to", "0.900", "0.2000", "0.6000", "60", "yes"] in lines
     assert "not representative: it gives scores" in text
     card = clinic.json("model", "show", "tiny")
     assert (card["name"], card["intended_use"]["age_min"], len(card["digest"])) == ("tiny", 18, 64)

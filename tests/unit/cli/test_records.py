@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from cxrnode.cli.options import who
 from cxrnode.core.findings import Scale
 from cxrnode.store import listing
 from cxrnode.store.listing import InstanceFilter, JobFilter, list_instances, list_jobs
@@ -191,7 +192,7 @@ def test_retry_queues_a_failed_job_again_and_tells_the_audit_why(clinic: Clinic)
     ]
     assert clinic.json("jobs", "ls")[0]["state"] == "queued"
     (event,) = clinic.json("audit", "query", "--event", "retried")
-    assert event["detail"] == {"reason": "new decoder"}
+    assert event["detail"] == {"reason": "new decoder", "by": who()}
 
 
 def test_retry_of_a_reported_job_makes_its_next_revision(delivered: Clinic) -> None:

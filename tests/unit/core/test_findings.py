@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxrnode.core.findings import Decision, Finding, Outcome, Plausibility, Reader, Report, Scale, Thresholds, decide
+from cxrnode.core.findings import (
+    Decision,
+    Finding,
+    Outcome,
+    Plausibility,
+    Reader,
+    Report,
+    Scale,
+    Thresholds,
+    decide,
+    reach,
+)
 
 BETWEEN = Thresholds(rule_out=0.2, rule_in=0.6)
 READER = Reader(
@@ -146,3 +157,19 @@ def test_a_report_with_a_number_that_json_does_not_have_is_refused() -> None:
 def test_what_is_no_report_is_refused(text: str) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         Report.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("score", "place"),
+    [(0.0, 0.0), (0.01, 1 / 6), (0.02, 1 / 3), (0.06, 1 / 2), (0.1, 2 / 3), (0.55, 5 / 6), (1.0, 1.0)],
+)
+def test_a_score_lies_in_the_third_of_its_decision(score: float, place: float) -> None:
+    assert reach(score, Thresholds(rule_out=0.02, rule_in=0.1)) == pytest.approx(place)
+
+
+def test_with_one_threshold_a_track_has_halves_and_its_ends_are_no_fault() -> None:
+    one = Thresholds(rule_out=0.2, rule_in=0.2)
+    assert [reach(score, one) for score in (0.0, 0.1, 0.2, 1.0)] == pytest.approx([0.0, 0.25, 0.5, 1.0])
+    assert [reach(score, Thresholds(rule_out=0.0, rule_in=1.0)) for score in (0.0, 0.5, 1.0)] == pytest.approx(
+        [1 / 3, 1 / 2, 1.0]
+    )

@@ -15,10 +15,13 @@ import pydicom
 from PIL import Image
 
 from cxrnode.core.findings import NIH14, Outcome, Report
-from cxrnode.dicom.outputs import OutputSettings, build_outputs
+from cxrnode.dicom.outputs import Output, OutputSettings, build_outputs
+from cxrnode.dicom.outputs.study import FilmRead, build_study_summary
+from cxrnode.dicom.outputs.withdrawal import Rejection, Withdrawal, build_withdrawal, sent_object
 from cxrnode.phantom.anatomy import PhantomFinding
 from cxrnode.phantom.film import draw_film, mark
-from tests.unit.outputs.sources import make_report, make_source
+from tests.unit.outputs.overlaid import overlaid
+from tests.unit.outputs.sources import READ_AT, make_report, make_source
 
 #: Scores for the phantom with an effusion, in the order of NIH14; the last two labels are not assessed.
 SCORES = (0.34, 0.11, 0.83, 0.22, 0.04, 0.06, 0.27, 0.03, 0.31, 0.09, 0.02, 0.05, 0.4, 0.01)
@@ -26,7 +29,7 @@ ROWS, COLUMNS = 1000, 860
 
 
 def pictures() -> dict[str, Image.Image]:
-    """Each picture by its name, RGB, at half of the size that is sent."""
+    """Each picture by its name, RGB, at half of the size that is sent; the presentation state over the film itself."""
     film = mark(draw_film(7, PhantomFinding.EFFUSION, ROWS, COLUMNS), ("L", "SYNTHETIC", "PHANTOM"))
     shown = (film >> 4).astype(np.uint8)
     report = make_report(SCORES, demonstration=True)
@@ -38,6 +41,9 @@ def pictures() -> dict[str, Image.Image]:
         "heatmap-contour": _drawn(report, shown, 1, style="contour"),
         "summary-nothing-found": _drawn(quiet, shown, 0),
         "not-analysed": _drawn(missed, shown, 0),
+        "presentation": _laid_over(report, shown),
+        "study": _study(report, missed, shown),
+        "withdrawn": _withdrawn(report, shown),
     }
 
 
@@ -52,7 +58,45 @@ def saliency() -> npt.NDArray[np.float16]:
 def _drawn(report: Report, film: npt.NDArray[np.uint8], number: int, style: str = "colour") -> Image.Image:
     settings = OutputSettings(style=style)
     made = build_outputs(make_source(ROWS, COLUMNS), report, film, saliency(), settings, frozenset({"heatmap"}))
-    picture = Image.fromarray(pydicom.dcmread(io.BytesIO(made[number].data)).pixel_array)
+    return _half(made[number])
+
+
+def _laid_over(report: Report, film: npt.NDArray[np.uint8]) -> Image.Image:
+    source = make_source(ROWS, COLUMNS)
+    (state,) = build_outputs(source, report, film, saliency(), OutputSettings(), frozenset({"gsps"}))
+    return overlaid(film, pydicom.dcmread(io.BytesIO(state.data)))
+
+
+def _study(report: Report, missed: Report, film: npt.NDArray[np.uint8]) -> Image.Image:
+    """A PA, an AP on which the effusion is not seen, and a film that was not analysed."""
+    unlike = make_report(tuple(0.15 if i == 2 else s for i, s in enumerate(SCORES)), demonstration=True)
+    films = [
+        FilmRead(
+            source=make_source(
+                ROWS, COLUMNS, SOPInstanceUID=f"1.2.{n}", AcquisitionTime=f"10150{n}", ViewPosition=view
+            ),
+            report=one,
+            preview=film,
+        )
+        for n, (view, one) in enumerate((("PA", report), ("AP", unlike), ("AP", missed)), start=1)
+    ]
+    return _half(build_study_summary(films, OutputSettings(), at=READ_AT + 60)[1])
+
+
+def _withdrawn(report: Report, film: npt.NDArray[np.uint8]) -> Image.Image:
+    source, settings = make_source(ROWS, COLUMNS), OutputSettings()
+    sent = build_outputs(source, report, film, saliency(), settings)
+    order = Withdrawal(
+        rejection=Rejection.QUALITY,
+        reason="the model was recalled by its maker",
+        at=READ_AT + 7200,
+        objects=tuple(sent_object(one.kind, one.label, one.data) for one in sent),
+    )
+    return _half(build_withdrawal(source, report, order, settings)[-1])
+
+
+def _half(output: Output) -> Image.Image:
+    picture = Image.fromarray(pydicom.dcmread(io.BytesIO(output.data)).pixel_array)
     return picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS)
 
 

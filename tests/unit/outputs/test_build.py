@@ -200,13 +200,21 @@ def test_a_lossy_film_makes_lossy_pictures() -> None:
 
 PROGRAM = """
 import hashlib
-from tests.unit.outputs.sources import make_film, make_report, make_saliency, make_source
-from cxrnode.dicom.outputs import OutputSettings, build_outputs
+from tests.unit.outputs.sources import READ_AT, make_film, make_report, make_saliency, make_source
+from cxrnode.dicom.outputs import KINDS, OPTIONAL, OutputSettings, build_outputs
+from cxrnode.dicom.outputs.study import FilmRead, build_study_summary
+from cxrnode.dicom.outputs.withdrawal import Rejection, Withdrawal, build_withdrawal, sent_object
 made = []
 unzoned = {"TimezoneOffsetFromUTC": None}
 for changes, zone in (({}, None), (unzoned, "Europe/Berlin"), (unzoned, None)):
-    settings = OutputSettings(timezone=zone)
-    made += build_outputs(make_source(**changes), make_report(), make_film(400, 340), make_saliency(), settings)
+    settings = OutputSettings(timezone=zone, urgent=("Effusion",))
+    film, source = make_film(400, 340), make_source(**changes)
+    sent = build_outputs(source, make_report(), film, make_saliency(), settings, KINDS | OPTIONAL)
+    objects = tuple(sent_object(o.kind, o.label, o.data) for o in sent if o.kind != "hl7")
+    order = Withdrawal(rejection=Rejection.SAFETY, reason="recalled", at=READ_AT + 60, objects=objects)
+    made += [*sent, *build_withdrawal(source, make_report(), order, settings)]
+    read = FilmRead(source=source, report=make_report(), preview=film)
+    made += build_study_summary([read], settings, at=READ_AT + 60)
 print(hashlib.sha256(b"".join(o.data for o in made)).hexdigest())
 """
 

@@ -16,7 +16,10 @@ from PIL import Image, ImageChops
 from tests.unit.outputs.pictures import pictures
 
 FOLDER = Path(__file__).parents[3] / "docs" / "pictures"
-NAMES = ("summary", "heatmap", "heatmap-contour", "summary-nothing-found", "not-analysed")
+NAMES = (
+    *("summary", "heatmap", "heatmap-contour", "summary-nothing-found", "not-analysed"),
+    *("presentation", "study", "withdrawn"),
+)
 
 
 @functools.cache

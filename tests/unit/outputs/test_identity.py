@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from cxrnode.core.findings import Report
-from cxrnode.dicom.outputs import Output, OutputSettings, build_outputs
+from cxrnode.dicom.outputs import KINDS, OPTIONAL, Output, OutputSettings, build_outputs
 from cxrnode.dicom.outputs.source import clean_date, clean_sex, clean_time
 from cxrnode.errors import ConfigError
 from tests.unit.outputs.sources import make_film, make_report, make_saliency, make_source
@@ -58,8 +58,16 @@ def raw(ds: Dataset, keyword: str) -> bytes:
     return value.rstrip(b" \0")
 
 
+#: Of DICOM objects; a message is made of ASCII alone.
+EVERY_KIND = (KINDS | OPTIONAL) - {"hl7"}
+
+
 def outputs(source: Dataset, report: Report | None = None, **settings: Any) -> tuple[Output, ...]:
-    return build_outputs(source, report or make_report(), FILM, SALIENCY, OutputSettings(**settings))
+    """Every kind of output, the urgent flag among them."""
+    flagging = OutputSettings(urgent=("Effusion",), **settings)
+    made = build_outputs(source, report or make_report(), FILM, SALIENCY, flagging, EVERY_KIND)
+    assert {one.kind for one in made} == {*EVERY_KIND, "summary"}
+    return made
 
 
 def read(output: Output) -> Dataset:
@@ -185,7 +193,9 @@ def test_a_film_without_most_of_its_header_still_gets_all_outputs() -> None:
     bare = Dataset()
     for keyword in keep:
         setattr(bare, keyword, make_source()[keyword].value)
-    assert [o.kind for o in outputs(bare)] == ["sr", "summary", "heatmap", "heatmap"]
+    assert [o.kind for o in outputs(bare)] == [
+        *("sr", "text", "summary", "heatmap", "heatmap", "pdf", "gsps", "key_object")
+    ]
 
 
 def test_private_attributes_are_not_taken_over() -> None:
@@ -233,8 +243,24 @@ def test_times_are_in_the_zone_of_the_study(which: str) -> None:
     changes, zone, date, time, offset = ZONES[which]
     for output in outputs(make_source(**changes), timezone=zone):
         ds = read(output)
-        assert (ds.ContentDate, ds.ContentTime, ds.get("TimezoneOffsetFromUTC", "")) == (date, time, offset)
+        made = "PresentationCreation" if output.kind == "gsps" else "Content"
+        assert (ds[f"{made}Date"].value, ds[f"{made}Time"].value) == (date, time)
+        assert ds.get("TimezoneOffsetFromUTC", "") == offset
         assert (ds.SeriesTime, ds.InstanceCreationTime, ds.StudyTime) == (time, time, "101500")
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"), [(None, ("042000.250000", "+0300")), ("-0330", ("215000.250000", "-0330"))]
+)
+def test_the_zone_of_the_sender_goes_before_that_of_the_node_and_after_the_films_own(
+    stated: str | None, expected: tuple[str, str]
+) -> None:
+    source = make_source(TimezoneOffsetFromUTC=stated)
+    report = make_report(timezone="Europe/Helsinki")
+    made = outputs(source, report, timezone="Europe/Berlin")
+    assert {(read(o).SeriesTime, read(o).TimezoneOffsetFromUTC) for o in made} == {expected}
+    other = outputs(source, make_report(), timezone="Europe/Berlin")
+    assert {o.sop_instance_uid for o in made} & {o.sop_instance_uid for o in other} == set()
 
 
 def test_a_zone_that_does_not_exist_is_refused_at_start() -> None:

@@ -12,7 +12,7 @@ import torch
 from cxrnode.core.findings import Concept, Thresholds
 from cxrnode.reading import manifest as m
 from cxrnode.reading.bundle import write_bundle
-from cxrnode.reading.network import DenseNet121, weights_of
+from cxrnode.reading.network import Architecture, Network, Shape, new_network, weights_of
 from cxrnode.reading.plausibility import CELLS, Cloud, Clouds
 
 LABELS = ("Effusion", "Mass", "Hernia")
@@ -38,7 +38,7 @@ def card(labels: tuple[m.Label, ...] | None = None) -> m.Manifest:
         format=m.FORMAT,
         name="tiny",
         version="1",
-        architecture="densenet121",
+        architecture=Architecture.DENSENET121,
         activation="sigmoid",
         saliency=m.Saliency.CLOSED,
         licence="MIT",
@@ -55,11 +55,11 @@ def card(labels: tuple[m.Label, ...] | None = None) -> m.Manifest:
     )
 
 
-def network(outputs: int, seed: int = 3) -> DenseNet121:
+def network(outputs: int, seed: int = 5) -> Network:
     """Random weights, spread so that maps differ from one another and from nothing."""
     torch.manual_seed(seed)
-    made = DenseNet121(outputs).eval()
-    torch.nn.init.normal_(made.classifier.weight, std=0.3)
+    made = new_network(Shape(architecture=Architecture.DENSENET121, outputs=outputs)).eval()
+    torch.nn.init.normal_(made.get_parameter("classifier.weight"), std=0.1)
     return made
 
 

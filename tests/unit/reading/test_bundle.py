@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from cxrnode.core.findings import Decision, Scale
 from cxrnode.errors import BundleError
 from cxrnode.reading import bundle as b
 from cxrnode.reading.engine import Reading
-from cxrnode.reading.manifest import NAME
+from cxrnode.reading.manifest import NAME, LabelCalibration
 
 from .conftest import LABELS, card, clouds, label, rewrite
 
@@ -89,6 +90,21 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(folder: Path) 
         b.load_bundle(folder)
 
 
+def test_weights_that_are_no_numbers_are_refused_by_their_key_where_every_digest_is_right(folder: Path) -> None:
+    kept = b.load_bundle(folder)
+    sick = save({**kept.weights, "classifier.bias": np.array([0, np.nan, 0], np.float16)})
+    (folder / b.WEIGHTS).write_bytes(sick)
+    fresh = hashlib.sha256(sick).hexdigest()
+    rewrite(
+        folder,
+        files=tuple(dataclasses.replace(f, sha256=fresh) if f.name == b.WEIGHTS else f for f in kept.manifest.files),
+        calibration=dataclasses.replace(kept.manifest.calibration, weights_sha256=fresh),
+        plausibility=dataclasses.replace(kept.manifest.plausibility, weights_sha256=fresh),
+    )
+    with pytest.raises(BundleError, match=r"weights\.safetensors: classifier\.bias holds values .* export it again"):
+        b.load_bundle(folder)
+
+
 def test_a_file_that_is_not_safetensors_is_refused(folder: Path) -> None:
     kept = b.load_bundle(folder)
     (folder / b.PLAUSIBILITY).write_bytes(b"not a tensor in sight")
@@ -121,6 +137,36 @@ def test_a_score_is_a_probability_only_after_a_representative_calibration(folder
     assert kept.scale is Scale.SCORE
     rewrite(folder, calibration=dataclasses.replace(kept.manifest.calibration, representative=True))
     assert b.load_bundle(folder).scale is Scale.PROBABILITY
+
+
+def test_what_is_shown_is_calibrated_and_at_the_prevalence_that_is_named(folder: Path) -> None:
+    """Two films in ten here, two in a hundred there: odds of 1 to 4 become odds of 1 to 49."""
+    kept = b.load_bundle(folder).manifest
+    card_ = LabelCalibration(positives=60, prevalence=0.2, slope=2.0, offset=0.5, shown_prevalence=0.02)
+    moved = dataclasses.replace(label("Effusion"), calibration=card_)
+    calibration = dataclasses.replace(kept.calibration, population="a clinic")
+    rewrite(folder, labels=(moved, *kept.labels[1:]), calibration=calibration)
+    loaded = b.load_bundle(folder)
+    effusion, mass, _ = loaded.findings(reading(0.5, 0.5, 0.5))
+    odds = np.exp(0.5) * (0.02 / 0.98) / (0.2 / 0.8)
+    assert effusion.score == pytest.approx(odds / (1 + odds))
+    assert (effusion.decision, mass.score, mass.decision) == (Decision.ABSENT, 0.5, Decision.UNDETERMINED)
+    assert loaded.reader(NamedEngine()).calibration.endswith("not representative); shown at the prevalence of a clinic")
+    assert loaded.scale is Scale.SCORE
+
+
+def test_scores_keep_their_order_to_both_ends_and_none_is_invented(folder: Path) -> None:
+    kept = b.load_bundle(folder).manifest
+    steep = LabelCalibration(positives=60, prevalence=0.2, slope=4.0, offset=-3.0)
+    rewrite(folder, labels=(dataclasses.replace(label("Effusion"), calibration=steep), *kept.labels[1:]))
+    loaded = b.load_bundle(folder)
+    levels = np.array([0.0, 1e-9, 0.2, 0.5, 0.8, 1 - 2**-24, 1.0], np.float32)
+    shown = loaded.calibrated(np.stack([levels] * 3, 1))
+    assert ((shown >= 0) & (shown <= 1)).all() and (np.diff(shown[:, 0]) >= 0).all()
+    assert np.array_equal(shown[:, 1], levels.astype(np.float64)), "what was not calibrated stays as it is"
+    for bad in (np.nan, 1.5, -0.1):
+        with pytest.raises(ValueError, match="a score must lie in"):
+            loaded.findings(reading(bad, 0.5, 0.5))
 
 
 def test_the_limit_is_the_bundles_own(made_once: Path) -> None:

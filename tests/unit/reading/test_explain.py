@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from cxrnode.reading.explain import Explainer, Method, MissingLibrary, explainer, grid, smoothed
-from cxrnode.reading.network import DenseNet121
+from cxrnode.reading.network import Network
 
 from .conftest import network
+from .test_architectures import CASES, network_of
 
 pytestmark = pytest.mark.slow  # a network, and torch itself, to be loaded
 
@@ -47,13 +48,43 @@ def test_what_the_network_looks_at_is_found(method: Method) -> None:
 
 @pytest.mark.parametrize("method", list(Method))
 def test_each_method_explains_a_densenet_and_repeats_itself(method: Method) -> None:
-    model: DenseNet121 = network(2)
+    model: Network = network(2)
     one = made(method, model)
     before = torch.get_rng_state()
     first, second = one.explain(film(), 1), one.explain(film(), 1)
     assert np.isfinite(first).all() and first.min() >= 0
     np.testing.assert_array_equal(first, second)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["nih15-cnn", "nih15-mobilenet", "nih15-resnet50"])
+def test_each_method_explains_each_kind_of_head_and_film(name: str) -> None:
+    """One channel and three, a head that flattens and heads of several layers."""
+    model, channels = network_of(name), CASES[name].channels
+    black = BLACK[:, :channels]
+    for method in Method:
+        map_ = explainer(method, model, black).explain(film()[:, :channels], 1)
+        assert (map_.ndim, str(map_.dtype), bool(np.isfinite(map_).all())) == (2, "float32", True), method
+        assert (map_.min() >= 0, map_.max() > 0) == (True, True), method
+
+
+def test_the_samples_of_a_film_are_read_once_for_all_labels() -> None:
+    class Counted(Corner):
+        films = 0
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            self.films += len(inputs)
+            return super().forward(inputs)
+
+    for method in (Method.LIME, Method.OCCLUSION):
+        counted, alone = Counted(), [made(method, Corner()) for _ in range(2)]
+        shared = made(method, counted)
+        maps = [shared.explain(film(), 0)]
+        once = counted.films
+        maps.append(shared.explain(film(), 1))
+        assert counted.films == once > 0
+        for label, one in enumerate(alone):
+            np.testing.assert_array_equal(maps[label], one.explain(film(), label))
 
 
 def test_the_closed_form_is_the_map_of_the_forward_pass() -> None:

@@ -48,9 +48,21 @@ def test_a_manifest_comes_back_as_it_was_written() -> None:
         ("demonstration = true", 'demonstration = "yes"', "demonstration: 'yes' is no bool"),
         ("representative = false", "representative = 0", "calibration.representative: 0 is no bool"),
         ("limit = 2.0", "limit = nan", "plausibility.limit: nan is not finite"),
+        ('features = "pooled"', 'features = "guess"', "'guess' is not one of pooled, middle"),
+        ("slope = 1.0", "slope = -1.0", "labels.Effusion.calibration.slope: -1.0 would turn the scores round"),
+        (
+            "slope = 1.0",
+            "slope = 1.0\nshown_prevalence = 0.01",
+            "calibration.population: missing beside shown_prevalence; name whose prevalence it is",
+        ),
+        (
+            "slope = 1.0",
+            "slope = 1.0\nshown_prevalence = 1.0",
+            "labels.Effusion.calibration.shown_prevalence: both prevalences must lie between 0 and 1",
+        ),
         ('saliency = "closed"', 'saliency = "guess"', "'guess' is not one of closed, gradcam, none"),
         ('activation = "sigmoid"', 'activation = "softmax"', "activation: 'softmax' is not known"),
-        ('architecture = "densenet121"', 'architecture = "vit"', "architecture: 'vit' is not known"),
+        ('architecture = "densenet121"', 'architecture = "vit"', "architecture: 'vit' is not one of densenet121"),
         ("format = 1", "format = 2", "format: this version reads format 1, not 2"),
         (
             '"plausibility.safetensors"',
@@ -89,6 +101,16 @@ def test_a_reported_label_needs_a_coded_concept_and_a_silent_one_does_not() -> N
         m.parse_manifest(_with(dataclasses.replace(label("Mass"), concept=None)))
     silent = dataclasses.replace(label("Mass"), concept=None, report=False)
     assert m.parse_manifest(_with(silent)).labels == (silent,)
+
+
+def test_a_representative_set_and_another_prevalence_are_refused_together() -> None:
+    moved = dataclasses.replace(
+        label("Mass"), calibration=m.LabelCalibration(positives=60, prevalence=0.1, shown_prevalence=0.01)
+    )
+    told = dataclasses.replace(m.parse_manifest(written()).calibration, population="there", representative=True)
+    whole = dataclasses.replace(m.parse_manifest(_with(label("Mass"))), labels=(moved,), calibration=told)
+    with pytest.raises(BundleError, match="a representative set has the prevalence itself; remove one of the two"):
+        m.parse_manifest(m.format_manifest(whole))
 
 
 def test_fewer_than_fifty_positives_leave_a_label_without_usable_thresholds() -> None:

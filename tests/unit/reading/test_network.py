@@ -12,7 +12,7 @@ import torchvision
 
 from cxrnode.errors import BundleError
 from cxrnode.reading.bundle import SHIPPED, load_bundle
-from cxrnode.reading.network import DenseNet121, Layer, build_network, weights_of
+from cxrnode.reading.network import Architecture, Layer, Network, Shape, build_network, weights_of
 from cxrnode.reading.oracle import made_films, oracle_maps, scaled
 
 from .conftest import network
@@ -20,12 +20,16 @@ from .conftest import network
 pytestmark = pytest.mark.slow  # a network, and torch itself, to be loaded
 
 
-def demo(outputs: int) -> DenseNet121:
+def densenet(outputs: int) -> Shape:
+    return Shape(architecture=Architecture.DENSENET121, outputs=outputs)
+
+
+def demo(outputs: int) -> Network:
     bundle = load_bundle(SHIPPED / "demo")
     weights = dict(bundle.weights)
     for key in ("classifier.weight", "classifier.bias"):
         weights[key] = weights[key][:outputs]
-    return build_network(weights, outputs)
+    return build_network(weights, densenet(outputs))
 
 
 def phantom(side: int) -> torch.Tensor:
@@ -36,7 +40,7 @@ def phantom(side: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("outputs", [1, 14])
 @pytest.mark.parametrize("made", [network, demo])
-def test_maps_at_the_relu_are_those_of_grad_cam(made: Callable[[int], DenseNet121], outputs: int) -> None:
+def test_maps_at_the_relu_are_those_of_grad_cam(made: Callable[[int], Network], outputs: int) -> None:
     model, inputs = made(outputs), phantom(96)
     with torch.inference_mode():
         ours = model.maps(model.run(inputs))[0].numpy()
@@ -47,7 +51,7 @@ def test_maps_at_the_relu_are_those_of_grad_cam(made: Callable[[int], DenseNet12
 
 
 @pytest.mark.parametrize("made", [network, demo])
-def test_maps_at_norm5_are_those_of_grad_cam_on_torchvisions_own_network(made: Callable[[int], DenseNet121]) -> None:
+def test_maps_at_norm5_are_those_of_grad_cam_on_torchvisions_own_network(made: Callable[[int], Network]) -> None:
     model, inputs = made(14), phantom(96)
     stock = torchvision.models.densenet121(weights=None, num_classes=14).eval()
     stock.load_state_dict(model.state_dict())
@@ -71,7 +75,7 @@ def test_maps_by_gradient_are_those_of_the_forward_pass() -> None:
     model, inputs = network(5), phantom(96)
     with torch.inference_mode():
         closed = model.maps(model.run(inputs))
-    torch.testing.assert_close(model.maps_by_gradient(inputs), closed, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(model.maps_by_gradient(model.run(inputs)), closed, rtol=1e-3, atol=1e-5)
 
 
 def test_the_logits_are_torchvisions() -> None:
@@ -85,15 +89,15 @@ def test_the_logits_are_torchvisions() -> None:
 def test_weights_that_do_not_fit_are_refused_by_name() -> None:
     weights = dict(weights_of(network(2)))
     with pytest.raises(BundleError, match=r"outputs do not match the labels: classifier\.weight has shape \(2, 1024\)"):
-        build_network(weights, 3)
-    with pytest.raises(BundleError, match=r"1 tensors are unknown, the first is extra"):
-        build_network({**weights, "extra": weights["classifier.bias"]}, 2)
+        build_network(weights, densenet(3))
+    with pytest.raises(BundleError, match=r"1 tensors are unknown to a densenet121, the first is extra"):
+        build_network({**weights, "extra": weights["classifier.bias"]}, densenet(2))
     del weights["classifier.bias"]
-    with pytest.raises(BundleError, match=r"1 tensors are missing, the first is classifier\.bias"):
-        build_network(weights, 2)
+    with pytest.raises(BundleError, match=r"1 tensors of a densenet121 are missing, the first is classifier\.bias"):
+        build_network(weights, densenet(2))
 
 
 def test_weights_go_through_a_bundle_as_halves_and_come_back(made_once: Path) -> None:
-    built = build_network(load_bundle(made_once).weights, 3)
+    built = build_network(load_bundle(made_once).weights, densenet(3))
     for key, tensor in weights_of(network(3)).items():
         np.testing.assert_array_equal(weights_of(built)[key], tensor.astype(np.float16).astype(np.float32))

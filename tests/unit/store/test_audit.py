@@ -155,9 +155,9 @@ def test_no_event_holds_an_identifier(database: Database, clock: Clock) -> None:
     assert {
         "received", "received_again", "accepted", "enqueued", "claimed", "reported", "duplicate_found", "faulted",
         "given_back", "lease_expired", "parked", "delivered", "undelivered", "resent", "retried", "superseded",
-        "delivery_created", "delivery_claimed", "delivery_sent", "delivery_faulted", "delivery_given_back",
-        "delivery_lease_expired", "delivery_parked", "delivery_resent", "circuit_opened", "circuit_closed",
-        "identity_changed", "revision_asked", "bytes_removed",
+        "delivery_ordered", "delivery_created", "delivery_claimed", "delivery_sent", "delivery_faulted",
+        "delivery_given_back", "delivery_lease_expired", "delivery_parked", "delivery_resent",
+        "circuit_opened", "circuit_closed", "identity_changed", "revision_asked", "bytes_removed",
     } == {one.name for one in rows}  # fmt: skip
     secrets = [value for value in IDENTITY.values() if len(value) > 1]
     assert [value for value in secrets if value in said or value in told] == []

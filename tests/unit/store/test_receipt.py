@@ -21,7 +21,7 @@ def test_a_film_becomes_an_instance_its_identity_and_one_job_for_each_model(data
     with database.read() as transaction:
         who = transaction.row(identity.select())
     assert who is not None
-    assert {"instance_id": made.instance_id, **IDENTITY} == dict(who._mapping)
+    assert {"instance_id": made.instance_id, **IDENTITY, "header": b""} == dict(who._mapping)
     jobs = [row(database, job, job_id) for job_id in made.job_ids]
     assert [one.model for one in jobs] == ["chest", "second"]
     assert [one.state for one in jobs] == [JobState.QUEUED, JobState.QUEUED]

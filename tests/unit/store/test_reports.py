@@ -105,7 +105,7 @@ def test_films_that_could_not_be_decoded_are_nobodys_duplicates(database: Databa
         enqueue(database, number)
         held = claim_one(database)
         blank = dataclasses.replace(report(held), pixel_digest="", outcome=Outcome.NOT_ANALYSED)
-        assert reports.settle_report(database, held, blank, outputs(held), saliency=None, preview=None)
+        assert reports.settle_report(database, held, blank, outputs(held), saliency=None, preview=None).stands
     assert count(database, film) == 0
 
 
@@ -168,7 +168,7 @@ def test_a_film_that_was_not_analysed_is_read_when_it_comes_with_a_better_header
     enqueue(database, 1)
     held = claim_one(database)
     refused = report(held, pixels="film", outcome=Outcome.NOT_ANALYSED)
-    assert reports.settle_report(database, held, refused, outputs(held), saliency=None, preview=None)
+    assert reports.settle_report(database, held, refused, outputs(held), saliency=None, preview=None).stands
     enqueue(database, 2)
     held = claim_one(database)
     assert reports.settle_duplicate(database, held, pixel_digest=digest("film"), identity_digest=digest("same")) is None
@@ -181,7 +181,7 @@ def _third_refused(database: Database) -> int:
     job_id = enqueue(database, 3)
     held = claim_one(database)
     refused = report(held, pixels="film", outcome=Outcome.NOT_ANALYSED)
-    assert not reports.settle_report(database, held, refused, outputs(held), saliency=None, preview=None)
+    assert not reports.settle_report(database, held, refused, outputs(held), saliency=None, preview=None).stands
     return job_id
 
 
@@ -192,7 +192,7 @@ def test_two_copies_of_a_film_that_cannot_be_decoded_send_their_notice_once(data
     notice = outputs(one)
     for held in (one, other):
         refused = dataclasses.replace(report(held, outcome=Outcome.NOT_ANALYSED), pixel_digest="")
-        stands = reports.settle_report(database, held, refused, notice, saliency=None, preview=None)
+        stands = reports.settle_report(database, held, refused, notice, saliency=None, preview=None).stands
         assert stands is (held is one)
     stored = row(database, job, other.job_id)
     assert ("reported", Outcome.DUPLICATE, one.job_id) == (stored.state, stored.outcome, stored.duplicate_of)

@@ -25,7 +25,7 @@ from cxrnode.errors import BundleError
 from cxrnode.reading.bundle import load_bundle
 from cxrnode.reading.engine import TorchEngine
 from cxrnode.reading.manifest import LabelCalibration, format_manifest, parse_manifest
-from cxrnode.reading.network import build_network
+from cxrnode.reading.network import Architecture, Shape, build_network
 from cxrnode.reading.oracle import made_films
 from cxrnode.training.checkpoint import BadCheckpoint, import_checkpoint, read_checkpoint
 from cxrnode.training.published import WrongDigest, blob_digest
@@ -105,7 +105,10 @@ def test_a_whole_model_is_opened_with_trust_and_its_digest(tmp_path: Path) -> No
         state = read_checkpoint(path, trust=True, digest=digest)
         inputs = torch.zeros(1, 3, 64, 64)
         with torch.inference_mode():
-            torch.testing.assert_close(build_network(state, 14)(inputs).sigmoid(), with_sigmoid()(inputs))
+            torch.testing.assert_close(
+                build_network(state, Shape(architecture=Architecture.DENSENET121, outputs=14))(inputs).sigmoid(),
+                with_sigmoid()(inputs),
+            )
 
 
 def test_a_whole_model_is_refused_without_trust_and_without_a_digest(tmp_path: Path) -> None:
@@ -245,7 +248,9 @@ def test_another_number_of_outputs_asks_for_labels(tmp_path: Path) -> None:
 def test_another_network_is_refused_by_what_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "resnet.pth"
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
-    with pytest.raises(BadCheckpoint, match=r"no DenseNet-121 of torchvision: \d+ tensors are missing"):
+    with pytest.raises(
+        BadCheckpoint, match=r"no DenseNet-121 of torchvision: \d+ tensors of a densenet121 are missing"
+    ):
         import_checkpoint(path, tmp_path / "b", name="b")
 
 

@@ -51,14 +51,14 @@ def test_the_highest_scores_are_explained_unless_others_are_named(tmp_path: Path
     write_bundle(tmp_path / "tiny", card(), weights_of(network(len(LABELS))), clouds().tensors())
     bundle = load_bundle(tmp_path / "tiny")
     film = made_films(64)[-1]
-    found = explain_film(bundle, film, [Method.GRADCAM, Method.GRADCAM_PLUS_PLUS], most=2)
+    found = explain_film(bundle, film, [Method.GRADCAM, Method.GRADCAM_PLUS_PLUS], most=2, threads=1)
     scores = [one.score for one in found.findings]
     assert (len(scores), scores) == (2, sorted(scores, reverse=True))
     assert [list(one.maps) for one in found.findings] == [[Method.GRADCAM, Method.GRADCAM_PLUS_PLUS]] * 2
-    named = explain_film(bundle, film, [Method.GRADCAM], ["Hernia"])
+    named = explain_film(bundle, film, [Method.GRADCAM], ["Hernia"], threads=1)
     assert [one.finding for one in named.findings] == ["Hernia"]
     with pytest.raises(UnknownFinding, match="no finding Herna, only Effusion, Mass, Hernia"):
-        explain_film(bundle, film, [Method.GRADCAM], ["Herna"])
+        explain_film(bundle, film, [Method.GRADCAM], ["Herna"], threads=1)
 
 
 def test_regions_are_the_fullest_cells() -> None:
@@ -78,6 +78,41 @@ def test_the_map_is_drawn_where_it_lies_and_nowhere_else() -> None:
     colour = film.max(2) - film.min(2)
     assert colour[50:62, 158:168].mean() > 60
     assert colour[150:, :100].max() == 0
+
+
+@pytest.mark.parametrize("cells", [7, 8, 10, 56, 300])
+def test_a_map_of_any_grid_is_drawn_where_it_lies(cells: int) -> None:
+    """Grids of 224, 299 and 320 pixels, of a network that pools less, and of the methods that work on pixels."""
+    for row, column in ((0.5, 0.5), (0.22, 0.8)):
+        map_ = np.zeros((cells, cells), np.float32)
+        map_[int(row * cells), int(column * cells)] = 3.0
+        if cells > 10:  # a cell of few pixels is lost in drawing: an area is what such methods give
+            y, x = np.mgrid[0.5 / cells : 1 : 1 / cells, 0.5 / cells : 1 : 1 / cells]
+            map_ = np.exp(-((y - row) ** 2 + (x - column) ** 2) / 0.005).astype(np.float32)
+        found = explanation(map_)
+        drawn = np.asarray(picture(FILM, found, found.findings[0], Method.GRADCAM)).astype(int)
+        left = (drawn.shape[1] - 200) // 2
+        film = drawn[:300, left : left + 200]
+        colour = (film.max(2) - film.min(2)).astype(float)
+        y, x = np.mgrid[0:300, 0:200] + 0.5
+        middle = ((colour * y).sum() / colour.sum() / 300, (colour * x).sum() / colour.sum() / 200)
+        where = (row, column) if cells > 10 else ((int(row * cells) + 0.5) / cells, (int(column * cells) + 0.5) / cells)
+        assert middle == pytest.approx(where, abs=0.03)
+
+
+def test_the_regions_of_lime_are_outlined_and_numbered_and_those_of_others_are_not() -> None:
+    map_ = 3 * spot(2, 5) + 2 * spot(6, 1)
+    found = dataclasses.replace(
+        explanation(),
+        findings=(Explained(finding="Mass", score=0.5, maps={Method.LIME: map_, Method.OCCLUSION: map_}),),
+    )
+    lime, occlusion = (picture(FILM, found, found.findings[0], method) for method in found.findings[0].maps)
+    left = (lime.width - 200) // 2
+    differs = (np.asarray(lime)[:300, left : left + 200] != np.asarray(occlusion)[:300, left : left + 200]).any(2)
+    # Both cells that hold the map; nothing where it is empty.
+    assert differs[75:113, 125:150].any() and differs[225:263, 25:50].any()
+    assert not differs[:30].any() and not differs[130:190, :].any()
+    assert lime.height > occlusion.height, "their shares are said below"
 
 
 def test_an_empty_map_leaves_the_film_as_it_is() -> None:

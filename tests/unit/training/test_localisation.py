@@ -9,13 +9,13 @@ import pytest
 
 from cxrnode.reading.explain import Method
 from cxrnode.reading.manifest import Input
-from cxrnode.training.listed import BadList, Listed
 from cxrnode.training.localisation import SIDE, Boxed, judge, locate, read_boxes
+from cxrnode.training.readers import BadList, FilmRow
 from tests.unit.reading.conftest import network
 
 
-def film(image: str) -> Listed:
-    return Listed(row=1, image=image, path=Path(image), patient="1", view="", age=None, sex="", truth=(1.0,))
+def film(image: str) -> FilmRow:
+    return FilmRow(row=1, image=image, path=Path(image), patient="1", findings=(1,))
 
 
 def box(left: float, top: float, right: float, bottom: float) -> np.ndarray:

@@ -114,14 +114,20 @@ def test_the_calibration_error_is_none_where_frequencies_are_the_scores() -> Non
     assert reliability(scores, truth).ece == pytest.approx(0.0)
     over = reliability(np.repeat([0.95], 80), truth)
     assert over.ece == pytest.approx(0.45)
-    assert (over.bins[0].low, over.bins[0].observed.count) == (0.9, 40)
+    assert (over.bins[0].low, over.bins[0].high, over.bins[0].observed.count) == (0.95, 0.95, 40)
 
 
-def test_a_score_of_one_lies_in_the_last_bin() -> None:
-    assert [(b.low, b.high) for b in reliability(np.array([0.0, 1.0]), np.array([0.0, 1.0])).bins] == [
-        (0.0, 0.1),
-        (0.9, 1.0),
-    ]
+def test_bins_hold_as_many_films_each_however_close_the_scores_lie() -> None:
+    scores, truth = np.linspace(0.0, 0.02, 100), np.zeros(100)
+    found = reliability(scores, truth)
+    assert [bin.observed.of for bin in found.bins] == [10] * 10
+    assert (found.bins[0].low, found.bins[-1].high) == (0.0, 0.02)
+
+
+def test_films_of_one_score_share_a_bin_and_a_score_of_one_has_its_place() -> None:
+    scores = np.array([0.0] * 30 + [1.0] * 10)
+    found = [(bin.low, bin.high, bin.observed.of) for bin in reliability(scores, scores).bins]
+    assert found == [(0.0, 0.0, 30), (1.0, 1.0, 10)]
 
 
 def test_the_roc_curve_is_that_of_scikit_learn() -> None:

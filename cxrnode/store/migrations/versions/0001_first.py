@@ -53,6 +53,13 @@ def upgrade() -> None:
     op.create_index(op.f("ix_instance_spool_key"), "instance", ["spool_key"], unique=False)
     op.create_index(op.f("ix_instance_verdict"), "instance", ["verdict"], unique=False)
     op.create_table(
+        "reader",
+        sa.Column("model", sa.String(length=64), nullable=False),
+        sa.Column("reader", sa.Text(), nullable=False),
+        sa.Column("loaded_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("model", name=op.f("pk_reader")),
+    )
+    op.create_table(
         "identity",
         sa.Column(
             "instance_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False
@@ -65,6 +72,7 @@ def upgrade() -> None:
         sa.Column("accession", sa.Text(), nullable=False),
         sa.Column("study_instance_uid", sa.Text(), nullable=False),
         sa.Column("series_instance_uid", sa.Text(), nullable=False),
+        sa.Column("header", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(["instance_id"], ["instance.id"], name=op.f("fk_identity_instance_id")),
         sa.PrimaryKeyConstraint("instance_id", name=op.f("pk_identity")),
     )
@@ -100,6 +108,10 @@ def upgrade() -> None:
         sa.Column("identity_digest", sa.String(length=64), nullable=False),
         sa.Column("duplicate_of", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("predecessor", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("disputed", sa.Boolean(), nullable=False),
+        sa.Column("rejection", sa.String(length=16), nullable=False),
+        sa.Column("rejection_note", sa.Text(), nullable=False),
+        sa.Column("rejected_at", sa.Double(), nullable=True),
         sa.Column("report", sa.Text(), nullable=True),
         sa.Column("report_sha256", sa.String(length=64), nullable=False),
         sa.Column("saliency_key", sa.String(length=64), nullable=True),
@@ -115,9 +127,12 @@ def upgrade() -> None:
     )
     op.create_index("ix_job_created", "job", ["created_at"], unique=False)
     op.create_index("ix_job_lease", "job", ["state", "lease_until"], unique=False)
+    op.create_index("ix_job_pixels", "job", ["pixel_digest"], unique=False)
+    op.create_index(op.f("ix_job_predecessor"), "job", ["predecessor"], unique=False)
     op.create_index(op.f("ix_job_preview_key"), "job", ["preview_key"], unique=False)
     op.create_index("ix_job_ready", "job", ["state", "model", "rank", "id"], unique=False)
     op.create_index(op.f("ix_job_saliency_key"), "job", ["saliency_key"], unique=False)
+    op.create_index("ix_job_settled", "job", ["settled_at"], unique=False)
     op.create_table(
         "delivery",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -166,6 +181,17 @@ def upgrade() -> None:
     )
     op.create_index("ix_finding_label", "finding", ["label", "decision"], unique=False)
     op.create_table(
+        "notice",
+        sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
+        sa.Column("cause", sa.String(length=16), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("report", sa.Text(), nullable=False),
+        sa.Column("report_sha256", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_notice_job_id")),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("pk_notice")),
+    )
+    op.create_table(
         "output",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -173,6 +199,7 @@ def upgrade() -> None:
         sa.Column("label", sa.String(length=64), nullable=False),
         sa.Column("sop_class_uid", sa.String(length=64), nullable=False),
         sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
         sa.Column("transfer_syntax_uid", sa.String(length=64), nullable=False),
         sa.Column("instance_number", sa.Integer(), nullable=False),
         sa.Column("spool_key", sa.String(length=64), nullable=True),
@@ -185,11 +212,26 @@ def upgrade() -> None:
     op.create_index(op.f("ix_output_job_id"), "output", ["job_id"], unique=False)
     op.create_index(op.f("ix_output_spool_key"), "output", ["spool_key"], unique=False)
     op.create_table(
+        "study_summary",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("study_digest", sa.String(length=64), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("readings_digest", sa.String(length=64), nullable=False),
+        sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("act", sa.String(length=16), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_study_summary_job_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_study_summary")),
+        sa.UniqueConstraint("study_digest", "revision", name=op.f("uq_study_summary_study_digest_revision")),
+    )
+    op.create_index(op.f("ix_study_summary_job_id"), "study_summary", ["job_id"], unique=False)
+    op.create_table(
         "delivery_output",
         sa.Column("delivery_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("output_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("status", sa.Integer(), nullable=True),
         sa.Column("done", sa.Boolean(), nullable=False),
+        sa.Column("had", sa.Boolean(), nullable=False),
         sa.Column("comment", sa.String(length=128), nullable=False),
         sa.ForeignKeyConstraint(["delivery_id"], ["delivery.id"], name=op.f("fk_delivery_output_delivery_id")),
         sa.ForeignKeyConstraint(["output_id"], ["output.id"], name=op.f("fk_delivery_output_output_id")),

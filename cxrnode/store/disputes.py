@@ -1,0 +1,247 @@
+"""One film under two identities (design, rule 5): who has it, what is held meanwhile, and what a person decides.
+
+Nothing here knows which identity is right; nothing is sent of a job in dispute.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import sqlalchemy as sa
+
+from cxrnode.core.findings import Outcome, Report
+from cxrnode.core.lifecycle import DeliveryState, JobState
+from cxrnode.errors import Rejected
+from cxrnode.store.audit import note
+from cxrnode.store.database import Database, Row, Transaction
+from cxrnode.store.deliveries import lock_deliveries
+from cxrnode.store.jobs import Claim
+from cxrnode.store.schema import delivery, film, job
+from cxrnode.store.withdrawals import Cause, withdraw_locked
+
+#: What a change of identity leads to: both sides wait for a person, or the film that came last is right.
+Policy = Literal["hold", "reissue"]
+_GONE = (JobState.SUPERSEDED, JobState.WITHDRAWN)
+_UNDER_WAY = (DeliveryState.PENDING, DeliveryState.SENDING)
+_NOT_THE_FILMS = "the film is stored under another patient, accession number or study"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A film that was read before, by the same model: the job, and whether it was said to be the same patient's."""
+
+    job_id: int
+    same_identity: bool
+    mode: str
+    outcome: Outcome
+    withdrawn: bool
+    revision: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Dispute:
+    """The other jobs with the same pixels under another identity.
+
+    `held` says why the job's deliveries wait, "" where they do not; `stale` that the film came before the others and
+    is withdrawn.
+    """
+
+    others: tuple[int, ...] = ()
+    held: str = ""
+    stale: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a person's decision did: deliveries let go, jobs withdrawn."""
+
+    released: int
+    withdrawn: tuple[int, ...]
+
+
+def known_film(
+    transaction: Transaction, *, model: str, instance_id: int, pixel_digest: str, identity_digest: str
+) -> Known | None:
+    """The job that read these pixels before, for another instance; one with the same identity comes first."""
+    rows = transaction.rows(
+        sa.select(film.c.job_id, film.c.identity_digest, job.c.mode, job.c.outcome, job.c.state, job.c.revision)
+        .join(job, job.c.id == film.c.job_id)
+        .where(film.c.model == model, film.c.pixel_digest == pixel_digest, job.c.instance_id != instance_id)
+        .order_by(sa.desc(film.c.identity_digest == identity_digest), sa.desc(film.c.job_id))
+        .limit(1)
+    )
+    return (
+        Known(
+            job_id=rows[0].job_id,
+            same_identity=rows[0].identity_digest == identity_digest,
+            mode=rows[0].mode,
+            outcome=Outcome(rows[0].outcome),
+            withdrawn=rows[0].state == JobState.WITHDRAWN,
+            revision=rows[0].revision,
+        )
+        if rows
+        else None
+    )
+
+
+def other_identities(transaction: Transaction, *, model: str, pixel_digest: str, identity_digest: str) -> Sequence[Row]:
+    """The jobs that stand for these pixels under another identity, by their ids: id, instance_id, disputed."""
+    return transaction.rows(_standing(model, pixel_digest).where(job.c.identity_digest != identity_digest))
+
+
+def _standing(model: str, pixel_digest: str) -> sa.Select[tuple[int, int, bool]]:
+    """The active jobs of these pixels that say something: neither duplicates, nor superseded or withdrawn."""
+    return (
+        sa.select(job.c.id, job.c.instance_id, job.c.disputed)
+        .where(
+            job.c.model == model,
+            job.c.pixel_digest == pixel_digest,
+            job.c.mode == "active",
+            job.c.outcome != Outcome.DUPLICATE,
+            job.c.state.not_in(_GONE),
+        )
+        .order_by(job.c.id)
+    )
+
+
+def settle_identity(transaction: Transaction, held: Claim, report: Report, policy: Policy) -> Dispute:
+    """Say what an identity change means for a job reported in this transaction, and hold or withdraw the others.
+
+    Settles of the same pixels come one after the other, and the job's own row is locked. A revision that a person
+    asked for is in dispute where its predecessor is.
+    """
+    if not report.pixel_digest or held.mode != "active":
+        return Dispute()
+    predecessor = transaction.scalar(sa.select(job.c.predecessor).where(job.c.id == held.job_id))
+    if predecessor is not None:
+        if not transaction.scalar(sa.select(job.c.disputed).where(job.c.id == predecessor)):
+            return Dispute()
+        _mark(transaction, held.job_id, disputed=True)
+        return Dispute(held=_reason(predecessor))
+    others = other_identities(
+        transaction,
+        model=held.model,
+        pixel_digest=report.pixel_digest,
+        identity_digest=report.identity_digest,
+    )
+    if not others:
+        return Dispute()
+    ids = tuple(row.id for row in others)
+    locked = _lock(transaction, ids)
+    for one in ids:
+        note(transaction, "identity_changed", job_id=one, other=held.job_id)
+    note(transaction, "identity_changed", job_id=held.job_id, other=ids[0], policy=policy)
+    if policy == "hold":
+        for one in ids:
+            _hold(transaction, one, reason=_reason(held.job_id))
+        _mark(transaction, held.job_id, disputed=True)
+        return Dispute(others=ids, held=_reason(ids[0]))
+    newest = max(row.instance_id for row in others)
+    cause = Cause(rejection="worklist", note=_NOT_THE_FILMS, by="on_identity_change")
+    for row in others:
+        # Of two that came before a third, the older is withdrawn too: one film has one identity.
+        if row.instance_id < max(newest, held.instance_id):
+            state, deliveries = locked[row.id]
+            withdraw_locked(transaction, row.id, state, deliveries, cause, other=held.job_id)
+        elif row.disputed:
+            _release(transaction, row.id, reason=cause.note, by=cause.by)
+    return Dispute(others=ids, stale=held.instance_id < newest)
+
+
+def decide(database: Database, job_id: int, *, reason: str, by: str, all_right: bool = False) -> Decision:
+    """End a dispute: this job's identity is right, or with `all_right` every one's.
+
+    What was held is let go; where one alone is right, the other jobs with the same film are withdrawn. Raises Rejected
+    where the job is in no dispute.
+    """
+    with database.write() as transaction:
+        row = transaction.row(
+            sa.select(job.c.disputed, job.c.pixel_digest, job.c.identity_digest, job.c.model, job.c.state).where(
+                job.c.id == job_id
+            )
+        )
+        if row is None:
+            raise Rejected(f"there is no job {job_id}; `cxrnode jobs ls` shows those that are")
+        lock_pixels(transaction, row.pixel_digest)
+        others = other_identities(
+            transaction, model=row.model, pixel_digest=row.pixel_digest, identity_digest=row.identity_digest
+        )
+        ids = tuple(one.id for one in others)
+        # What was said of the film before, under the same identity: that it could not be analysed, say.
+        same = [
+            one.id
+            for one in transaction.rows(
+                _standing(row.model, row.pixel_digest).where(job.c.identity_digest == row.identity_digest)
+            )
+            if one.disputed and one.id != job_id
+        ]
+        locked = _lock(transaction, sorted((*ids, *same, job_id)))
+        # Looked at again under the lock.
+        if not transaction.scalar(sa.select(job.c.disputed).where(job.c.id == job_id)):
+            raise Rejected(f"job {job_id} is {locked[job_id][0]}: its identity is in no dispute")
+        note(transaction, "identity_decided", job_id=job_id, reason=reason, by=by, all_right=all_right)
+        released, withdrawn = _release(transaction, job_id, reason=reason, by=by), []
+        cause = Cause(rejection="worklist", note=_NOT_THE_FILMS, by=by)
+        for one in same:
+            released += _release(transaction, one, reason=reason, by=by)
+        for one in ids:
+            state, deliveries = locked[one]
+            if all_right:
+                released += _release(transaction, one, reason=reason, by=by)
+            else:
+                withdraw_locked(transaction, one, state, deliveries, cause, other=job_id, said=reason)
+                withdrawn.append(one)
+        return Decision(released=released, withdrawn=tuple(withdrawn))
+
+
+def lock_pixels(transaction: Transaction, digest: str) -> None:
+    """Let the settles of the same pixels, or of the same outputs, come one after the other: the later sees the earlier.
+
+    SQLite has one writer at a time anyway; on PostgreSQL there is no row yet that could be locked.
+    """
+    if digest and transaction.connection.dialect.name == "postgresql":
+        number = int(digest[:15], 16)  # below 2**60: the lock's key is a signed 64-bit number
+        transaction.scalar(sa.select(sa.func.pg_advisory_xact_lock(number)))
+
+
+def _reason(other: int) -> str:
+    return f"held: job {other} has the same pixels under another identity"
+
+
+def _lock(transaction: Transaction, ids: Sequence[int]) -> dict[int, tuple[JobState, Sequence[Row]]]:
+    """Lock the deliveries of all these jobs by their ids, then the jobs by theirs, as everybody does."""
+    rows = lock_deliveries(transaction, *ids)
+    deliveries = {one: [row for row in rows if row.job_id == one] for one in ids}
+    states = transaction.rows(
+        sa.select(job.c.id, job.c.state).where(job.c.id.in_(ids)).order_by(job.c.id).with_for_update()
+    )
+    return {row.id: (JobState(row.state), deliveries[row.id]) for row in states}
+
+
+def _mark(transaction: Transaction, job_id: int, *, disputed: bool) -> None:
+    transaction.connection.execute(sa.update(job).where(job.c.id == job_id).values(disputed=disputed))
+
+
+def _hold(transaction: Transaction, job_id: int, *, reason: str) -> None:
+    """Nothing more of the job goes out; a delivery under way is held too: it may come back."""
+    _mark(transaction, job_id, disputed=True)
+    transaction.connection.execute(
+        sa.update(delivery)
+        .where(delivery.c.job_id == job_id, delivery.c.state.in_(_UNDER_WAY))
+        .values(held=True, reason=reason)
+    )
+
+
+def _release(transaction: Transaction, job_id: int, *, reason: str, by: str) -> int:
+    _mark(transaction, job_id, disputed=False)
+    rows = transaction.rows(
+        sa.update(delivery)
+        .where(delivery.c.job_id == job_id, delivery.c.state.in_(_UNDER_WAY), delivery.c.held.is_(True))
+        .values(held=False, reason="", not_before=0.0)
+        .returning(delivery.c.id)
+    )
+    for row in rows:
+        note(transaction, "delivery_released", job_id=job_id, delivery_id=row.id, reason=reason, by=by)
+    return len(rows)
