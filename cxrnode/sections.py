@@ -48,8 +48,18 @@ def _resolved(path: Path, info: ValidationInfo) -> Path:
     return (info.context["folder"] if info.context else Path.cwd()) / path.expanduser()
 
 
+def _host(text: str) -> str:
+    try:
+        text.encode("idna")  # as the resolver does, and fails with no OSError
+    except UnicodeError as error:
+        raise ValueError(f"{text!r} is no host name: a part of it is empty or longer than 63 characters") from error
+    return text
+
+
 def _web_url(text: str) -> str:
     parts = urlsplit(text)
+    _host(parts.hostname or "")
+    _ = parts.port  # raises ValueError where it is none
     if parts.scheme not in ("http", "https") or not parts.hostname or not text.isascii() or not text.isprintable():
         raise ValueError(f"{without_secrets(text)!r} is no http:// or https:// url of a DICOMweb server")
     if parts.username or parts.password or parts.query or parts.fragment or " " in text:
@@ -75,7 +85,7 @@ def _listed(value: Any) -> Any:
 
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
-Host = Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
+Host = Annotated[str, Field(min_length=1, pattern=r"^\S+$"), AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 TimeZone = Annotated[str, AfterValidator(_timezone)]
 NamedPath = Annotated[Path, AfterValidator(_resolved)]

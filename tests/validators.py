@@ -54,7 +54,8 @@ def unread(path: Path) -> list[str]:
     scratch = path.with_suffix(".out")
     kind = path.stem.rpartition("-")[0]
     if kind in DOCUMENTS:
-        found = [told("dsrdump", path), told("dsr2html", path, scratch)]
+        # Without the conversion it takes a charset that it cannot name in HTML (ISO 2022 IR 149) for none at all.
+        found = [told("dsrdump", path), told("dsr2html", "+U8", path, scratch)]
     elif kind == "pdf":
         found = [told("dcm2pdf", path, scratch)]
     elif kind == "gsps":

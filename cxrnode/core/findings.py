@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Self
@@ -94,6 +95,11 @@ def reach(score: float, thresholds: Thresholds) -> float:
     return first + (last - first) * (score - low) / (high - low)
 
 
+def _log_odds(score: float) -> float:
+    inside = min(max(score, 1e-9), 1 - 1e-9)
+    return math.log(inside / (1 - inside))
+
+
 def decide(score: float, thresholds: Thresholds | None) -> Decision:
     """Return the decision for a score; without thresholds the finding is not assessed.
 
@@ -123,6 +129,17 @@ class Finding:
     thresholds: Thresholds | None
     map_floor: float = 0.0
     map_ceiling: float = 1.0
+
+    @property
+    def lead(self) -> float:
+        """How far the score lies above the threshold of "present", in log-odds; the score itself where there is none.
+
+        Scores of a common and of a rare finding cannot be compared, their leads can: moving the scores to another
+        prevalence adds the same to both log-odds.
+        """
+        if self.thresholds is None:
+            return self.score
+        return _log_odds(self.score) - _log_odds(self.thresholds.rule_in)
 
     @property
     def title(self) -> str:
@@ -179,15 +196,15 @@ class Report:
     timezone: str = ""
 
     def having(self, decision: Decision) -> tuple[Finding, ...]:
-        """The findings with this decision, the highest score first (ties in the model's order)."""
-        return tuple(sorted((f for f in self.findings if f.decision is decision), key=lambda f: (-f.score, f.index)))
+        """The findings with this decision, the largest lead first (ties in the model's order)."""
+        return tuple(sorted((f for f in self.findings if f.decision is decision), key=lambda f: (-f.lead, f.index)))
 
     def shown(self, *, min_findings: int, max_findings: int) -> tuple[Finding, ...]:
         """The findings that get a heatmap: those present, then the top-ranked assessed ones up to `min_findings`."""
         present = self.having(Decision.PRESENT)
         others = sorted(
             (f for f in self.findings if f.decision in (Decision.UNDETERMINED, Decision.ABSENT)),
-            key=lambda f: (-f.score, f.index),
+            key=lambda f: (-f.lead, f.index),
         )
         return (present + tuple(others[: max(0, min_findings - len(present))]))[:max_findings]
 

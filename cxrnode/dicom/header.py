@@ -177,7 +177,7 @@ def _check_depth(dataset: Dataset) -> None:
 
 
 def _is_sequence(element: DataElement | RawDataElement) -> bool:
-    if element.VR is None:
+    if element.VR in (None, "UN"):  # a sender that does not know the attribute: pydicom opens it when it is looked at
         try:
             return dictionary_VR(element.tag) == "SQ"
         except KeyError:

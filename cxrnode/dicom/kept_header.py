@@ -15,6 +15,7 @@ from pydicom.uid import UID
 from cxrnode.dicom.header import quiet
 from cxrnode.dicom.outputs.encoding import Attributes, tag_and_vr
 from cxrnode.dicom.outputs.source import COPIED_SEQUENCES, COPIED_TEXT, copied_items, raw_value
+from cxrnode.dicom.values import number
 
 #: What outputs read of a film besides what they copy: which film it is, when and how it was taken.
 _TEXT = (
@@ -44,9 +45,9 @@ def keep_header(source: Dataset) -> bytes:
             if value and len(value) <= LONGEST_VALUE:
                 target.put_raw(tag, vr, value)
         for keyword in _NUMBERS:
-            number = source.get(keyword)
-            if isinstance(number, int) and 0 <= number <= 0xFFFF:
-                target.put(keyword, number)
+            count = number(source, keyword)
+            if count is not None and 0 <= count <= 0xFFFF:
+                target.put(keyword, int(count))
         _keep_sequences(source, target)
     return target.encode()
 

@@ -51,6 +51,9 @@ class Lut:
         first = first - 65536 if signed and first > 32767 else first
         first = first + 65536 if not signed and first < 0 else first
         data = _lut_data(item, entries)
+        least = -0x8000 if signed else 0
+        if not least <= first <= least + 0xFFFF:  # only under another VR than US or SS
+            raise broken
         if not 8 <= bits <= 16 or data is None or len(data) == 0:
             raise broken
         return cls(first=first, bits=bits, data=data)

@@ -12,17 +12,17 @@ from cxrnode.dicom.values import many_numbers, many_texts, number
 #: A shutter that leaves less of the film than this is taken for a mistake.
 _LEAST_VISIBLE = 0.01
 _LARGEST = 1e6
-#: The attributes of the module; the shape first.
-KEYWORDS = (
-    "ShutterShape",
-    "ShutterLeftVerticalEdge",
-    "ShutterRightVerticalEdge",
-    "ShutterUpperHorizontalEdge",
-    "ShutterLowerHorizontalEdge",
-    "CenterOfCircularShutter",
-    "RadiusOfCircularShutter",
-    "VerticesOfThePolygonalShutter",
-)
+#: The shapes, and the attributes that each has.
+SHAPES = {
+    "RECTANGULAR": (
+        "ShutterLeftVerticalEdge",
+        "ShutterRightVerticalEdge",
+        "ShutterUpperHorizontalEdge",
+        "ShutterLowerHorizontalEdge",
+    ),
+    "CIRCULAR": ("CenterOfCircularShutter", "RadiusOfCircularShutter"),
+    "POLYGONAL": ("VerticesOfThePolygonalShutter",),
+}
 
 
 def outside_shutters(header: Dataset, shape: tuple[int, ...], notes: list[str]) -> npt.NDArray[np.bool_] | None:

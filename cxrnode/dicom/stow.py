@@ -11,7 +11,6 @@ import base64
 import contextlib
 import hashlib
 import http.client
-import ipaddress
 import socket
 import ssl
 import threading
@@ -29,7 +28,7 @@ from urllib3.exceptions import SSLError as WrappedSSLError
 from cxrnode.dicom import hardening
 from cxrnode.dicom.destination import AssociationFault, FaultKind, Sent, Stage, StowDestination, Timeouts
 from cxrnode.dicom.sender import Part10
-from cxrnode.dicom.stow_answer import FAULTS, answered, parsed, pause_asked
+from cxrnode.dicom.stow_answer import FAULTS, answered, is_told, parsed, pause_asked
 from cxrnode.errors import ConfigError
 
 #: The answer of a server, at most, in bytes.
@@ -149,14 +148,20 @@ class StowWay:
             # The server ended an older connection just then: on a new one it will say what is wrong, if anything is.
             self.connect()
             return self._post(boundary, data)
-        if cut.made or not (body or "Content-Length" in response.headers or "Transfer-Encoding" in response.headers):
+        framed = body or "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
+        clear = response.status in FAULTS or 300 <= response.status < 400
+        if cut.made or not (framed or clear):
             # http.client takes headers that break off for whole ones: "200" alone says nothing then.
             self._connection.close()
             kind = FaultKind.TIMEOUT if cut.made else FaultKind.ABORTED
             raise self._fault(kind, Stage.TRANSFER, "the answer broke off")
         if len(body) > _LARGEST_ANSWER:
             self._connection.close()
-            body = b""
+            body = b"too long"
+        if not is_told(response.status, response.headers.get("Content-Type", ""), body):
+            # TRANSFER: nobody knows whether it has the instance.
+            detail = f"HTTP {response.status}, and no answer of STOW-RS"
+            raise self._fault(FaultKind.REFUSED, Stage.TRANSFER, detail)
         return response.status, response.headers, body
 
     def _authorised(self) -> dict[str, str]:
@@ -168,6 +173,8 @@ class StowWay:
         except ConfigError as error:
             raise self._fault(FaultKind.UNAUTHORISED, Stage.CONNECT, str(error)) from None
         if not credential.user:
+            if not secret.isascii():
+                raise self._fault(FaultKind.UNAUTHORISED, Stage.CONNECT, "the token is not in ASCII")
             return {"Authorization": f"Bearer {secret}"}
         return {"Authorization": "Basic " + base64.b64encode(f"{credential.user}:{secret}".encode()).decode()}
 
@@ -181,14 +188,6 @@ class StowWay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.close()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether what goes to this host stays on this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class _Cut:

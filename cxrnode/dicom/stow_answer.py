@@ -43,6 +43,7 @@ _MEANT: Mapping[int, int] = {
 
 # Attributes of the answer, PS3.18 annex I.2: they are JSON keys there (annex F).
 _REFERENCED, _FAILED, _OTHER_FAILURES = "00081199", "00081198", "0008119A"
+_ANSWERS = frozenset({"00081190", _REFERENCED, _FAILED, _OTHER_FAILURES})
 _UID, _FAILURE, _WARNING = "00081155", "00081197", "00081196"
 
 
@@ -55,6 +56,20 @@ def parsed(body: bytes) -> Mapping[str, Any]:
     if isinstance(found, list):  # some servers give a list of one
         found = found[0] if found else {}
     return found if isinstance(found, dict) else {}
+
+
+def is_told(status: int, content_type: str, body: bytes) -> bool:
+    """Whether an answer is one that STOW-RS knows: the log-in page of a proxy is a 200 too, and stores nothing.
+
+    A server that stored all may say so without a body or in XML (PS3.18 10.5.3.2); what is no success needs no form.
+    """
+    if not 200 <= status < 300 or not body:
+        return True
+    kind = content_type.lower()
+    if "xml" in kind and "html" not in kind:
+        return True
+    told = parsed(body)
+    return bool(told.keys() & _ANSWERS) or body.strip() in (b"{}", b"[]", b"[{}]")
 
 
 def _items(answer: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
@@ -111,7 +126,7 @@ def pause_asked(text: str) -> float:
     else:
         try:
             until = email.utils.parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
         if until.tzinfo is None:
             until = until.replace(tzinfo=datetime.UTC)

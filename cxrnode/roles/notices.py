@@ -39,13 +39,18 @@ def say_not_analysed(context: Context) -> None:
     settings = context.config.notices
     if not settings.not_analysed:
         return
-    told = 0
-    for one in notices.due(context.database, late_after=settings.late_after, limit=_BATCH):
-        context.beat()
-        try:
-            told += _say(context, one)
-        except PARSE_FAULTS as fault:  # one film whose header surprises us must not silence the others
-            log.error("notice_failed", job=one.job_id, error=type(fault).__name__)
+    told = after = 0
+    failed = True
+    while failed:  # films whose headers surprise us must not silence those behind them
+        failed = False
+        for one in notices.due(context.database, late_after=settings.late_after, limit=_BATCH, after=after):
+            context.beat()
+            after = one.job_id
+            try:
+                told += _say(context, one)
+            except PARSE_FAULTS as fault:
+                failed = True
+                log.error("notice_failed", job=one.job_id, error=type(fault).__name__)
     if told:
         wake(context.config.node.data_dir, "send")
 

@@ -6,6 +6,7 @@ its delivery (design, rule 6). A dead destination delays nobody else.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -30,7 +31,7 @@ from cxrnode.dicom.destination import (
 from cxrnode.dicom.statuses import StatusClass, classify
 from cxrnode.dicom.tls import Tls, client_context, web_context
 from cxrnode.dicom.ways import open_way
-from cxrnode.errors import LeaseLost, Rejected, Transient
+from cxrnode.errors import ConfigError, LeaseLost, Rejected, Transient
 from cxrnode.roles.context import Context, work_until_stopped
 from cxrnode.roles.leases import LeaseKeeper
 from cxrnode.store import circuits, deliveries, settlements
@@ -280,7 +281,9 @@ def run(context: Context) -> None:
 
     def work(name: str) -> None:
         try:
-            Sender(context, destination_of(context.config, name)).run()
+            destination = _destination(context, name)
+            if destination is not None:
+                Sender(context, destination).run()
         except Exception as bug:  # noqa: BLE001 - the thread's end must end the process, not pass unseen
             log.error("sender_failed", destination=name, error=type(bug).__name__, where=_where(bug))
             failed.set()
@@ -303,6 +306,24 @@ def run(context: Context) -> None:
     until = time.monotonic() + 15.0
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
+
+
+def _destination(context: Context, name: str) -> AnyDestination | None:
+    """The destination, as soon as its TLS files can be used; None where the role stops first.
+
+    Until then its circuit is open: a file that is missing on one node's account keeps nothing from the others.
+    """
+    every = context.config.send.probe_every
+    while not context.stopping.is_set():
+        try:
+            return destination_of(context.config, name)
+        except ConfigError as error:
+            remedy = f"Check [nodes.{name}] tls: {error}"
+            with contextlib.suppress(Transient):
+                circuits.open_circuit(context.database, name, remedy, base=every, cap=every)
+            log.error("destination_down", destination=name, kind="tls", remedy=remedy, probe_in_s=round(every, 1))
+            context.stopping.wait(every)
+    return None
 
 
 def _asked_for(context: Context) -> set[str]:

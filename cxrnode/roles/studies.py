@@ -57,13 +57,14 @@ class StudySummaries:
 
     def _look(self, context: Context, key: Key) -> bool:
         seen = studies.look(context.database, key, quiet=context.config.study.quiet)
-        made = False
+        made, wait = False, seen.wait
         if seen.due is not None:
             try:
                 made = _summarise(context, seen.due)
+                wait = not made  # something moved on meanwhile: it is looked at again
             except (Rejected, *PARSE_FAULTS) as fault:  # one study must not cost the others their pages
                 log.error("study_failed", job=seen.due.job_id, error=type(fault).__name__)
-        if not seen.wait:
+        if not wait:
             self._waiting.discard(key)
         return made
 

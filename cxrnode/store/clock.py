@@ -28,7 +28,10 @@ def mend(database: Database, *, reading_lease: float, sending_lease: float, long
             .where(delivery.c.state == DeliveryState.SENDING, sending)
             .values(lease_until=now + sending_lease),
             sa.update(delivery)
-            .where(delivery.c.state == DeliveryState.PENDING, delivery.c.not_before > now + 2 * longest_pause)
+            .where(
+                delivery.c.state.in_((DeliveryState.WAITING, DeliveryState.PENDING)),
+                delivery.c.not_before > now + 2 * longest_pause,
+            )
             .values(not_before=now),
             sa.update(circuit)
             .where(circuit.c.open.is_(True), circuit.c.next_probe_at > now + 2 * longest_pause)

@@ -20,7 +20,7 @@ from cxrnode.core.lifecycle import (
 from cxrnode.errors import LeaseLost
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Row, Transaction
-from cxrnode.store.schema import circuit, delivery, delivery_output, job, output, study_summary
+from cxrnode.store.schema import circuit, delivery, delivery_output, identity, job, output, study_summary
 
 #: The act of a delivery that takes back what others brought.
 WITHDRAWAL = "withdrawal"
@@ -264,7 +264,7 @@ def _replaced(transaction: Transaction, delivery_id: int, state: JobState) -> bo
     """Whether a delivery brings what is no longer said.
 
     Of a job that was superseded or withdrawn that is everything; else a notice that there is no result where there is
-    one, and a summary of a study that has a newer one.
+    one, and a summary of a study that has a newer one or lost a film since.
     """
     later = study_summary.alias()
     newer = sa.exists().where(
@@ -279,7 +279,33 @@ def _replaced(transaction: Transaction, delivery_id: int, state: JobState) -> bo
         return False
     if state in (JobState.SUPERSEDED, JobState.WITHDRAWN) or row.newer:
         return True
+    if row.act not in ("report", NOTICE):
+        return _lists_withdrawn(transaction, delivery_id)
     return bool(row.act == NOTICE and row.outcome)
+
+
+def _lists_withdrawn(transaction: Transaction, delivery_id: int) -> bool:
+    """Whether a film of the study that a summary is of was withdrawn after the summary was made."""
+    film, its, mine = job.alias(), identity.alias(), identity.alias()
+    found = (
+        sa.select(film.c.id)
+        .select_from(delivery)
+        .join(
+            study_summary,
+            (study_summary.c.job_id == delivery.c.job_id) & (study_summary.c.act == delivery.c.act),
+        )
+        .join(job, job.c.id == delivery.c.job_id)
+        .join(mine, mine.c.instance_id == job.c.instance_id)
+        .join(its, its.c.study_instance_uid == mine.c.study_instance_uid)
+        .join(film, (film.c.instance_id == its.c.instance_id) & (film.c.model == job.c.model))
+        .where(
+            delivery.c.id == delivery_id,
+            film.c.state == JobState.WITHDRAWN,
+            film.c.rejected_at > study_summary.c.created_at,
+        )
+        .limit(1)
+    )
+    return transaction.scalar(found) is not None
 
 
 def cancel_notices(transaction: Transaction, job_id: int) -> None:

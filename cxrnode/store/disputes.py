@@ -110,16 +110,19 @@ def settle_identity(transaction: Transaction, held: Claim, report: Report, polic
     """Say what an identity change means for a job reported in this transaction, and hold or withdraw the others.
 
     Settles of the same pixels come one after the other, and the job's own row is locked. A revision that a person
-    asked for is in dispute where its predecessor is.
+    asked for is in dispute where its predecessor is; where that was withdrawn, it stands for the film anew.
     """
     if not report.pixel_digest or held.mode != "active":
         return Dispute()
-    predecessor = transaction.scalar(sa.select(job.c.predecessor).where(job.c.id == held.job_id))
-    if predecessor is not None:
-        if not transaction.scalar(sa.select(job.c.disputed).where(job.c.id == predecessor)):
+    before = job.alias()
+    its = sa.select(before.c.id, before.c.disputed, before.c.state, before.c.rejection)
+    predecessor = transaction.row(its.join(job, job.c.predecessor == before.c.id).where(job.c.id == held.job_id))
+    anew = predecessor is None or (predecessor.state == JobState.WITHDRAWN and predecessor.rejection != "worklist")
+    if predecessor is not None and not anew:
+        if not predecessor.disputed:
             return Dispute()
         _mark(transaction, held.job_id, disputed=True)
-        return Dispute(held=_reason(predecessor))
+        return Dispute(held=_reason(predecessor.id))
     others = other_identities(
         transaction,
         model=held.model,
@@ -128,8 +131,11 @@ def settle_identity(transaction: Transaction, held: Claim, report: Report, polic
     )
     if not others:
         return Dispute()
+    locked = _lock(transaction, [row.id for row in others])
+    others = [row for row in others if locked[row.id][0] not in _GONE]  # a person may have withdrawn one meanwhile
+    if not others:
+        return Dispute()
     ids = tuple(row.id for row in others)
-    locked = _lock(transaction, ids)
     for one in ids:
         note(transaction, "identity_changed", job_id=one, other=held.job_id)
     note(transaction, "identity_changed", job_id=held.job_id, other=ids[0], policy=policy)
@@ -181,6 +187,7 @@ def decide(database: Database, job_id: int, *, reason: str, by: str, all_right: 
         # Looked at again under the lock.
         if not transaction.scalar(sa.select(job.c.disputed).where(job.c.id == job_id)):
             raise Rejected(f"job {job_id} is {locked[job_id][0]}: its identity is in no dispute")
+        ids = tuple(one for one in ids if locked[one][0] not in _GONE)
         note(transaction, "identity_decided", job_id=job_id, reason=reason, by=by, all_right=all_right)
         released, withdrawn = _release(transaction, job_id, reason=reason, by=by), []
         cause = Cause(rejection="worklist", note=_NOT_THE_FILMS, by=by)

@@ -68,8 +68,11 @@ class Due:
         return f"Due(job_id={self.job_id}, cause={self.cause!r})"
 
 
-def due(database: Database, *, late_after: float, limit: int) -> list[Due]:
-    """Up to `limit` films that have no result and were not noticed; those late by `late_after` seconds and more."""
+def due(database: Database, *, late_after: float, limit: int, after: int = 0) -> list[Due]:
+    """Up to `limit` films that have no result and were not noticed; those late by `late_after` seconds and more.
+
+    By their jobs' ids, from behind `after`.
+    """
     with database.read() as transaction:
         rows = transaction.rows(
             sa.select(
@@ -82,6 +85,7 @@ def due(database: Database, *, late_after: float, limit: int) -> list[Due]:
             .outerjoin(reader, reader.c.model == job.c.model)
             .where(
                 *_unanswered(transaction.now, late_after),
+                job.c.id > after,
                 ~sa.exists().where(notice.c.job_id == job.c.id),
                 sa.func.length(identity.c.header) > 0,
             )

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from cxrnode.core.findings import Report
+from cxrnode.core.findings import Outcome, Reader, Report
 from cxrnode.core.lifecycle import DeliveryEvent, DeliveryState, JobState
 from cxrnode.store.audit import note
-from cxrnode.store.database import Database, Transaction
+from cxrnode.store.database import Database, Row, Transaction
 from cxrnode.store.deliveries import WITHDRAWAL, lock_job, move
 from cxrnode.store.reports import SentOutput, StoredOutput, insert_output, sent_outputs
 from cxrnode.store.schema import delivery, delivery_output, identity, instance, job, notice, output
@@ -59,7 +59,8 @@ def due(database: Database, destinations: Sequence[str], *, limit: int) -> list[
                 *(delivery.c.id, delivery.c.job_id, delivery.c.destination, job.c.state),
                 # A film whose reading was late may have been withdrawn before it was read.
                 sa.func.coalesce(job.c.report, notice.c.report).label("report"),
-                *(job.c.rejection, job.c.rejection_note, job.c.rejected_at),
+                *(job.c.rejection, job.c.rejection_note, job.c.rejected_at, job.c.reason, job.c.model),
+                job.c.bundle_digest,
                 *(instance.c.transfer_syntax_uid, identity.c.header),
             )
             .join(job, job.c.id == delivery.c.job_id)
@@ -83,14 +84,36 @@ def due(database: Database, destinations: Sequence[str], *, limit: int) -> list[
                 rejection=row.rejection,
                 note=row.rejection_note,
                 at=row.rejected_at,
-                replaced=row.state == JobState.SUPERSEDED,
-                report=Report.from_json(row.report),
+                # Of a film that is not this patient's, no reading takes the place.
+                replaced=row.state == JobState.SUPERSEDED and row.rejection != "worklist",
+                report=_report(row),
                 header=row.header or b"",
                 transfer_syntax_uid=row.transfer_syntax_uid,
                 objects=sent_outputs(transaction, row.job_id, destination=row.destination),
             )
             for row in rows
         ]
+
+
+def _report(row: Row) -> Report:
+    """What was said of the film. One that was never read may have sent the summary of its study, and nothing else."""
+    if row.report:
+        return Report.from_json(row.report)
+    return Report(
+        outcome=Outcome.NOT_ANALYSED,
+        reason=row.reason,
+        read_at=row.rejected_at,
+        revision=1,
+        reader=Reader(
+            name=row.model,
+            version="",
+            bundle_digest=row.bundle_digest,
+            weights_digest="",
+            calibration="",
+            demonstration=False,
+            engine="",
+        ),
+    )
 
 
 def record(database: Database, order: Order, made: Sequence[StoredOutput]) -> list[str]:

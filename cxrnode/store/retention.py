@@ -108,14 +108,17 @@ def retire(database: Database, periods: Periods, *, limit: int) -> list[str]:
 
 
 def retire_notes(database: Database, periods: Periods, *, limit: int) -> list[str]:
-    """As `retire`, for what was made to withdraw a result after the film's own bytes had gone."""
+    """As `retire`, for what was made after the film's own bytes had gone: a withdrawal, the summary of a study."""
     with database.write() as transaction:
         to_come = sa.exists().where(delivery.c.job_id == output.c.job_id, delivery.c.state.in_(_UNDER_WAY))
+        fresh = sa.exists().where(
+            delivery.c.job_id == output.c.job_id, delivery.c.created_at > transaction.now - periods.accepted
+        )
         over = (
             output.c.spool_key.is_not(None),
             instance.c.spool_key.is_(None),
-            job.c.rejected_at <= transaction.now - periods.accepted,
             ~to_come,
+            ~fresh,
         )
         rows = transaction.rows(
             sa.select(output.c.id, output.c.spool_key, instance.c.id.label("instance_id"))

@@ -139,7 +139,9 @@ def look(database: Database, key: Key, *, quiet: float) -> Look:
         before = _before(transaction, key.digest)
         if any(row.state in _UNREAD or row.under_way for row in rows):
             return Look()  # its settling touches the study again
-        listed = [row for row in rows if row.outcome != Outcome.DUPLICATE and row.state != JobState.SUPERSEDED]
+        if any(row.disputed for row in rows):
+            return Look(wait=True)  # whose films these are nobody knows: nothing more of them is sent
+        listed = _newest([r for r in rows if r.outcome != Outcome.DUPLICATE and r.state != JobState.SUPERSEDED])
         films = [_read(row) for row in listed]
         standing = [row.id for row in listed if row.state != JobState.WITHDRAWN]
         if not standing or (len({one.instance_id for one in films}) < 2 and not before):
@@ -166,6 +168,20 @@ def look(database: Database, key: Key, *, quiet: float) -> Look:
         )
 
 
+def _newest(rows: Sequence[Row]) -> list[Row]:
+    """One row a film, by their ids: its newest reading, but for one that was withdrawn or of which nothing came."""
+    chosen: dict[int, Row] = {}
+    for row in rows:
+        before = chosen.get(row.instance_id)
+        if before is None or _says(row) >= _says(before):
+            chosen[row.instance_id] = row
+    return sorted(chosen.values(), key=lambda row: int(row.id))
+
+
+def _says(row: Row) -> tuple[bool, bool]:
+    return row.state != JobState.WITHDRAWN, bool(row.report or row.told)
+
+
 def _rows(transaction: Transaction, key: Key) -> Sequence[Row]:
     under_way = sa.exists().where(
         delivery.c.job_id == job.c.id, delivery.c.act == "report", delivery.c.state.in_(_UNDER_WAY)
@@ -173,7 +189,7 @@ def _rows(transaction: Transaction, key: Key) -> Sequence[Row]:
     return transaction.rows(
         sa.select(
             *(job.c.id, job.c.instance_id, job.c.state, job.c.outcome, job.c.reason, job.c.report, job.c.settled_at),
-            job.c.report_sha256,
+            *(job.c.report_sha256, job.c.disputed),
             *(job.c.wanted, job.c.preview_key, job.c.preview_sha256, job.c.bundle_digest, instance.c.received_at),
             *(instance.c.transfer_syntax_uid, identity.c.header, reader.c.reader, under_way.label("under_way")),
             notice.c.report.label("told"),
@@ -237,17 +253,20 @@ def _predecessors(transaction: Transaction, before: Sequence[Row]) -> tuple[Sent
 def record(database: Database, one: Due, outputs: Sequence[StoredOutput]) -> bool:
     """Record a summary with its outputs and deliveries in one transaction; cancel what did not go of the one before.
 
-    Returns False where it is not to be sent as it is: another node was faster, or the job or an earlier summary moved
-    on meanwhile. The caller then removes the files that it spooled.
+    Returns False where it is not to be sent as it is: another node was faster, or one of the jobs that it lists or an
+    earlier summary moved on meanwhile. The caller then removes the files that it spooled.
     """
     with database.write() as transaction:
         locked = transaction.rows(
-            sa.select(job.c.id, job.c.state)
-            .where(job.c.id.in_({one.job_id, *one.replaces}))
+            sa.select(job.c.id, job.c.state, job.c.report_sha256, job.c.reason, job.c.disputed)
+            .where(job.c.id.in_({one.job_id, *one.replaces, *(film.job_id for film in one.films)}))
             .order_by(job.c.id)
             .with_for_update()
         )
         states = {row.id: row.state for row in locked}
+        listed = [row for row in locked if row.id in {film.job_id for film in one.films}]
+        if _digest(listed) != one.readings_digest or any(row.disputed for row in listed):
+            return False
         before = _before(transaction, one.study_digest)
         if states.get(one.job_id) in (None, *_UNREAD, JobState.SUPERSEDED, JobState.WITHDRAWN):
             return False

@@ -62,6 +62,8 @@ def withdraw(database: Database, job_id: int, cause: Cause) -> TakenBack:
             raise Rejected(f"job {job_id}: its result is withdrawn already; `cxrnode jobs resend` sends the note again")
         if row.duplicate_of is not None:
             raise Rejected(f"job {job_id} is a duplicate and sent nothing; withdraw job {row.duplicate_of}")
+        # Again: what settled while the job's row was waited for made deliveries of its own.
+        rows = lock_deliveries(transaction, job_id)
         return withdraw_locked(transaction, job_id, JobState(row.state), rows, cause)
 
 
@@ -77,6 +79,7 @@ def withdraw_locked(
         note(transaction, JobEvent.WITHDRAWN, job_id=job_id, **detail)
     if cause.rejection == "worklist":
         _stop_revisions(transaction, job_id, cause)
+        _withdraw_predecessors(transaction, job_id, cause)
     return take_back(transaction, job_id, deliveries, cause)
 
 
@@ -90,6 +93,23 @@ def _stop_revisions(transaction: Transaction, job_id: int, cause: Cause) -> None
     )
     for row in transaction.rows(asked.order_by(job.c.id).with_for_update(skip_locked=True)):
         withdraw_locked(transaction, row.id, JobState(row.state), (), cause, with_job=job_id)
+
+
+def _withdraw_predecessors(transaction: Transaction, job_id: int, cause: Cause) -> None:
+    """Withdraw what earlier revisions left in the archives (`withdraw_superseded = false`): it is the same wrong film.
+
+    The successor's row is locked before its predecessor's, as where a revision is settled.
+    """
+    before = transaction.scalar(sa.select(job.c.predecessor).where(job.c.id == job_id))
+    if before is None:
+        return
+    rows = lock_deliveries(transaction, before)
+    its = sa.select(job.c.state, job.c.rejection).where(job.c.id == before).with_for_update()
+    row = transaction.row(its)
+    if row is not None and row.state == JobState.SUPERSEDED and not row.rejection:
+        withdraw_locked(transaction, before, JobState.SUPERSEDED, rows, cause, with_job=job_id)
+    else:
+        _withdraw_predecessors(transaction, before, cause)
 
 
 def take_back(transaction: Transaction, job_id: int, deliveries: Sequence[Row], cause: Cause | None) -> TakenBack:

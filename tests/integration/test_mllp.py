@@ -26,7 +26,7 @@ from cxrnode.errors import Rejected
 from cxrnode.roles.withdraw import make_withdrawals
 from cxrnode.store import withdrawals
 from cxrnode.store.schema import circuit, delivery
-from tests.integration.test_send_role import MakeBench, make_bench
+from tests.integration.test_send_role import Bench, MakeBench, make_bench
 from tests.integration.test_stow import authority
 from tests.peers import RecordingScp, recording_scp, unused_port, wait_until
 from tests.unit.outputs.sources import make_report, make_source
@@ -291,3 +291,24 @@ def test_a_receiver_that_is_down_parks_nothing_and_gets_all_when_it_is_back(make
         made.close()
     assert sorted(map(control_id, made.received)) == sorted(control_id(message(n)) for n in (1, 2, 3))
     assert not bench.one(sa.select(circuit.c.open))[0]
+
+
+def test_a_destination_whose_tls_files_are_missing_delays_nobody_else_and_is_taken_up_when_they_are_there(
+    make_bench: MakeBench, recording_scp: RecordingScp, authority: Path
+) -> None:
+    ca = authority / "late" / "ca.pem"
+    locked = {"kind": "stow", "url": f"https://127.0.0.1:{unused_port()}", "tls": {"ca": str(ca)}}
+    bench = make_bench({"PACS": (recording_scp.aet, recording_scp.port), "LOCKED": locked})
+    number = bench.report(1, "PACS", "LOCKED")
+    bench.start()
+    recording_scp.wait_for(2)
+    wait_until(lambda: "cannot be used" in _reason_of_circuit(bench), seconds=10, what="the circuit that says why")
+    ca.parent.mkdir()
+    ca.write_bytes((authority / "ca.pem").read_bytes())
+    wait_until(lambda: "unreachable" in _reason_of_circuit(bench), seconds=10, what="an attempt to reach it")
+    assert bench.state(number) == "reported"
+
+
+def _reason_of_circuit(bench: Bench) -> str:
+    with bench.database.read() as transaction:
+        return str(transaction.scalar(sa.select(circuit.c.reason).where(circuit.c.destination == "LOCKED")) or "")

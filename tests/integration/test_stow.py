@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
 import http.server
 import json
 import re
@@ -72,7 +73,7 @@ class Script:
     answer: Any = None
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     #: "cut": it hangs up unanswered; "half": within the headers; "early": it answers before it has read all; "mute";
-    #: "drip": byte by byte.
+    #: "drip": byte by byte; "bare": the status alone, without a length.
     manner: str = ""
 
 
@@ -129,6 +130,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif script.manner == "half":
             self.wfile.write(b"HTTP/1.1 200 OK\r\nServer: x\r\n")
             self.close_connection = True
+        elif script.manner == "bare":
+            self.wfile.write(f"HTTP/1.1 {script.status} x\r\nConnection: close\r\n\r\n".encode())
+            self.close_connection = True
         elif script.manner == "mute":
             time.sleep(3)
         elif script.manner == "drip":
@@ -140,7 +144,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer(script)
 
     def _answer(self, script: Script) -> None:
-        body = b"" if script.answer is None else json.dumps(script.answer).encode()
+        told = script.answer
+        body = b"" if told is None else told if isinstance(told, bytes) else json.dumps(told).encode()
         self.send_response(script.status)
         for name, value in script.headers.items():
             self.send_header(name, value)
@@ -267,11 +272,59 @@ def test_what_the_server_says_of_itself_is_a_fault_of_the_way(
     assert len(server.posted) == 1  # nobody goes elsewhere, nobody repeats
 
 
+@pytest.mark.parametrize(
+    ("answer", "headers"),
+    [
+        (b"<html>Please log in</html>", {"Content-Type": "text/html"}),
+        (b"<html/>", {"Content-Type": "application/xhtml+xml"}),
+        (b"OK", {}),
+        ({"error": "log in"}, {"Content-Type": "application/json"}),
+        (b"{" + b" " * 2 * 2**20 + b"}", {"Content-Type": "application/dicom+json"}),
+        (gzip.compress(b" " * 100 * 2**20), {"Content-Encoding": "gzip"}),
+    ],
+    ids=["page", "xhtml", "text", "json", "long", "bomb"],
+)
+def test_a_success_that_is_no_answer_of_stow_stores_nothing(
+    server: Server, answer: Any, headers: Mapping[str, str]
+) -> None:
+    """The log-in page of a proxy comes as a 200 too: what met it must not count as delivered."""
+    server.script = lambda number, uid: Script(200, answer, headers)
+    fault = fault_of(server)
+    assert (fault.kind, fault.stage) == (FaultKind.REFUSED, Stage.TRANSFER)
+    with pytest.raises(AssociationFault, match="no answer of STOW-RS"):
+        stow.reach(to(server), timeouts=SHORT)
+
+
+@pytest.mark.parametrize(
+    ("answer", "headers"),
+    [(b"<NativeDicomModel/>", {"Content-Type": "application/dicom+xml"}), ({}, {}), ({"00081190": {}}, {})],
+)
+def test_all_is_stored_where_the_server_says_so_without_a_list(
+    server: Server, answer: Any, headers: Mapping[str, str]
+) -> None:
+    server.script = lambda number, uid: Script(200, answer, headers)
+    assert stored(server).kind is StatusClass.SUCCESS
+
+
+def test_a_refusal_without_a_length_is_heard(server: Server) -> None:
+    server.script = lambda number, uid: Script(401, manner="bare")
+    assert fault_of(server).kind is FaultKind.UNAUTHORISED
+
+
+def test_a_token_that_no_header_can_hold_is_said_and_never_told(server: Server, monkeypatch: Any) -> None:
+    monkeypatch.setenv("WEB_TOKEN", "s\u20accret")
+    with pytest.raises(AssociationFault, match="not in ASCII") as caught:
+        stow.open_stow(to(server, credential=Credential(variable="WEB_TOKEN")), timeouts=SHORT)
+    assert caught.value.kind is FaultKind.UNAUTHORISED
+    assert "cret" not in str(caught.value)
+
+
 def test_a_date_in_retry_after_is_understood_and_nonsense_is_no_pause(server: Server) -> None:
     server.script = lambda number, uid: Script(503, headers={"Retry-After": "Fri, 01 Jan 2100 00:00:00 GMT"})
     assert fault_of(server).pause == 3600.0
-    server.script = lambda number, uid: Script(503, headers={"Retry-After": "soon"})
-    assert fault_of(server).pause == 0.0
+    for nonsense in ("soon", "Fri, 01 Jan 2026 00:00:00 +99999999999999"):
+        server.script = lambda number, uid, said=nonsense: Script(503, headers={"Retry-After": said})  # type: ignore[misc]
+        assert fault_of(server).pause == 0.0
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,8 @@ def test_a_node_is_of_the_kind_it_says_and_a_dicom_node_without_saying() -> None
         ({**WEB, "ulr": "x"}, "site.toml: unknown key nodes.A.ulr; did you mean url?"),
         ({"kind": "stow"}, "site.toml: nodes.A.url is missing; add it"),
         ({**WEB, "url": "pacs.example.org"}, "nodes.A.url: 'pacs.example.org' is no http:// or https:// url"),
+        ({**WEB, "url": "http://pacs.example.org:99999"}, "nodes.A.url: Port out of range"),
+        ({**PACS, "host": "pacs..example.org"}, "nodes.A.host: 'pacs..example.org' is no host name"),
         ({**WEB, "url": "https://ann:pw@pacs/x"}, "nodes.A.url: the url holds more than host, port and path"),
         ({**WEB, "url": "https://pacs/x?key=1"}, "nodes.A.url: the url holds more than host, port and path"),
         ({**WEB, "auth": {"user": "a"}}, "nodes.A.auth: name one place of the secret, file or variable"),

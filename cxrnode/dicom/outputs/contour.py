@@ -18,6 +18,8 @@ Polygon: TypeAlias = tuple[Point, ...]
 
 #: The longer side of the grid on which the border is followed, in cells; between them it is interpolated.
 _GRID = 160
+#: How near to a corner, in parts of a side, the border may cross it: at the corner itself four sides would meet.
+_NEAREST = 1e-6
 #: The two ends of the border in a square, by its corners inside (1 top left, 2 top right, 4 bottom right, 8 bottom
 #: left); sides count clockwise from the top. The inside stays at the right hand, so that all ends meet beginnings.
 _ENDS: dict[int, tuple[tuple[int, int], ...]] = {
@@ -95,5 +97,5 @@ def _crossing(field: npt.NDArray[np.float64], row: int, column: int, side: int) 
     """Where the border crosses a side of a square; the same point whichever of its two squares asks."""
     (down, across), (down_too, across_too) = sorted(_SIDES[side])
     low, high = field[row + down, column + across], field[row + down_too, column + across_too]
-    part = float(low / (low - high))
+    part = min(max(float(low / (low - high)), _NEAREST), 1 - _NEAREST)
     return row + down + part * (down_too - down), column + across + part * (across_too - across)

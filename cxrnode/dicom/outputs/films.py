@@ -125,8 +125,8 @@ def _rows(subjects: Sequence[Subject]) -> tuple[Row, ...]:
 
 
 def _highest(row: Row) -> float:
-    """The highest score on any film: it orders the findings, and is never shown as the study's."""
-    return max(f.score for f in row.cells if f is not None)
+    """The largest lead on any film: it orders the findings, and is never shown as the study's."""
+    return max(f.lead for f in row.cells if f is not None)
 
 
 def _over_films(row: Row) -> str:

@@ -12,7 +12,7 @@ import hashlib
 
 from pydicom.dataset import Dataset
 
-from cxrnode.core.findings import Decision, Finding, Outcome, Scale
+from cxrnode.core.findings import Concept, Decision, Finding, Outcome, Scale
 from cxrnode.dicom.outputs import codes, hl7
 from cxrnode.dicom.outputs.common import (
     DEMONSTRATION,
@@ -25,7 +25,7 @@ from cxrnode.dicom.outputs.common import (
 from cxrnode.dicom.outputs.hl7 import coded, components, escaped, person, segment, text_of
 from cxrnode.dicom.outputs.report import plausibility_text, summary_text
 from cxrnode.dicom.outputs.settings import Output
-from cxrnode.dicom.outputs.source import clean_date, clean_sex, clean_time, plain
+from cxrnode.dicom.outputs.source import clean_date, clean_sex, clean_time, items_of, plain
 
 KIND = "hl7"
 WITHDRAWN = "AI RESULT WITHDRAWN"
@@ -60,7 +60,7 @@ def build_message(subject: Subject) -> Output:
 
 
 def build_withdrawn_message(subject: Subject, reason: str) -> Output:
-    """What takes a message back: each of its findings is posted as wrong, and a sentence says why."""
+    """What takes a message back: each of its answers and numbers is posted as wrong, and a sentence says why."""
     rows = _Rows(subject, status=_WRONG)
     why = f"{WITHDRAWN}: {reason.rstrip('. ')}. {_DO_NOT_USE}"
     rows.add("TX", _SUMMARY, escaped(why))
@@ -69,6 +69,7 @@ def build_withdrawn_message(subject: Subject, reason: str) -> Output:
         for number, finding in enumerate(decided, start=1):
             concept = codes.finding_concept(finding.label, subject.settings.scheme, subject.settings.concepts)
             rows.add("CE", coded(concept), '""', sub_id=str(number))
+            rows.add("NM", coded(_measured(subject)[0]), '""', sub_id=str(number))
     return _output(subject, rows, _CORRECTED)
 
 
@@ -115,12 +116,17 @@ class _Rows:
         abnormal = finding.decision is Decision.PRESENT and not demonstration
         answer = coded(codes.PRESENCE[finding.decision])
         self.add("CE", coded(concept), answer, sub_id=sub_id, f8="A" if abnormal else "", **read)
-        measured, unit = (
-            (codes.PROBABILITY, codes.PERCENT) if scale is Scale.PROBABILITY else (codes.AI_SCORE, codes.NO_UNITS)
-        )
+        measured, unit = _measured(subject)
         limits = escaped(limits_in_words(finding, scale))
         value = figures(finding, scale)[0]
         self.add("NM", coded(measured), value, sub_id=sub_id, f6=coded(unit), f7=limits, **read)
+
+
+def _measured(subject: Subject) -> tuple[Concept, Concept]:
+    """What the number of a finding is, and its unit."""
+    if subject.report.scale is Scale.PROBABILITY:
+        return codes.PROBABILITY, codes.PERCENT
+    return codes.AI_SCORE, codes.NO_UNITS
 
 
 def _output(subject: Subject, rows: _Rows, result_status: str) -> Output:
@@ -183,7 +189,7 @@ def _patient(source: Dataset) -> str:
 def _order(subject: Subject, status: str) -> tuple[str, str]:
     """ORC and OBR: the first request that the film fulfils."""
     source = subject.source
-    asked = next(iter(source.get("RequestAttributesSequence") or ()), Dataset())
+    asked = next(iter(items_of(source, "RequestAttributesSequence")), Dataset())
     accession = text_of(source, "AccessionNumber") or text_of(asked, "AccessionNumber", source)
     placer = text_of(asked, "PlacerOrderNumberImagingServiceRequest", source)
     filler = text_of(asked, "FillerOrderNumberImagingServiceRequest", source) or accession
@@ -212,9 +218,9 @@ def _studied(source: Dataset) -> str:
 
 def _procedure(source: Dataset) -> str:
     """The procedure that the film itself states, else a plain chest X-ray: as the structured report has it."""
-    stated = list(source.get("ProcedureCodeSequence") or ())
-    for request in source.get("RequestAttributesSequence") or ():
-        stated += request.get("RequestedProcedureCodeSequence") or ()
+    stated = list(items_of(source, "ProcedureCodeSequence"))
+    for request in items_of(source, "RequestAttributesSequence"):
+        stated += items_of(request, "RequestedProcedureCodeSequence")
     for code in stated:
         parts = [text_of(code, k, source) for k in ("CodeValue", "CodeMeaning", "CodingSchemeDesignator")]
         if all(parts):

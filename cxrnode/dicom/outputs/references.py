@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from cxrnode.dicom.outputs.content import Image, reference
 from cxrnode.dicom.outputs.encoding import Attributes
 from cxrnode.dicom.outputs.settings import SentObject
-from cxrnode.dicom.outputs.source import copied_items, plain, raw_value
+from cxrnode.dicom.outputs.source import copied_items, items_of, plain, raw_value
 
 _REQUEST_TEXT = (
     "PlacerOrderNumberImagingServiceRequest",
@@ -22,7 +22,7 @@ _REQUEST_TEXT = (
 def requests(source: Dataset) -> list[Attributes]:
     """The requests that the film fulfils (PS3.3 C.17.2, type 1C), as the film names them."""
     found = []
-    for request in source.get("RequestAttributesSequence") or ():
+    for request in items_of(source, "RequestAttributesSequence"):
         target = Attributes().put("StudyInstanceUID", raw_value(source, "StudyInstanceUID"))
         target.put_items("ReferencedStudySequence")
         target.put(

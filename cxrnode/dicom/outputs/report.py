@@ -40,7 +40,8 @@ from cxrnode.dicom.outputs.content import (
 from cxrnode.dicom.outputs.encoding import Attributes, ascii_text
 from cxrnode.dicom.outputs.references import evidence, referenced, requests
 from cxrnode.dicom.outputs.settings import MANUFACTURER, SR_CLASSES, SR_SERIES_NUMBER, Output
-from cxrnode.dicom.outputs.source import plain, raw_value
+from cxrnode.dicom.outputs.source import items_of, plain, raw_value
+from cxrnode.dicom.values import number
 
 
 def build_report(subject: Subject) -> Output:
@@ -116,7 +117,10 @@ def summary_text(report: Report) -> str:
         if titles:
             parts.append(f"{word}: {', '.join(titles)}.")
     if report.scale is Scale.SCORE:
-        parts.append("A score is not a probability.")
+        parts.append(
+            "A score is not a probability; each finding has thresholds of its own, and scores of two findings cannot "
+            "be compared."
+        )
     if report.reader.demonstration:
         parts.append(f"{DEMONSTRATION}.")
     return ascii_text(" ".join(parts))
@@ -165,9 +169,9 @@ def observer(subject: Subject) -> tuple[Item, ...]:
 def _library(source: Dataset, film: Image) -> Item:
     described = [Item(Relation.ACQUISITION, codes.MODALITY, codes.modality_concept(plain(source, "Modality")))]
     for name, keyword in ((codes.PIXEL_ROWS, "Rows"), (codes.PIXEL_COLUMNS, "Columns")):
-        count = source.get(keyword)
-        if isinstance(count, int) and count > 0:
-            described.append(Item(Relation.ACQUISITION, name, Number(str(count), codes.PIXELS)))
+        count = number(source, keyword)
+        if count and count > 0:
+            described.append(Item(Relation.ACQUISITION, name, Number(f"{count:.0f}", codes.PIXELS)))
     entry = Item(Relation.CONTAINS, codes.LIBRARY_SOURCE, film, tuple(described))
     group = Item(Relation.CONTAINS, codes.IMAGE_LIBRARY_GROUP, Container(), (entry,))
     return Item(Relation.CONTAINS, codes.IMAGE_LIBRARY, Container(), (group,))
@@ -248,9 +252,9 @@ def plausibility_text(checked: Plausibility) -> str:
 
 def _procedure(source: Dataset) -> Concept | CopiedConcept:
     """The procedure that the film itself states, else a plain chest X-ray."""
-    stated = list(source.get("ProcedureCodeSequence") or ())
-    for request in source.get("RequestAttributesSequence") or ():
-        stated += request.get("RequestedProcedureCodeSequence") or ()
+    stated = list(items_of(source, "ProcedureCodeSequence"))
+    for request in items_of(source, "RequestAttributesSequence"):
+        stated += items_of(request, "RequestedProcedureCodeSequence")
     for code in stated:
         parts = {k: raw_value(code, k, source) for k in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")}
         if all(parts.values()):

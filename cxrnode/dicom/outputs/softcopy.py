@@ -14,7 +14,7 @@ from cxrnode.dicom.display import first_window, is_inverse, rescale
 from cxrnode.dicom.luts import Lut, lut_item
 from cxrnode.dicom.outputs.encoding import Attributes, tag_and_vr
 from cxrnode.dicom.outputs.source import plain, raw_value
-from cxrnode.dicom.shutters import KEYWORDS as SHUTTER_KEYWORDS
+from cxrnode.dicom.shutters import SHAPES
 from cxrnode.dicom.values import many_numbers, many_texts, number
 from cxrnode.errors import UnreadableImage
 
@@ -95,10 +95,12 @@ def _lut(table: Lut, signed: bool) -> Attributes:
 
 def _put_shutter(source: Dataset, target: Attributes) -> None:
     """The film's shutters, which a presentation state must repeat to keep; what they hide is shown black."""
-    if not many_texts(source, "ShutterShape"):
+    found = [one for one in many_texts(source, "ShutterShape") if one in SHAPES]
+    # A shape without its attributes, or a bitmap's, would be of no use to any viewer.
+    shapes = [one for one in found if all(raw_value(source, keyword) for keyword in SHAPES[one])]
+    if not shapes:
         return
-    for keyword in SHUTTER_KEYWORDS:
-        value = raw_value(source, keyword)
-        if value:
-            target.put(keyword, value)
+    target.put("ShutterShape", *shapes)
+    for keyword in (keyword for shape in shapes for keyword in SHAPES[shape]):
+        target.put(keyword, raw_value(source, keyword))
     target.put("ShutterPresentationValue", 0)

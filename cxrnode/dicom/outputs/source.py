@@ -17,6 +17,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.valuerep import PersonName
 
+from cxrnode.dicom.header import PARSE_FAULTS
 from cxrnode.dicom.outputs.encoding import Attributes, ascii_text, tag_and_vr
 
 _TEXT = frozenset(
@@ -148,10 +149,16 @@ def copied_items(source: Dataset, keyword: str, inherited: Dataset | None = None
 
     An item without a SpecificCharacterSet has that of the data set it stands in (PS3.3 C.12.1.1.2): `inherited`.
     """
-    if keyword not in source or source[keyword].VR != "SQ":
-        return []
     around = source if "SpecificCharacterSet" in source or inherited is None else inherited
-    return [_copied(child, around) for child in source[keyword].value or ()]
+    return [_copied(child, around) for child in items_of(source, keyword)]
+
+
+def items_of(source: Dataset, keyword: str) -> tuple[Dataset, ...]:
+    """The items of a sequence; () where it is absent, of another VR, or cannot be read."""
+    try:
+        return tuple(source[keyword].value or ()) if keyword in source and source[keyword].VR == "SQ" else ()
+    except PARSE_FAULTS:
+        return ()
 
 
 def view_of(source: Dataset) -> str:
@@ -159,7 +166,7 @@ def view_of(source: Dataset) -> str:
     position = re.sub(r"[^A-Za-z0-9>/ -]", "", plain(source, "ViewPosition")).strip()[:12]
     if position:
         return position
-    for child in source.get("ViewCodeSequence") or ():
+    for child in items_of(source, "ViewCodeSequence"):
         view = _VIEWS.get(plain(child, "CodeValue"))
         if view:
             return view

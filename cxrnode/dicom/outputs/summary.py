@@ -180,7 +180,9 @@ def _draw_thumbnails(page: Page, thumbnails: tuple[Thumbnail, ...], top: int, bo
 
 
 def _notes(subject: Subject, thumbnails: bool) -> list[str]:
-    kind = "Probability in percent." if subject.report.scale is Scale.PROBABILITY else "A score is not a probability."
+    probability = subject.report.scale is Scale.PROBABILITY
+    score = "A score is not a probability: compare the bars, not the numbers."
+    kind = "Probability in percent." if probability else score
     ticks = "White marks on a bar: its thresholds; present from the right one on, absent below the left one."
     notes = [f"{open_findings(subject)} Check on the film itself.", f"{kind} {ticks}"]
     if subject.report.notes:

@@ -6,8 +6,10 @@ from typing import Any
 
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
 from cxrnode.core.findings import Outcome, Reader, Report
 from cxrnode.dicom.header import identity_of
@@ -90,6 +92,30 @@ def test_values_and_sequences_beyond_reason_are_left_out_and_nothing_is_refused(
     kept = restored(source)
     assert ("StudyDescription" in kept, "ProcedureCodeSequence" in kept) == (False, False)
     assert len(kept.PatientName) == LONGEST_VALUE
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "value"),
+    [
+        (0x00280010, "US", b"\1\2\3"),
+        (0x00280010, "FD", b"abc "),
+        (0x00400275, "LO", b"abcd"),
+        (0x00400275, "UN", b"abcd"),
+        (0x00400275, "SQ", b"abcdefghijkl"),
+        (0x00081032, "LO", b"abcd"),
+        (0x00540220, "LO", b"abcd"),
+    ],
+)
+@pytest.mark.parametrize("build", [build_notice, lambda s, r, o, k: build_outputs(s, r, None, None, o, k)])
+def test_what_breaks_its_vr_or_is_no_sequence_counts_as_missing(tag: int, vr: str, value: bytes, build: Any) -> None:
+    def broken() -> Dataset:
+        source = make_source()
+        raw = RawDataElement(Tag(tag), vr, len(value), value, 0, is_implicit_VR=False, is_little_endian=True)
+        source._dict[Tag(tag)] = raw
+        return source
+
+    whole = build(broken(), REPORT, OutputSettings(), KINDS)
+    assert [one.data for one in build(restored(broken()), REPORT, OutputSettings(), KINDS)] == [o.data for o in whole]
 
 
 def test_an_empty_header_is_kept_as_nothing() -> None:

@@ -222,6 +222,9 @@ def test_a_withdrawn_message_posts_every_finding_as_wrong_and_says_why() -> None
     assert {row[11] for row in told} == {"O", "W"}
     assert told[1][5].startswith("AI RESULT WITHDRAWN: wrong patient. Do not use it.")
     decided = [f for f in make_report().findings if f.decision is not Decision.NOT_ASSESSED]
-    assert [row[5] for row in told[2:]] == ['""'] * len(decided)
+    # The answer and the number of each: a score without its answer would stand as if nothing had happened.
+    first = rows(parsed(sent()))
+    assert [row[2:6] for row in told[2:]] == [[*row[2:5], '""'] for row in first if row[2] in ("CE", "NM")]
+    assert len(told[2:]) == 2 * len(decided)
     assert found.ORU_R01_PATIENT_RESULT.ORU_R01_ORDER_OBSERVATION.OBR.obr_25.value == "C"
     assert "absent" not in told[1][5].lower()

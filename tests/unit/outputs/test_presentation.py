@@ -182,6 +182,17 @@ def test_the_line_closes_the_same_region_as_that_of_the_picture() -> None:
     assert overlap(drawn, smooth >= CONTOUR_LEVEL) > 0.97
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_region_that_lies_at_the_level_itself_is_closed_too(seed: int) -> None:
+    """A map with a plateau at 0.5: the border runs through the middles of the cells, where four squares meet."""
+    cells = np.random.default_rng(seed).choice(np.array([0.0, 0.5, 1.0], np.float32), (7, 7))
+    plateau = np.full((7, 7), CONTOUR_LEVEL, np.float32)
+    for one in (plateau, np.kron(cells, np.ones((23, 23), np.float32))[:160, :160]):
+        found = contours(Influence(one, float(one.max())), 1600, 1600)
+        assert found
+        assert all(border[0] == border[-1] for border in found)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_any_region_is_closed_also_with_holes_and_along_the_edges(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -248,6 +259,15 @@ def test_a_voi_lut_is_repeated_entry_by_entry() -> None:
     assert np.array_equal(np.frombuffer(copied.LUTData, "<u2"), entries)
 
 
+@pytest.mark.parametrize("first", ["99999999", "-99999999"])
+def test_a_voi_lut_that_no_descriptor_can_state_is_left_out(first: str) -> None:
+    table = Dataset()
+    table.add_new(0x00283002, "IS", ["16", first, "12"])
+    table.add_new(0x00283006, "US", list(range(16)))
+    (voi,) = state(source=make_source(ROWS, COLUMNS, VOILUTSequence=Sequence([table]))).SoftcopyVOILUTSequence
+    assert "VOILUTSequence" not in voi
+
+
 def test_the_whole_film_is_displayed_with_the_shape_of_its_pixels() -> None:
     (area,) = state().DisplayedAreaSelectionSequence
     assert (list(area.DisplayedAreaTopLeftHandCorner), list(area.DisplayedAreaBottomRightHandCorner)) == (
@@ -266,6 +286,15 @@ def test_a_shutter_of_the_film_is_kept() -> None:
     ds = state(source=make_source(ROWS, COLUMNS, ShutterShape="RECTANGULAR", **edges))
     assert {keyword: int(ds[keyword].value) for keyword in edges} == edges
     assert (ds.ShutterShape, ds.ShutterPresentationValue) == ("RECTANGULAR", 0)
+
+
+@pytest.mark.parametrize("shape", ["BITMAP", "RECTANGULAR", "CIRCULAR", "STAR"])
+def test_a_shutter_without_what_it_needs_is_left_out(shape: str) -> None:
+    ds = state(source=make_source(ROWS, COLUMNS, ShutterShape=shape, RadiusOfCircularShutter=40))
+    assert not [one.keyword for one in ds if "Shutter" in one.keyword]
+    corners = [1, 1, 1, 9, 9, 9]
+    both = make_source(ROWS, COLUMNS, ShutterShape=[shape, "POLYGONAL"], VerticesOfThePolygonalShutter=corners)
+    assert state(source=both).ShutterShape == "POLYGONAL"
 
 
 def test_a_film_of_unknown_size_gets_none() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from cxrnode.store import circuits, duties, jobs, settlements
+from cxrnode.store import circuits, duties, jobs, rejections, settlements
 from cxrnode.store.clock import mend
 from cxrnode.store.database import Database
-from tests.stores import LEASE, LIMITS, Clock, claim, claim_one, enqueue, reported, take, take_one
+from cxrnode.store.withdrawals import Cause, withdraw
+from tests.stores import LEASE, LIMITS, Clock, claim, claim_one, delivered, enqueue, reported, take, take_one
 
 HOURS = 3 * 3600.0
 
@@ -41,6 +42,17 @@ def test_deliveries_and_circuits_go_on_after_the_clock_went_back(database: Datab
     assert take(database) == []
     assert _mend(database) == 2
     assert len(take(database)) == 1
+
+
+def test_a_withdrawal_that_could_not_be_made_is_tried_again_after_the_clock_went_back(
+    database: Database, clock: Clock
+) -> None:
+    withdraw(database, delivered(database), Cause(rejection="quality", note="no", by="test"))
+    (order,) = rejections.due(database, ["PACS"], limit=10)
+    rejections.postpone(database, order, "a test", pause=300.0)
+    clock.turn(-HOURS)
+    assert _mend(database) == 1
+    assert len(rejections.due(database, ["PACS"], limit=10)) == 1
 
 
 def test_what_is_within_its_time_is_left_alone(database: Database, clock: Clock) -> None:

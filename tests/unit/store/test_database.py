@@ -81,7 +81,7 @@ def test_texts_of_any_script_are_kept_as_they_are(database: Database) -> None:
     with database.read() as transaction:
         stored = transaction.row(sa.select(identity))
     assert stored is not None
-    assert {"instance_id": 1, **who} == dict(stored._mapping)
+    assert {"instance_id": 1, "header": b"", **who} == dict(stored._mapping)  # nothing else of a header was given
 
 
 def test_sqlite_waits_for_the_disk_and_checks_its_references(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 
@@ -206,6 +208,48 @@ def test_a_revision_that_waits_is_not_read_under_the_wrong_identity(database: Da
         disputes.decide(database, second.job_id, reason="x", by="me")
     assert [row(database, job, one).state for one in (old, revision)] == ["withdrawn", "withdrawn"]
     assert_sound(database)
+
+
+@pytest.mark.parametrize("policy", ["hold", "reissue"])
+def test_a_revision_of_what_was_withdrawn_for_quality_meets_the_corrected_film(
+    database: Database, policy: Policy
+) -> None:
+    old = read(database, 1, "wrong")
+    send(database)
+    withdraw(database, old, Cause(rejection="quality", note="", by="me"))
+    right = read(database, 2, "right", policy=policy)
+    send(database)
+    revision = jobs.retry(database, old, reason="a new model")
+    (held,) = claim(database)
+    assert settle(database, held, pixels="film", identity="wrong", policy=policy)
+    assert take(database) == []
+    if policy == "hold":
+        assert [row(database, job, one).disputed for one in (right, revision)] == [True, True]
+        assert disputes.decide(database, right, reason="x", by="me").withdrawn == (revision,)
+    assert [row(database, job, one).state for one in (right, revision)] == ["delivered", "withdrawn"]
+    assert_sound(database)
+
+
+@pytest.mark.parametrize("policy", ["hold", "reissue"])
+def test_a_result_that_a_person_withdraws_meanwhile_disputes_nothing(
+    database: Database, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    old = read(database, 1, "wrong")
+    enqueue(database, 2)
+    (held,) = claim(database)
+    real = disputes.other_identities
+
+    def slow(*what: Any, **more: Any) -> Any:
+        found = real(*what, **more)
+        withdraw(database, old, Cause(rejection="worklist", note="", by="me"))
+        return found
+
+    monkeypatch.setattr(disputes, "other_identities", slow)
+    assert settle(database, held, pixels="film", identity="right", policy=policy)
+    assert (row(database, job, held.job_id).disputed, row(database, job, old).state) == (False, "withdrawn")
+    assert [one.job_id for one in take(database)] == [held.job_id]
 
 
 def test_all_that_was_said_of_the_film_under_the_wrong_identity_is_withdrawn(database: Database) -> None:

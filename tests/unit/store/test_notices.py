@@ -364,6 +364,12 @@ def test_the_bytes_of_a_noticed_duplicate_have_their_time_like_others(database: 
         assert transaction.rows(sa.select(output.c.id).where(output.c.spool_key.is_not(None))) == []
 
 
+def test_those_behind_a_film_are_found(database: Database) -> None:
+    first, second = parked(database, 1), parked(database, 2)
+    assert [one.job_id for one in due(database, limit=1)] == [first]
+    assert [one.job_id for one in notices.due(database, late_after=LATE, limit=1, after=first)] == [second]
+
+
 def test_limits_and_history(database: Database, clock: Clock) -> None:
     ids = [parked(database, number) for number in range(3)]
     assert [one.job_id for one in due(database, limit=2)] == ids[:2]

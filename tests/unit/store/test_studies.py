@@ -9,10 +9,22 @@ import pytest
 import sqlalchemy as sa
 
 from cxrnode.core.kept import Kept
-from cxrnode.store import deliveries, jobs, receipt, reports, settlements, studies, withdrawals
+from cxrnode.store import (
+    deliveries,
+    disputes,
+    jobs,
+    receipt,
+    rejections,
+    reports,
+    retention,
+    settlements,
+    studies,
+    withdrawals,
+)
 from cxrnode.store.database import Database
 from cxrnode.store.receipt import Order
 from cxrnode.store.reports import StoredOutput
+from cxrnode.store.retention import Periods
 from cxrnode.store.schema import delivery, job, study_summary
 from cxrnode.store.studies import Due, Key, Look
 from cxrnode.store.withdrawals import Cause
@@ -260,6 +272,87 @@ def test_a_film_read_again_is_listed_once_by_its_newest_reading(database: Databa
     assert first not in [film.job_id for film in two.films]
 
 
+@pytest.mark.parametrize("end", ["parked", "withdrawn before"])
+def test_a_film_is_listed_once_whatever_became_of_its_revision(database: Database, clock: Clock, end: str) -> None:
+    first, second = read(database), read(database)
+    if end == "withdrawn before":
+        withdrawals.withdraw(database, first, Cause(rejection="quality", note="no", by="test"))
+    again = jobs.retry(database, first, reason="a new model")
+    held = claim_one(database)
+    if end == "parked":
+        jobs.park(database, held, "an internal fault")
+    else:
+        assert settle(database, held, pixels=first)
+        deliver(database)
+    clock.turn(QUIET + 1.0)
+    listed = {film.job_id: film.report is not None for film in due(database).films}
+    assert listed == ({first: True, second: True} if end == "parked" else {second: True, again: True})
+
+
+def test_nothing_is_said_of_a_study_whose_film_is_in_dispute(database: Database, clock: Clock) -> None:
+    read(database)
+    second = read(database)
+    clock.turn(QUIET + 1.0)
+    one = due(database)
+    film(database, study_instance_uid="1.2.99")
+    assert settle(database, claim_one(database), pixels=second, identity="another")
+    assert not studies.record(database, one, made(one))
+    assert look(database) == Look(wait=True)
+    disputes.decide(database, second, reason="x", by="me")
+    one = due(database)
+    assert studies.record(database, one, made(one))
+
+
+def test_a_film_withdrawn_while_the_summary_is_made_or_waits_is_not_told_of(database: Database, clock: Clock) -> None:
+    first, second, _ = read(database), read(database), read(database)
+    clock.turn(QUIET + 1.0)
+    one = due(database)
+    withdrawals.withdraw(database, first, Cause(rejection="worklist", note="no", by="test"))
+    assert not studies.record(database, one, made(one))
+    clock.turn(1.0)
+    two = due(database)
+    assert studies.record(database, two, made(two))
+    clock.turn(1.0)
+    withdrawals.withdraw(database, second, Cause(rejection="worklist", note="no", by="test"))
+    deliver(database)
+    assert acts(database) == {"study-1": "cancelled"}
+    clock.turn(1.0)
+    three = due(database)
+    assert studies.record(database, three, made(three))
+    deliver(database)
+    assert acts(database) == {"study-1": "cancelled", "study-2": "sent"}
+    assert_sound(database)
+
+
+def test_a_film_that_was_never_read_takes_back_the_summary_that_it_sent(database: Database, clock: Clock) -> None:
+    read(database)
+    parked = film(database)
+    jobs.park(database, claim_one(database), "an internal fault")
+    clock.turn(QUIET + 1.0)
+    one = due(database)
+    assert studies.record(database, one, made(one))
+    deliver(database)
+    withdrawals.withdraw(database, parked, Cause(rejection="quality", note="no", by="test"))
+    (order,) = rejections.due(database, ["PACS"], limit=10)
+    assert (order.job_id, order.report.outcome, order.report.reason) == (parked, "not_analysed", "an internal fault")
+    assert [sent.kind for sent in order.objects] == ["study_sr", "study"]
+
+
+def test_a_summary_made_after_its_films_had_gone_goes_in_its_time_too(database: Database, clock: Clock) -> None:
+    short = Periods(accepted=5.0, ignored=5.0, failed=5.0)
+    read(database)
+    read(database)
+    clock.turn(QUIET + 1.0)
+    assert len(retention.retire(database, short, limit=10)) == 10
+    one = due(database)
+    assert studies.record(database, one, made(one))
+    clock.turn(4.0)
+    deliver(database)
+    assert retention.retire_notes(database, short, limit=10) == []
+    clock.turn(2.0)
+    assert len(retention.retire_notes(database, short, limit=10)) == 2
+
+
 def test_a_duplicate_is_not_listed_and_a_study_without_a_result_that_stands_has_no_summary(
     database: Database, clock: Clock
 ) -> None:
@@ -291,6 +384,6 @@ def test_studies_are_found_by_what_settled_since_by_pages(database: Database, cl
     ]
 
 
-@pytest.mark.parametrize("shown", [repr(KEY), repr(Look())])
+@pytest.mark.parametrize("shown", [repr(KEY), repr(Look())], ids=["key", "look"])
 def test_a_key_tells_nobody_whose_study_it_is(shown: str) -> None:
     assert not any(value in shown for value in IDENTITY.values() if len(value) > 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -278,6 +279,48 @@ def test_a_revision_leaves_what_its_predecessor_sent_where_the_site_says_so(data
     with pytest.raises(Rejected, match="withdrawn already"):
         withdraw(database, first, CAUSE)
     assert_sound(database)
+
+
+@pytest.mark.parametrize("rejection", ["worklist", "quality"])
+def test_a_wrong_patients_film_leaves_no_earlier_revision_behind(database: Database, rejection: str) -> None:
+    jobs_of_film = [delivered(database)]
+    for revision in (2, 3):
+        jobs_of_film.append(jobs.retry(database, jobs_of_film[-1], reason="a new model"))
+        held = claim_one(database)
+        before = reports.predecessor_sent(database, held.job_id)
+        said = dataclasses.replace(report(held), revision=revision)
+        how = {"saliency": None, "preview": None, "predecessors": before, "withdraw_superseded": False}
+        reports.settle_report(database, held, said, outputs(held), **how)  # type: ignore[arg-type]
+        sending = take_one(database)
+        assert deliveries.begin(database, sending)
+        settlements.settle_sent(database, sending, taken(sending))
+    withdraw(database, jobs_of_film[-1], dataclasses.replace(CAUSE, rejection=rejection))
+    told = jobs_of_film if rejection == "worklist" else jobs_of_film[-1:]
+    found = sorted((one.job_id, one.rejection, one.replaced) for one in due(database))
+    assert found == [(one, rejection, False) for one in told]
+    assert_sound(database)
+
+
+def test_what_settles_while_its_withdrawal_waits_for_it_is_withdrawn(
+    database: Database, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    job_id = enqueue(database, 1)
+    held = claim_one(database)
+    looked: list[int] = []
+
+    def slow(*whose: Any) -> Any:
+        found = deliveries.lock_deliveries(*whose)
+        if not looked:
+            looked.append(len(found))
+            settle(database, held)
+            under_way(database, job_id)
+        return found
+
+    monkeypatch.setattr("cxrnode.store.withdrawals.lock_deliveries", slow)
+    assert withdraw(database, job_id, CAUSE) == TakenBack(cancelled=0, ordered=1)
+    assert (looked, row(database, job, job_id).state) == ([0], "withdrawn")
 
 
 def test_a_revision_names_all_that_was_sent_of_its_predecessor_or_is_built_again(database: Database) -> None:
