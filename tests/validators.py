@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pydicom
 from PIL import Image
 from pydicom.datadict import keyword_for_tag
 
@@ -54,8 +55,10 @@ def unread(path: Path) -> list[str]:
     scratch = path.with_suffix(".out")
     kind = path.stem.rpartition("-")[0]
     if kind in DOCUMENTS:
-        # Without the conversion it takes a charset that it cannot name in HTML (ISO 2022 IR 149) for none at all.
-        found = [told("dsrdump", path), told("dsr2html", "+U8", path, scratch)]
+        # It takes Korean, which HTML has no name for, for no character set unless it converts; Japanese it cannot convert.
+        charset = str(pydicom.dcmread(path, specific_tags=["SpecificCharacterSet"]).get("SpecificCharacterSet"))
+        how = ("+U8",) if "ISO 2022 IR 149" in charset else ()
+        found = [told("dsrdump", path), told("dsr2html", *how, path, scratch)]
     elif kind == "pdf":
         found = [told("dcm2pdf", path, scratch)]
     elif kind == "gsps":
