@@ -55,7 +55,7 @@ def unread(path: Path) -> list[str]:
     scratch = path.with_suffix(".out")
     kind = path.stem.rpartition("-")[0]
     if kind in DOCUMENTS:
-        # It takes Korean, which HTML has no name for, for no character set unless it converts; Japanese it cannot convert.
+        # It takes Korean, which HTML cannot name, for no character set unless it converts; Japanese it cannot convert.
         charset = str(pydicom.dcmread(path, specific_tags=["SpecificCharacterSet"]).get("SpecificCharacterSet"))
         how = ("+U8",) if "ISO 2022 IR 149" in charset else ()
         found = [told("dsrdump", path), told("dsr2html", *how, path, scratch)]
