@@ -33,7 +33,7 @@ PUBLISHED = {
 
 
 def test_the_published_systems_and_our_own_are_shipped() -> None:
-    assert set(shipped()) == PUBLISHED | {"demo", "pneumonia-densenet121"}
+    assert set(shipped()) == PUBLISHED | {"demo", "nih14-boxes", "pneumonia-densenet121"}
 
 
 @pytest.mark.parametrize("name", shipped())
