@@ -111,7 +111,7 @@ def _findings(report: Report) -> None:
                 f"{finding.thresholds.rule_in:.3f}" if finding.thresholds else "-",
                 finding.decision.replace("_", " "),
             )
-            for finding in sorted(report.findings, key=lambda f: (-f.score, f.index))
+            for finding in report.ranked()
         ),
         title="Findings",
         numbers="score probability rule-out rule-in",

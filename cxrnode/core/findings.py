@@ -42,6 +42,10 @@ class Decision(StrEnum):
     NOT_ASSESSED = "not_assessed"
 
 
+#: The order in which people are shown decisions.
+GRAVEST_FIRST = (Decision.PRESENT, Decision.UNDETERMINED, Decision.ABSENT, Decision.NOT_ASSESSED)
+
+
 class Scale(StrEnum):
     """What a score may be called in front of a person."""
 
@@ -198,6 +202,10 @@ class Report:
     def having(self, decision: Decision) -> tuple[Finding, ...]:
         """The findings with this decision, the largest lead first (ties in the model's order)."""
         return tuple(sorted((f for f in self.findings if f.decision is decision), key=lambda f: (-f.lead, f.index)))
+
+    def ranked(self) -> tuple[Finding, ...]:
+        """All findings as people are shown them: by decision, the gravest first, then by lead."""
+        return tuple(found for decision in GRAVEST_FIRST for found in self.having(decision))
 
     def shown(self, *, min_findings: int, max_findings: int) -> tuple[Finding, ...]:
         """The findings that get a heatmap: those present, then the top-ranked assessed ones up to `min_findings`."""

@@ -182,7 +182,7 @@ def _show_table(films: Sequence[Shown], console: Console) -> None:
         word = str(film.report.scale)
         for column in ("finding", word, "rule out below", "rule in from", "decision"):
             table.add_column(column, justify="right" if column not in ("finding", "decision") else "left")
-        for one in sorted(film.report.findings, key=lambda f: -f.score):
+        for one in film.report.ranked():
             limits = one.thresholds
             table.add_row(
                 one.title,
@@ -225,9 +225,7 @@ def _sheet(films: Sequence[Shown], folder: Path, seconds: float) -> tuple[Path, 
                 title=film.path.name,
                 verdict=_verdict(film),
                 pictures=tuple(pictures),
-                rows=tuple(SheetRow.of(f, report.scale) for f in sorted(report.findings, key=lambda f: -f.score))
-                if report
-                else (),
+                rows=tuple(SheetRow.of(f, report.scale) for f in report.ranked()) if report else (),
                 facts=tuple(facts),
                 scale=report.scale if report else Scale.SCORE,
             )

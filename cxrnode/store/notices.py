@@ -18,13 +18,13 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from cxrnode.core.findings import Outcome, Reader, Report
-from cxrnode.core.lifecycle import DeliveryEvent, JobState, advance_delivery
+from cxrnode.core.lifecycle import JobState
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Row, Transaction
 from cxrnode.store.deliveries import NOTICE
 from cxrnode.store.disputes import lock_pixels
-from cxrnode.store.reports import MESSAGE, StoredOutput, insert_output
-from cxrnode.store.schema import delivery, delivery_output, identity, instance, job, notice, output, reader
+from cxrnode.store.reports import MESSAGE, StoredOutput, create_delivery, insert_output
+from cxrnode.store.schema import identity, instance, job, notice, output, reader
 
 #: A film that a worker took so short a time ago, in seconds, is not said to be late: it may be done any moment.
 GRACE = 60.0
@@ -216,34 +216,10 @@ def announce(
 ) -> None:
     """Insert outputs and their deliveries beside those of the job's report; the job's row is locked."""
     made = [(one.kind == MESSAGE, insert_output(transaction, job_id, one)) for one in outputs]
-    rank = transaction.scalar(sa.select(job.c.rank).where(job.c.id == job_id))
     for destination, is_message in (*((d, False) for d in send_to), *((d, True) for d in messages_to)):
         output_ids = [output_id for message, output_id in made if message is is_message]
-        if not output_ids:
-            continue
-        delivery_id = transaction.scalar(
-            sa.insert(delivery)
-            .values(
-                job_id=job_id,
-                destination=destination,
-                act=act,
-                state=advance_delivery(None, DeliveryEvent.CREATED),
-                rank=rank,
-                created_at=transaction.now,
-            )
-            .returning(delivery.c.id)
-        )
-        transaction.connection.execute(
-            sa.insert(delivery_output), [{"delivery_id": delivery_id, "output_id": one} for one in output_ids]
-        )
-        note(
-            transaction,
-            DeliveryEvent.CREATED,
-            job_id=job_id,
-            delivery_id=delivery_id,
-            destination=destination,
-            act=act,
-        )
+        if output_ids:
+            create_delivery(transaction, job_id, destination, output_ids, act=act)
 
 
 def loaded(database: Database, model: str, by: Reader) -> None:

@@ -270,7 +270,7 @@ def settle_report(
             messages = [one for one, kind in output_ids.items() if kind == MESSAGE]
             for destinations, ids in ((held.send_to, objects), (held.messages_to, messages)):
                 for destination in destinations if ids else ():
-                    _create_delivery(transaction, held.job_id, destination, ids, held_reason=dispute.held)
+                    create_delivery(transaction, held.job_id, destination, ids, held_reason=dispute.held)
         _supersede(transaction, held, report, withdraw=withdraw_superseded)
         return Settled(stands=True, dispute=dispute)
 
@@ -300,16 +300,23 @@ def insert_output(transaction: Transaction, job_id: int, one: StoredOutput) -> i
     return int(transaction.scalar(sa.insert(output).values(**row).returning(output.c.id)))
 
 
-def _create_delivery(
-    transaction: Transaction, job_id: int, destination: str, output_ids: Sequence[int], *, held_reason: str
+def create_delivery(
+    transaction: Transaction,
+    job_id: int,
+    destination: str,
+    output_ids: Sequence[int],
+    *,
+    act: str = "report",
+    held_reason: str = "",
 ) -> None:
+    """Insert a delivery of these outputs, with its event; "" holds nothing. The job's row is locked."""
     rank = transaction.scalar(sa.select(job.c.rank).where(job.c.id == job_id))
     delivery_id = transaction.scalar(
         sa.insert(delivery)
         .values(
             job_id=job_id,
             destination=destination,
-            act="report",
+            act=act,
             state=advance_delivery(None, DeliveryEvent.CREATED),
             rank=rank,
             created_at=transaction.now,
@@ -327,6 +334,7 @@ def _create_delivery(
         job_id=job_id,
         delivery_id=delivery_id,
         destination=destination,
+        act=act,
         held=bool(held_reason),
     )
 

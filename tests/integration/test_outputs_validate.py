@@ -17,8 +17,8 @@ from pydicom.sequence import Sequence
 from cxrnode.core.findings import Outcome, Report, Scale
 from cxrnode.dicom.outputs import KINDS, OPTIONAL, Output, OutputSettings, SentObject, build_outputs
 from cxrnode.dicom.outputs.study import FilmRead, build_study_summary
-from cxrnode.dicom.outputs.withdrawal import Rejection, Withdrawal, build_withdrawal, sent_object
-from tests.unit.outputs.sources import READ_AT, code, make_film, make_report, make_saliency, make_source
+from cxrnode.dicom.outputs.withdrawal import Rejection, Withdrawal, build_withdrawal
+from tests.unit.outputs.sources import READ_AT, code, make_film, make_report, make_saliency, make_source, sent_object
 from tests.validators import complaints, ours, unread, written
 
 pytestmark = pytest.mark.peers

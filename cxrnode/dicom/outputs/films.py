@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from cxrnode.core.findings import Decision, Finding, Outcome, Report
+from cxrnode.core.findings import GRAVEST_FIRST, Decision, Finding, Outcome, Report
 from cxrnode.dicom.outputs.common import Subject
 from cxrnode.dicom.outputs.encoding import ascii_text
 from cxrnode.dicom.outputs.settings import OutputSettings
@@ -20,8 +20,6 @@ from cxrnode.dicom.outputs.source import plain, raw_value, taken_at
 
 NEVER_AVERAGED = "Each film was read on its own: no score is averaged or combined over films."
 NOTHING_ON_ANY = "No finding at or above threshold on any film; this does not exclude disease."
-#: How a decision counts when findings are ordered by the gravest over the films.
-_RANK = (Decision.PRESENT, Decision.UNDETERMINED, Decision.ABSENT, Decision.NOT_ASSESSED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +55,7 @@ class Row:
     @property
     def gravest(self) -> Decision:
         """The gravest decision on any film."""
-        return min((f.decision for f in self.cells if f is not None), key=_RANK.index)
+        return min((f.decision for f in self.cells if f is not None), key=GRAVEST_FIRST.index)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +119,7 @@ def _rows(subjects: Sequence[Subject]) -> tuple[Row, ...]:
         said.append(found)
         labels.update({f.label: f.title for f in found.values()})
     rows = [Row(label=label, title=title, cells=tuple(f.get(label) for f in said)) for label, title in labels.items()]
-    return tuple(sorted(rows, key=lambda row: (_RANK.index(row.gravest), -_highest(row))))
+    return tuple(sorted(rows, key=lambda row: (GRAVEST_FIRST.index(row.gravest), -_highest(row))))
 
 
 def _highest(row: Row) -> float:
@@ -132,7 +130,7 @@ def _highest(row: Row) -> float:
 def _over_films(row: Row) -> str:
     """The decisions with the films they were made on: "present on film 1; absent on films 2, 3"."""
     parts = []
-    for decision in _RANK:
+    for decision in GRAVEST_FIRST:
         numbers = [str(n) for n, f in enumerate(row.cells, start=1) if f is not None and f.decision is decision]
         if numbers:
             word = decision.replace("_", " ")

@@ -15,9 +15,6 @@ from cxrnode.dicom.outputs.encoding import ascii_text
 from cxrnode.dicom.outputs.report import document_file, observer, plausibility_text, summary_text
 from cxrnode.dicom.outputs.settings import BASIC_TEXT_SR, TEXT_SERIES_NUMBER, Output
 
-#: In which order findings are told.
-_ORDER = (Decision.PRESENT, Decision.UNDETERMINED, Decision.ABSENT, Decision.NOT_ASSESSED)
-
 
 def build_text(subject: Subject) -> Output:
     """The text report (PS3.3 A.35.1) as a file."""
@@ -35,7 +32,7 @@ def _document(subject: Subject) -> Item:
     report = subject.report
     findings: tuple[Item, ...] = ()
     if report.outcome is Outcome.ANALYSED:
-        told = tuple(_told(subject, f) for decision in _ORDER for f in report.having(decision))
+        told = tuple(_told(subject, f) for f in report.ranked())
         findings = (Item(Relation.CONTAINS, codes.FINDINGS_HEADING, Container(separate=True), told),) if told else ()
     return Item(
         Relation.CONTAINS,

@@ -8,12 +8,10 @@ and whose references are all objects withdrawn. An archive that knows it hides t
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
 
-import pydicom
 from pydicom.dataset import Dataset
 
 from cxrnode.core.findings import Concept, Report
@@ -118,19 +116,6 @@ def build_withdrawal(
     if "notice" in kinds:
         outputs += [_report(subject, withdrawal), _picture(subject, withdrawal)]
     return tuple(outputs)
-
-
-def sent_object(kind: str, label: str, data: bytes) -> SentObject:
-    """An output as later objects refer to it, from its bytes. Raises pydicom's InvalidDicomError for other bytes."""
-    tags = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"]
-    ds = pydicom.dcmread(io.BytesIO(data), specific_tags=tags, stop_before_pixels=True)
-    return SentObject(
-        kind=kind,
-        label=label,
-        sop_class_uid=str(ds.SOPClassUID),
-        sop_instance_uid=str(ds.SOPInstanceUID),
-        series_instance_uid=str(ds.SeriesInstanceUID),
-    )
 
 
 def withdrawn_text(subject: Subject, withdrawal: Withdrawal) -> str:

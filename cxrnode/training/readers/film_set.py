@@ -123,7 +123,7 @@ def _write(
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException:  # an interrupt too: half a file of films is worth nothing, and nobody would know whose it is
         part.unlink(missing_ok=True)
         raise
     return bad

@@ -17,11 +17,11 @@ from PIL import Image
 from cxrnode.core.findings import NIH14, Outcome, Report
 from cxrnode.dicom.outputs import Output, OutputSettings, build_outputs
 from cxrnode.dicom.outputs.study import FilmRead, build_study_summary
-from cxrnode.dicom.outputs.withdrawal import Rejection, Withdrawal, build_withdrawal, sent_object
+from cxrnode.dicom.outputs.withdrawal import Rejection, Withdrawal, build_withdrawal
 from cxrnode.phantom.anatomy import PhantomFinding
 from cxrnode.phantom.film import draw_film, mark
 from tests.unit.outputs.overlaid import overlaid
-from tests.unit.outputs.sources import READ_AT, make_report, make_source
+from tests.unit.outputs.sources import READ_AT, make_report, make_source, sent_object
 
 #: Scores for the phantom with an effusion, in the order of NIH14; the last two labels are not assessed.
 SCORES = (0.34, 0.11, 0.83, 0.22, 0.04, 0.06, 0.27, 0.03, 0.31, 0.09, 0.02, 0.05, 0.4, 0.01)

@@ -27,6 +27,7 @@ from cxrnode.core.findings import (
     decide,
 )
 from cxrnode.core.identity import derived_uid
+from cxrnode.dicom.outputs import SentObject
 
 _CHARSET = "SpecificCharacterSet"
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
@@ -179,3 +180,16 @@ def make_report(scores: tuple[float, ...] = SCORES, *, demonstration: bool = Fal
         identity_digest="22" * 32,
     )
     return dataclasses.replace(report, **changes)
+
+
+def sent_object(kind: str, label: str, data: bytes) -> SentObject:
+    """An output as later objects refer to it, from its bytes. Raises pydicom's InvalidDicomError for other bytes."""
+    tags = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"]
+    ds = pydicom.dcmread(io.BytesIO(data), specific_tags=tags, stop_before_pixels=True)
+    return SentObject(
+        kind=kind,
+        label=label,
+        sop_class_uid=str(ds.SOPClassUID),
+        sop_instance_uid=str(ds.SOPInstanceUID),
+        series_instance_uid=str(ds.SeriesInstanceUID),
+    )

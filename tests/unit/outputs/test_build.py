@@ -203,7 +203,8 @@ import hashlib
 from tests.unit.outputs.sources import READ_AT, make_film, make_report, make_saliency, make_source
 from cxrnode.dicom.outputs import KINDS, OPTIONAL, OutputSettings, build_outputs
 from cxrnode.dicom.outputs.study import FilmRead, build_study_summary
-from cxrnode.dicom.outputs.withdrawal import Rejection, Withdrawal, build_withdrawal, sent_object
+from cxrnode.dicom.outputs.withdrawal import Rejection, Withdrawal, build_withdrawal
+from tests.unit.outputs.sources import sent_object
 made = []
 unzoned = {"TimezoneOffsetFromUTC": None}
 for changes, zone in (({}, None), (unzoned, "Europe/Berlin"), (unzoned, None)):
@@ -253,13 +254,12 @@ def test_the_arguments_are_not_changed() -> None:
 
 def test_all_outputs_of_a_large_film_cost_under_eighty_milliseconds_of_a_core() -> None:
     film, source, report = make_film(3000, 2500), make_source(3000, 2500), make_report()
-    costs: list[float] = []
-    # A core that another process shares is slower by the second too; the least of a few tells what the work costs.
-    while len(costs) < 6 or (min(costs) >= 0.080 and len(costs) < 40):
+    best = 9.9
+    for _ in range(6):
         start = time.process_time()
         build_outputs(source, report, film, SALIENCY, OutputSettings(), BOTH)
-        costs.append(time.process_time() - start)
-    assert min(costs) < 0.080
+        best = min(best, time.process_time() - start)
+    assert best < 0.080
 
 
 def test_attributes_are_written_in_the_order_of_their_tags() -> None:

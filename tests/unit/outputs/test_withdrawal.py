@@ -21,9 +21,8 @@ from cxrnode.dicom.outputs.withdrawal import (
     Withdrawal,
     build_withdrawal,
     draw_withdrawal,
-    sent_object,
 )
-from tests.unit.outputs.sources import READ_AT, make_film, make_report, make_saliency, make_source
+from tests.unit.outputs.sources import READ_AT, make_film, make_report, make_saliency, make_source, sent_object
 
 ALL = frozenset({"sr", "heatmap", "text", "pdf", "key_object"})
 REASON = "read with a model that was withdrawn by its maker"
