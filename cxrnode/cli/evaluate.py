@@ -184,6 +184,7 @@ def _show(found: Evaluation) -> None:
             ("left out", f"{len(found.bad_rows)} rows" if found.bad_rows else ""),
             ("mean AUROC", shown(found.mean)),
             ("within origins", "" if found.mean_within is None else f"{found.mean_within:.3f}"),
+            ("among the ill", "" if found.mean_ill is None else f"{found.mean_ill:.3f}"),
             ("implausible", f"{shown(found.implausible)}: the node would not analyse these films; they count here"),
             ("shown", f"{found.scale}" + (f", at the prevalence of {found.population}" if found.population else "")),
             ("weights", found.weights_digest),

@@ -164,6 +164,7 @@ def _held_out(found: Mapping[str, Any]) -> str:
     within = (
         "" if found["mean_within"] is None else f"; over pairs of films of the same origin {found['mean_within']:.3f}"
     )
+    apart = "" if found["mean_ill"] is None else f"; among films with a finding {found['mean_ill']:.3f}"
     present = sum(one["present"] for one in found["findings"].values())
     unlocated = sum(one["unlocated"] or 0 for one in found["findings"].values())
     groups = [
@@ -172,8 +173,8 @@ def _held_out(found: Mapping[str, Any]) -> str:
     ]
     return "\n".join(
         (
-            f"{found['films']:,} films of {found['patients']:,} patients: mean AUC **{mean}**{within}. Of {present} "
-            f"findings called present, {unlocated} have no map above its floor.",
+            f"{found['films']:,} films of {found['patients']:,} patients: mean AUC **{mean}**{within}{apart}. "
+            f"Of {present} findings called present, {unlocated} have no map above its floor.",
             "",
             _table(("group", "films", "mean AUC"), groups),
         )

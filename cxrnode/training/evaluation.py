@@ -33,11 +33,7 @@ from cxrnode.training.statistics import (
     roc,
     wilson,
 )
-
-#: Films with and without a finding that a subgroup needs before a number is told of it.
-FEWEST_IN_GROUP = 5
-#: Ends of the age bands in years: a film belongs to the first band whose end lies above its age.
-AGE_BANDS = ((18, "under 18"), (40, "18 to 39"), (60, "40 to 59"), (1000, "60 and over"))
+from cxrnode.training.subgroups import Subgroup, subgroups
 
 _BATCH = 16
 
@@ -52,7 +48,9 @@ class Judged:
     `reliability` is of the scores as the node shows them, at whatever prevalence they were calibrated for;
     `reliability_here` of the scores moved to the prevalence of these films, None where they are not calibrated.
     `auroc_within` counts pairs of films of the same origin alone, None where the list names fewer than two: what is
-    left when a model cannot gain by knowing where a film was collected. `present` counts films called present, and
+    left when a model cannot gain by knowing where a film was collected. `auroc_ill` counts films with a finding alone,
+    None where one class is missing there: whether findings are told apart, not ill from well. `present` counts films
+    called present, and
     `unlocated` those of them whose map has nothing above its floor (None where the bundle makes no maps). `curve` is
     the ROC curve as (1 - specificity, sensitivity).
     """
@@ -62,6 +60,7 @@ class Judged:
     positives: int
     auroc: Interval
     auroc_within: float | None
+    auroc_ill: float | None
     average_precision: Interval
     reliability: Reliability
     reliability_here: Reliability | None
@@ -71,17 +70,6 @@ class Judged:
     present: int
     unlocated: int | None
     curve: tuple[tuple[float, float], ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Subgroup:
-    """AUROC among the films of one group: `by` is sex, age or view. The mean is over the findings that have a value."""
-
-    by: str
-    group: str
-    films: int
-    mean_auroc: float | None
-    auroc: dict[str, Interval]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +96,7 @@ class Evaluation:
     implausible: Share
     mean: Interval
     mean_within: float | None
+    mean_ill: float | None
     findings: tuple[Judged, ...]
     subgroups: tuple[Subgroup, ...]
     distances: tuple[float, ...]
@@ -159,6 +148,7 @@ def evaluate(
     truth = targets(read).astype(np.float64)
     _require_both(films, truth)
     patients = [film.patient for film in read]
+    ill = (truth == 1).any(1)
     judged = []
     for i, column in enumerate(columns):
         known = np.flatnonzero(np.isfinite(truth[:, i]))
@@ -168,10 +158,12 @@ def evaluate(
                 kept[known, i],
                 truth[known, i],
                 [read[place] for place in known],
+                ill[known],
                 None if peaks is None else peaks[known, column],
             )
         )
     within = [one.auroc_within for one in judged if one.auroc_within is not None]
+    apart = [one.auroc_ill for one in judged if one.auroc_ill is not None]
     return Evaluation(
         bundle=bundle.manifest.name,
         version=bundle.manifest.version,
@@ -188,16 +180,25 @@ def evaluate(
         implausible=wilson(int((distances > bundle.manifest.plausibility.limit).sum()), len(read)),
         mean=_mean(kept, truth, patients),
         mean_within=sum(within) / len(within) if within else None,
+        mean_ill=sum(apart) / len(apart) if apart else None,
         findings=tuple(judged),
-        subgroups=_subgroups(read, films.labels, kept, truth),
+        subgroups=subgroups(read, films.labels, kept, truth),
         distances=tuple(float(distance) for distance in distances),
     )
 
 
-def _judged(label: Label, scores: Floats, truth: Floats, films: Sequence[FilmRow], peaks: Floats | None) -> Judged:
+def _judged(
+    label: Label,
+    scores: Floats,
+    truth: Floats,
+    films: Sequence[FilmRow],
+    ill: npt.NDArray[np.bool_],
+    peaks: Floats | None,
+) -> Judged:
     points, card = label.thresholds, label.calibration
     patients, origins = [film.patient for film in films], [film.origin for film in films]
     within = auc_within(scores, truth, origins) if len(set(origins)) > 1 else math.nan
+    apart = auc(scores[ill], truth[ill])
     called = scores >= label.assessed.rule_in if label.assessed else np.zeros(len(scores), bool)
     here = None
     if card is not None and card.ece_after is not None and card.positives:
@@ -209,6 +210,7 @@ def _judged(label: Label, scores: Floats, truth: Floats, films: Sequence[FilmRow
         positives=int(truth.sum()),
         auroc=auroc(scores, truth, patients),
         auroc_within=None if math.isnan(within) else within,
+        auroc_ill=None if math.isnan(apart) else apart,
         average_precision=precision(scores, truth, patients),
         reliability=reliability(scores, truth),
         reliability_here=here,
@@ -273,36 +275,3 @@ def _mean(scores: Floats, truth: Floats, patients: Sequence[str]) -> Interval:
 def _area(scores: Floats, truth: Floats) -> float:
     known = np.isfinite(truth)
     return auc(scores[known], truth[known])
-
-
-def _subgroups(
-    films: Sequence[FilmRow], findings: Sequence[str], scores: Floats, truth: Floats
-) -> tuple[Subgroup, ...]:
-    groups: dict[tuple[str, str], list[int]] = {}
-    for i, film in enumerate(films):
-        band = "" if film.age is None else next(name for end, name in AGE_BANDS if film.age < end)
-        for by, group in (("sex", film.sex), ("age", band), ("view", film.view)):
-            if group:
-                groups.setdefault((by, group), []).append(i)
-    order = {name: place for place, (_, name) in enumerate(AGE_BANDS)}
-    found = []
-    for by, group in sorted(groups, key=lambda key: (("sex", "age", "view").index(key[0]), order.get(key[1], 0), key)):
-        whole = np.array(groups[by, group])
-        areas = {}
-        for column, finding in enumerate(findings):
-            here = whole[np.isfinite(truth[whole, column])]
-            positives = int(truth[here, column].sum())
-            if min(positives, len(here) - positives) >= FEWEST_IN_GROUP:
-                patients = [films[i].patient for i in here]
-                areas[finding] = auroc(scores[here, column], truth[here, column], patients)
-        values = [area.value for area in areas.values() if area.value is not None]
-        found.append(
-            Subgroup(
-                by=by,
-                group=group,
-                films=len(whole),
-                mean_auroc=sum(values) / len(values) if values else None,
-                auroc=areas,
-            )
-        )
-    return tuple(found)

@@ -67,7 +67,8 @@ def _about(found: Evaluation) -> str:
     lines = [
         f"{found.films} films of {found.patients} patients; {len(found.bad_rows)} rows left out",
         f"mean AUROC {shown(found.mean)} (95 % interval, by drawing patients)"
-        + ("" if found.mean_within is None else f"; over pairs of films of one origin {found.mean_within:.3f}"),
+        + ("" if found.mean_within is None else f"; over pairs of films of one origin {found.mean_within:.3f}")
+        + ("" if found.mean_ill is None else f"; among films with a finding {found.mean_ill:.3f}"),
         f"{found.implausible.count} films are past the plausibility limit ({shown(found.implausible)}): the node would "
         "not analyse them; they count here",
         f"weights {found.weights_digest}",

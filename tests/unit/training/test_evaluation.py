@@ -128,6 +128,20 @@ def test_pairs_of_one_origin_are_told_apart_and_maps_of_nothing_are_counted(tmp_
     assert (found.findings[0].present, found.findings[0].unlocated) == (18, None)
 
 
+def test_telling_ill_from_well_is_no_telling_of_findings(tmp_path: Path) -> None:
+    """The odd films are bright and ill: every other one has an effusion, the others a mass."""
+    listed = films(tmp_path)
+    rows = tuple(
+        dataclasses.replace(row, findings=(int(i % 4 == 1), int(i % 4 == 3), int(i == 1)))
+        for i, row in enumerate(listed.rows)
+    )
+    found = evaluate(bundle(), GreyEngine(), dataclasses.replace(listed, rows=rows))
+    effusion = found.findings[0]
+    # Of 100 pairs of an effusion and a mass the effusion is brighter in 45; of 200 with a film of the well in all.
+    assert (effusion.auroc_ill, effusion.auroc.value) == (pytest.approx(0.45), pytest.approx(245 / 300))
+    assert found.mean_ill == pytest.approx(sum(one.auroc_ill or 0 for one in found.findings) / 3)
+
+
 def test_what_a_list_does_not_know_of_a_film_is_left_out_of_that_finding_alone(tmp_path: Path) -> None:
     listed = films(tmp_path)
     rows = tuple(dataclasses.replace(row, findings=(None, *row.findings[1:])) for row in listed.rows[:10])
