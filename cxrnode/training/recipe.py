@@ -78,7 +78,8 @@ class Loss(Section):
     `within_origin` does so in each origin apart, so that where a film was collected says little of its findings.
     `most` bounds what a positive may weigh against a negative. `auxiliary` is the weight of age, sex and view.
     `boxes`: a list of boxes, such as `nih_boxes.csv`; the maps of boxed findings are drawn into them with `box_weight`.
-    `mixup`: films are mixed in pairs, as Beta(mixup, mixup) draws (Zhang et al., ICLR 2018); 0 is never.
+    `mixup`: films are mixed in pairs, as Beta(mixup, mixup) draws (Zhang et al., ICLR 2018); 0 is never. The boxes are
+    then those of the heavier film, and weigh its share.
     """
 
     weighting: Literal["none", "frequency", "given", "balanced", "stratified"] = "none"
@@ -266,8 +267,8 @@ class Recipe(Section):
             raise ValueError("network.flatten: only cnn2 flattens; leave it out")
         if self.network.flatten and any(phase.side != self.input.size for phase in self.phases):
             raise ValueError("phases.side: a head that flattens takes one side alone, that of input.size")
-        if self.loss.boxes and (self.network.hidden or self.network.flatten or self.loss.mixup):
-            raise ValueError("loss.boxes: a head of one layer is needed, and films that are not mixed; leave one out")
+        if self.loss.boxes and (self.network.hidden or self.network.flatten):
+            raise ValueError("loss.boxes: a head of one layer is needed; leave the boxes out")
         for number, phase in enumerate(self.phases):
             if len(phase.importance) not in (1, len(phase.labels or films.labels)):
                 raise ValueError(

@@ -90,15 +90,21 @@ def rate_at(phase: Phase, done: float) -> float:
 
 
 def mixed(
-    films: Tensor, truth: Tensor, weights: Tensor, strength: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix each film with another one, and what they are taught; what weighs nothing teaches nothing."""
+    films: Tensor, truth: Tensor, weights: Tensor, masks: Tensor | None, strength: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:
+    """Mix each film with another one, and what they are taught; what weighs nothing teaches nothing.
+
+    A map can be drawn into the boxes of one film alone: the masks are those of the heavier film, whose share is last.
+    """
     seed = int(torch.randint(2**31, (), generator=generator))
     share = float(np.random.default_rng(seed).beta(strength, strength))
     other = torch.randperm(len(films), generator=generator).to(films.device)
     both = share * weights + (1 - share) * weights[other]
     taught = share * weights * truth + (1 - share) * weights[other] * truth[other]
-    return share * films + (1 - share) * films[other], taught / both.clamp(min=1e-6), both
+    if masks is not None and share < 0.5:
+        masks = masks[other]
+    films = share * films + (1 - share) * films[other]
+    return films, taught / both.clamp(min=1e-6), both, masks, max(share, 1 - share)
 
 
 def shape_of(recipe: Recipe) -> Shape:

@@ -166,8 +166,9 @@ class Trainer:
             truth, weights = (
                 torch.from_numpy(part[chosen.numpy()]).to(self.device) for part in (lesson.truth, lesson.weights)
             )
+            share = 1.0
             if recipe.loss.mixup:
-                batch, truth, weights = mixed(batch, truth, weights, recipe.loss.mixup, generator)
+                batch, truth, weights, masks, share = mixed(batch, truth, weights, masks, recipe.loss.mixup, generator)
             with self._autocast():
                 logits, activations = self.student(batch)
                 located = None if masks is None else box_loss(self.student.network, activations, masks)
@@ -176,7 +177,8 @@ class Trainer:
             # Over the outputs that the phase learns: the number then means the same in every phase.
             loss = (losses * weights).sum() / (len(losses) * learnt)
             if located is not None:
-                loss = loss + located * (recipe.loss.box_weight if phase.box_weight is None else phase.box_weight)
+                heavy = recipe.loss.box_weight if phase.box_weight is None else phase.box_weight
+                loss = loss + located * heavy * share
             if not torch.isfinite(loss):
                 raise RunError(f"the loss of epoch {epoch + 1} is not finite: lower the rate of the phase")
             optimiser.zero_grad(set_to_none=True)

@@ -21,7 +21,7 @@ from cxrnode.training.pixels import Pixels
 from cxrnode.training.readers import BadList
 from cxrnode.training.recipe import AUXILIARY, Phase, Recipe
 from cxrnode.training.recipes import changed, in_small, read_recipe, validated
-from cxrnode.training.student import RunError, Student, rate_at, shape_of
+from cxrnode.training.student import RunError, Student, mixed, rate_at, shape_of
 from cxrnode.training.trainer import Trainer
 from tests.unit.training.course_films import write_lists
 
@@ -272,6 +272,25 @@ def test_boxes_draw_the_map_of_their_finding_into_them(folder: Path, tmp_path: P
         return float(box_loss(network, done.activations, boxes.of(np.arange(len(grey)))).detach())
 
     assert inside("with", recipe) < inside("without", changed(recipe, {"loss.boxes": ""})) - 0.1
+
+
+def test_mixed_films_keep_the_boxes_of_the_heavier_one() -> None:
+    films, masks = torch.eye(8).view(8, 1, 2, 4), torch.arange(8.0).view(8, 1, 1, 1)
+    seen = set()
+    for seed in range(12):
+        generator = torch.Generator().manual_seed(seed)
+        mix, _, _, kept, share = mixed(films, films[:, :, 0], films[:, :, 0], masks, 0.5, generator)
+        assert kept is not None and 0.5 <= share <= 1
+        for row, box in zip(mix.flatten(1), kept.flatten().tolist(), strict=True):
+            # A film mixed with itself weighs 1.
+            assert float(row[int(box)]) == pytest.approx(share) or float(row.max()) == 1
+        seen.add(kept.flatten().tolist() == list(range(8)))
+    assert seen == {True, False}, "either film of a pair is the heavier one at times"
+
+
+def test_boxes_and_mixed_films_go_together(folder: Path, tmp_path: Path) -> None:
+    recipe = small(**{"loss.boxes": "nih_boxes.csv", "loss.mixup": 0.3})
+    assert run(trainer(recipe, folder, tmp_path)).training is False
 
 
 def test_films_without_boxes_lose_nothing() -> None:
