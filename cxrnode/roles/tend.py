@@ -14,9 +14,10 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from cxrnode.errors import Transient
 from cxrnode.roles.context import Context
 from cxrnode.roles.notices import say_not_analysed
+from cxrnode.roles.rules import configured_words
 from cxrnode.roles.studies import StudySummaries
 from cxrnode.roles.withdraw import make_withdrawals
-from cxrnode.store import clock, deliveries, duties, jobs, retention
+from cxrnode.store import clock, deliveries, duties, jobs, retention, tallies
 from cxrnode.store.jobs import Limits
 from cxrnode.wakeup import wake
 
@@ -26,6 +27,8 @@ log = structlog.get_logger()
 ORPHAN_SECONDS = 86400.0
 #: What a lost association left in `incoming`.
 INCOMING_SECONDS = 900.0
+#: Between two batches that are counted: whoever waits for the writer's lock gets it.
+_BREATH = 0.02
 
 
 def expire_leases(context: Context) -> None:
@@ -106,6 +109,14 @@ def watch_queues(context: Context) -> None:
             log.warning("deliveries_held", destination=destination, deliveries=held, remedy=remedy)
 
 
+def count_readings(context: Context) -> None:
+    """Count what was read, sent and received since the last time, for the series of the QA page."""
+    words = configured_words(context.config)
+    tallies.count_hours(context.database)
+    while tallies.count(context.database, words) and not context.stopping.is_set():
+        context.stopping.wait(_BREATH)
+
+
 #: Every duty, and how often it is due, in seconds.
 DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("expire_leases", expire_leases, 10.0),
@@ -117,6 +128,7 @@ DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("watch_disk", watch_disk, 60.0),
     ("mend_clock", mend_clock, 60.0),
     ("watch_queues", watch_queues, 300.0),
+    ("count_readings", count_readings, 20.0),
 )
 
 

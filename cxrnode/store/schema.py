@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from cxrnode.core.quality import SCORE_BINS
+
 #: Names of constraints, so that Alembic can address them on every database.
 metadata = sa.MetaData(
     naming_convention={
@@ -21,6 +23,11 @@ metadata = sa.MetaData(
 # SQLite only counts up by itself on INTEGER; PostgreSQL wants BIGINT for ten million events a year.
 _ID = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _Time: sa.Double[float] = sa.Double()
+
+
+#: Conditions of partial indexes; a query uses the index where it says the same words.
+UNCOUNTED = "counted = 0 AND report IS NOT NULL"
+UNTIMED = "counted = 1"
 
 
 def _digest(name: str) -> sa.Column[str]:
@@ -45,6 +52,7 @@ instance = sa.Table(
     sa.Column("spool_key", sa.String(64), index=True),  # NULL once retention took the bytes
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("sop_instance_uid", "dataset_sha256"),
+    sa.Index("ix_instance_source", "calling_aet", "received_at"),
 )
 
 identity = sa.Table(
@@ -109,12 +117,17 @@ job = sa.Table(
     sa.Column("preview_key", sa.String(64), index=True),
     _digest("preview_sha256"),
     _digest("chain_head"),
+    # What `store.tallies` has counted of it: 0 nothing, 1 what was said, 2 how long it took, too.
+    sa.Column("counted", sa.SmallInteger, nullable=False, default=0, server_default=sa.text("0")),
     sa.UniqueConstraint("instance_id", "model", "revision"),
     sa.Index("ix_job_ready", "state", "model", "rank", "id"),
     sa.Index("ix_job_lease", "state", "lease_until"),
     sa.Index("ix_job_created", "created_at"),
     sa.Index("ix_job_settled", "settled_at"),
     sa.Index("ix_job_pixels", "pixel_digest"),
+    # Small however many jobs there are: those that are still to be counted.
+    sa.Index("ix_job_uncounted", "id", sqlite_where=sa.text(UNCOUNTED), postgresql_where=sa.text(UNCOUNTED)),
+    sa.Index("ix_job_untimed", "state", "id", sqlite_where=sa.text(UNTIMED), postgresql_where=sa.text(UNTIMED)),
 )
 
 #: One row a film (pixels and identity) and model: the guard that makes a second reading a duplicate.
@@ -262,4 +275,148 @@ duty = sa.Table(
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("owner", sa.String(128), nullable=False),
     sa.Column("until", _Time, nullable=False),
+)
+
+#: What a model said, a row a day and group: rebuildable from `job` and `finding` (store.tallies).
+#:
+#: `part` says what the row is about: "all" of the day, one of "aet", "device", "view", "sex", "age" with that column
+#: filled, or "cell": sender, view, sex and age band together. The other columns of the group are "". `label` "" is the
+#: film as a whole: `films` reported, `refused` not analysed, and its bins hold plausibility distance over its limit.
+daily = sa.Table(
+    "daily",
+    metadata,
+    sa.Column("part", sa.String(8), nullable=False),
+    sa.Column("model", sa.String(64), nullable=False),
+    sa.Column("label", sa.String(64), nullable=False),
+    sa.Column("day", sa.Integer, nullable=False),  # days since 1970-01-01 in UTC, of the claim
+    sa.Column("mode", sa.String(16), nullable=False),
+    sa.Column("bundle", sa.String(12), nullable=False),  # the first letters of its digest
+    sa.Column("calling_aet", sa.String(16), nullable=False),
+    sa.Column("device", sa.String(64), nullable=False),
+    sa.Column("view", sa.String(16), nullable=False),
+    sa.Column("sex", sa.String(8), nullable=False),
+    sa.Column("age_band", sa.String(8), nullable=False),
+    sa.Column("films", sa.Integer, nullable=False),
+    sa.Column("refused", sa.Integer, nullable=False),
+    sa.Column("present", sa.Integer, nullable=False),
+    sa.Column("undetermined", sa.Integer, nullable=False),
+    sa.Column("absent", sa.Integer, nullable=False),
+    sa.Column("not_assessed", sa.Integer, nullable=False),
+    # How many scores lie in each bin (core.quality.score_edges).
+    *(sa.Column(f"b{number:02}", sa.Integer, nullable=False) for number in range(SCORE_BINS)),
+    sa.PrimaryKeyConstraint(
+        *("part", "model", "label", "day", "mode", "bundle", "calling_aet", "device", "view", "sex", "age_band")
+    ),
+    sqlite_with_rowid=False,
+)
+
+#: How long it took, a row a day, model, stage and bin (core.quality.time_ends); rebuildable as `daily` is.
+daily_time = sa.Table(
+    "daily_time",
+    metadata,
+    sa.Column("day", sa.Integer, nullable=False),
+    sa.Column("model", sa.String(64), nullable=False),
+    sa.Column("stage", sa.String(16), nullable=False),  # queue | reading | report | delivery | total
+    sa.Column("bin", sa.SmallInteger, nullable=False),
+    sa.Column("jobs", sa.Integer, nullable=False),
+    sa.PrimaryKeyConstraint("day", "model", "stage", "bin"),
+    sqlite_with_rowid=False,
+)
+
+#: How an active and a shadow model agree on the films that both read, a row a day and label; rebuildable.
+daily_pair = sa.Table(
+    "daily_pair",
+    metadata,
+    sa.Column("day", sa.Integer, nullable=False),
+    sa.Column("active", sa.String(64), nullable=False),
+    sa.Column("shadow", sa.String(64), nullable=False),
+    sa.Column("label", sa.String(64), nullable=False),
+    sa.Column("active_bundle", sa.String(12), nullable=False),
+    sa.Column("shadow_bundle", sa.String(12), nullable=False),
+    sa.Column("films", sa.Integer, nullable=False),
+    sa.Column("both", sa.Integer, nullable=False),  # present in both
+    sa.Column("only_active", sa.Integer, nullable=False),
+    sa.Column("only_shadow", sa.Integer, nullable=False),
+    sa.Column("difference", sa.Double, nullable=False),  # the sum of shadow's score less active's
+    sa.Column("distance", sa.Double, nullable=False),  # the sum of its size
+    sa.PrimaryKeyConstraint("day", "active", "shadow", "label", "active_bundle", "shadow_bundle"),
+    sqlite_with_rowid=False,
+)
+
+#: What each sender sent, a row an hour (hours since 1970 in UTC); counted anew while the hour is young.
+hourly = sa.Table(
+    "hourly",
+    metadata,
+    sa.Column("calling_aet", sa.String(16), nullable=False),
+    sa.Column("hour", sa.Integer, nullable=False),
+    sa.Column("received", sa.Integer, nullable=False),
+    sa.Column("accepted", sa.Integer, nullable=False),
+    sa.PrimaryKeyConstraint("hour", "calling_aet"),
+    sqlite_with_rowid=False,
+)
+
+#: What was found out later, or what a reader thinks, of one finding of one film. It never changes a result.
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("given_at", _Time, nullable=False),
+    sa.Column("instance_id", _ID, sa.ForeignKey("instance.id"), nullable=False),
+    sa.Column("job_id", _ID, sa.ForeignKey("job.id"), index=True),  # which result a reader looked at
+    sa.Column("label", sa.String(64), nullable=False),
+    sa.Column("truth", sa.Boolean),  # whether the film shows it; NULL where only an opinion was given
+    sa.Column("verdict", sa.String(8), nullable=False),  # "" | agree | disagree
+    sa.Column("source", sa.String(64), nullable=False),  # where the truth comes from, as "CT"
+    sa.Column("given_by", sa.String(64), nullable=False),
+    sa.Index("ix_feedback_instance", "instance_id", "label"),
+)
+
+#: The seal of the events up to `last_event`: its digest covers the seal before it and every event since (store.seals).
+seal = sa.Table(
+    "seal",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("sealed_at", _Time, nullable=False),
+    sa.Column("first_event", _ID, nullable=False),
+    sa.Column("last_event", _ID, nullable=False),
+    sa.Column("events", sa.Integer, nullable=False),
+    _digest("before"),
+    _digest("digest"),
+)
+
+#: What is wrong at the moment, or was: one row from the first time a condition is met until it is over.
+alert = sa.Table(
+    "alert",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("rule", sa.String(32), nullable=False),
+    sa.Column("subject", sa.String(64), nullable=False),  # a model, node, sender: never a patient
+    sa.Column("severity", sa.String(8), nullable=False),  # warning | critical
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("remedy", sa.Text, nullable=False),
+    sa.Column("began_at", _Time, nullable=False),
+    sa.Column("seen_at", _Time, nullable=False),
+    sa.Column("raised_at", _Time),  # when it had held for long enough to be told
+    sa.Column("quiet_since", _Time),  # when the condition was not met any more
+    sa.Column("ended_at", _Time),
+    sa.Index("ix_alert_open", "ended_at", "rule", "subject"),
+)
+
+#: Which channel was told of an alert: that it began, and that it is over.
+alert_told = sa.Table(
+    "alert_told",
+    metadata,
+    sa.Column("alert_id", _ID, sa.ForeignKey("alert.id"), nullable=False),
+    sa.Column("channel", sa.String(16), nullable=False),  # email | webhook | syslog
+    sa.Column("phase", sa.String(8), nullable=False),  # raised | ended
+    sa.Column("told_at", _Time, nullable=False),
+    sa.PrimaryKeyConstraint("alert_id", "channel", "phase"),
+)
+
+#: How far a duty that follows the events has come.
+follower = sa.Table(
+    "follower",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("last_event", _ID, nullable=False),
 )

@@ -1,0 +1,142 @@
+"""Agreement of what a model said with the truth that was fed back. Reads alone.
+
+    for one in agreement.agreement(database, "chest", since=t0, until=t1):       # an Agreement a finding
+        one.films, one.positives, one.auroc.value, one.auroc.low, one.sensitivity.value, one.specificity.value
+    agreement.by_month(database, "chest", "Effusion", since=t0, until=t1)        # the same month by month
+
+`since` and `until` are seconds since 1970, of the film's receipt. The result that counts is the model's newest that
+was neither superseded nor withdrawn; of several truths of a film and finding the last one given. Sensitivity and
+specificity are those of "present". At most `MOST` truths are looked at, the newest; `capped` says that there are more.
+Truth that is fed back is seldom a sample: if only what was doubted is followed up, all of this is of such films alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+
+from cxrnode.core.findings import Decision
+from cxrnode.core.lifecycle import JobState
+from cxrnode.core.quality import Interval, Share, auroc, share
+from cxrnode.store.database import Database, Row
+from cxrnode.store.schema import feedback, finding, instance, job
+
+#: Truths that are looked at, at most, and those of one read (design, rule 13).
+MOST = 20_000
+_PAGE = 1000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """What a model said of one finding beside the truth; `month` is "" for the whole, else "2026-11"."""
+
+    label: str
+    month: str
+    films: int
+    positives: int
+    auroc: Interval
+    sensitivity: Share
+    specificity: Share
+    ppv: Share
+    npv: Share
+    capped: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """One film's score and truth of one finding."""
+
+    label: str
+    received_at: float
+    score: float
+    present: bool
+    truth: bool
+
+
+def agreement(database: Database, model: str, *, since: float, until: float) -> tuple[Agreement, ...]:
+    """How a model agrees with the truth, by finding; findings without any truth are left out."""
+    told, capped = _told(database, model, None, since, until)
+    groups: defaultdict[str, list[_Told]] = defaultdict(list)
+    for one in told:
+        groups[one.label].append(one)
+    return tuple(_measured(label, "", groups[label], capped) for label in sorted(groups))
+
+
+def by_month(database: Database, model: str, label: str, *, since: float, until: float) -> tuple[Agreement, ...]:
+    """How a model agrees with the truth of one finding, month by month (in UTC) of the film's receipt."""
+    told, capped = _told(database, model, label, since, until)
+    groups: defaultdict[str, list[_Told]] = defaultdict(list)
+    for one in told:
+        groups[f"{datetime.datetime.fromtimestamp(one.received_at, datetime.UTC):%Y-%m}"].append(one)
+    return tuple(_measured(label, month, groups[month], capped) for month in sorted(groups))
+
+
+def _measured(label: str, month: str, told: Sequence[_Told], capped: bool) -> Agreement:
+    ill = [one for one in told if one.truth]
+    well = [one for one in told if not one.truth]
+    hits, alarms = _present(ill), _present(well)
+    missed, passed = len(ill) - hits, len(well) - alarms
+    return Agreement(
+        label=label,
+        month=month,
+        films=len(told),
+        positives=len(ill),
+        auroc=auroc([one.score for one in ill], [one.score for one in well]),
+        sensitivity=share(hits, len(ill)),
+        specificity=share(passed, len(well)),
+        ppv=share(hits, hits + alarms),
+        npv=share(passed, passed + missed),
+        capped=capped,
+    )
+
+
+def _present(told: Iterable[_Told]) -> int:
+    return sum(one.present for one in told)
+
+
+def _told(database: Database, model: str, label: str | None, since: float, until: float) -> tuple[list[_Told], bool]:
+    """The newest truth of each film and finding with the model's newest standing score, by keyset pages."""
+    columns = (feedback.c.id, feedback.c.instance_id, feedback.c.label, feedback.c.truth)
+    of_job = (job.c.instance_id == feedback.c.instance_id) & (job.c.model == model)
+    chosen = (
+        sa.select(*columns, job.c.id.label("job"), finding.c.score, finding.c.decision, instance.c.received_at)
+        .join_from(feedback, instance, instance.c.id == feedback.c.instance_id)
+        .join(job, of_job)
+        .join(finding, (finding.c.job_id == job.c.id) & (finding.c.label == feedback.c.label))
+        .where(
+            feedback.c.truth.is_not(None),
+            job.c.state.not_in((JobState.SUPERSEDED, JobState.WITHDRAWN)),
+            instance.c.received_at >= since,
+            instance.c.received_at < until,
+        )
+    )
+    if label is not None:
+        chosen = chosen.where(feedback.c.label == label)
+    newest: dict[tuple[int, str], Row] = {}
+    before = None
+    for _ in range(MOST // _PAGE):
+        page = chosen if before is None else chosen.where(feedback.c.id < before)
+        with database.read() as transaction:
+            rows = transaction.rows(page.order_by(feedback.c.id.desc(), job.c.id.desc()).limit(_PAGE))
+        for row in rows:
+            newest.setdefault((row.instance_id, row.label), row)
+        if len(rows) < _PAGE:
+            return [_of(row) for row in newest.values()], False
+        before = rows[-1].id + 1  # its other jobs may stand on the next page
+        if rows[0].id == rows[-1].id:
+            before -= 1
+    return [_of(row) for row in newest.values()], True
+
+
+def _of(row: Row) -> _Told:
+    return _Told(
+        label=row.label,
+        received_at=row.received_at,
+        score=row.score,
+        present=row.decision == Decision.PRESENT,
+        truth=bool(row.truth),
+    )
