@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.cxrnode-$(shell cat pyproject.toml scripts/make-venv | sha256sum | cut -c1-12)
 PYTEST := $(BIN)/python -m pytest --durations=8
 
-.PHONY: help venv peers viewer viewer-proof outputs-proof demo test acceptance quick lint format clean
+.PHONY: help venv peers tools viewer viewer-proof outputs-proof demo test acceptance quick lint format clean
 
 help:
 	@echo "make demo        set all up and see the main job happen"
@@ -20,6 +20,7 @@ help:
 	@echo "make lint        ruff, mypy --strict, the layers"
 	@echo "make viewer-proof  44 real films through the node and a real viewer, with screenshots (20 minutes)"
 	@echo "make outputs-proof  every output of 44 real films before the validators (5 minutes)"
+	@echo "make tools       the programs that check deploy/, from PyPI, into .tools"
 	@echo "make peers       the Debian packages that the tests talk to (as root)"
 	@echo "VENV=$(VENV)  PYTHON=$(PYTHON)  JOBS=$(JOBS)"
 
@@ -30,6 +31,10 @@ $(STAMP): pyproject.toml scripts/make-venv
 
 peers:
 	@scripts/install-peers
+
+# The programs that check deploy/ and the dependencies, in an environment of their own (.tools).
+tools: venv
+	@scripts/install-tools "$(PYTHON)"
 
 # The page of the OHIF viewer, 50 MB from npm, which the acceptance tests alone look at.
 viewer:
@@ -44,7 +49,7 @@ demo: venv
 	$(BIN)/cxrnode demo
 
 # Two workers, each with its own PostgreSQL and Orthanc; torch with one thread in each, or they fight for the cores.
-test: venv peers
+test: venv peers tools
 	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist worksteal tests/unit tests/property tests/integration
 
 # One at a time: these measure times, kill processes and count what is left.
@@ -71,4 +76,4 @@ format: venv
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

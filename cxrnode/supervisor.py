@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from cxrnode import health
 from cxrnode.config import Config
 from cxrnode.errors import ConfigError, Transient
 from cxrnode.store import deliveries, jobs
@@ -80,7 +81,7 @@ class Supervisor:
             signal.signal(number, lambda *_: self.stop())
         if "receive" in self._config.node.roles:
             self._listening = bind(self._config.listen.host, self._config.listen.port)
-        last_pat, self._began = 0.0, time.monotonic()
+        last_pat, last_note, self._began = 0.0, 0.0, time.monotonic()
         try:
             while not self._stopping:
                 for child in self._children:
@@ -88,9 +89,17 @@ class Supervisor:
                 if time.monotonic() - last_pat > 5.0:
                     sd_notify("WATCHDOG=1")
                     last_pat = time.monotonic()
+                if time.monotonic() - last_note > health.EVERY:
+                    health.write(self._config.node.data_dir, self._well())
+                    last_note = time.monotonic()
                 time.sleep(0.05)
         finally:
             self._drain()
+            health.remove(self._config.node.data_dir)
+
+    def _well(self) -> dict[str, bool]:
+        """Which roles do their work now."""
+        return {child.role: child.process is not None and child.ready for child in self._children}
 
     def _watch(self, child: Child) -> None:
         now = time.monotonic()

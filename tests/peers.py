@@ -45,6 +45,14 @@ def require_tool(name: str) -> str:
     absent(f"{name} is not installed: make peers", "CXRNODE_REQUIRE_PEERS")
 
 
+def require_deploy_tool(name: str) -> Path:
+    """Return the path of a program of .tools (scripts/install-tools); skip the test, or fail it, without it."""
+    tool = REPOSITORY / ".tools" / "bin" / name
+    if not tool.exists():
+        absent(f"{name} is not installed: make tools", "CXRNODE_REQUIRE_PEERS")
+    return tool
+
+
 def absent(reason: str, variable: str) -> NoReturn:
     """Skip by name, or fail where the variable forbids skipping."""
     if os.environ.get(variable) == "1":

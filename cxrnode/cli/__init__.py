@@ -20,6 +20,7 @@ from cxrnode.cli.demo import demo
 from cxrnode.cli.dicom import echo, send
 from cxrnode.cli.evaluate import evaluate
 from cxrnode.cli.explain import explain
+from cxrnode.cli.health import health
 from cxrnode.cli.imports import import_command, pull_command
 from cxrnode.cli.init import init
 from cxrnode.cli.instances import instances
@@ -45,6 +46,7 @@ for _command in (
     init,
     check,
     serve,
+    health,
     demo,
     echo,
     send,
