@@ -1,7 +1,7 @@
 """The unit that is shipped, started by a real systemd with all of its hardening: as on a hospital's machine.
 
-systemd is process 1 of namespaces of its own (processes, mounts, network, cgroups), with an overlay over /etc and /var: it
-sees our unit alone, and nothing of it reaches this machine.
+systemd is process 1 of namespaces of its own (processes, mounts, network, cgroups), with an overlay over /etc and /var:
+it sees our unit alone, and nothing of it reaches this machine.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -66,7 +65,7 @@ _ENVIRONMENT = (
     "OMP_NUM_THREADS=1",
 )
 
-#: What process 1 finds: an overlay of /etc and /var, an empty /run, our program in /opt, and our unit among empty targets.
+#: What process 1 finds: an overlay of /etc and /var, an empty /run, our program in /opt, our unit among empty targets.
 _BOOT = r"""
 set -eu
 mount --make-rprivate /
@@ -74,12 +73,14 @@ umount -l /sys/fs/cgroup
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t tmpfs tmpfs {stage}/layer
 for folder in etc var; do
-  mkdir -p {stage}/layer/$folder {stage}/layer/$folder.work
-  mount -t overlay overlay -o lowerdir=/$folder,upperdir={stage}/layer/$folder,workdir={stage}/layer/$folder.work /$folder
+  upper={stage}/layer/$folder
+  mkdir -p $upper $upper.work
+  mount -t overlay overlay -o lowerdir=/$folder,upperdir=$upper,workdir=$upper.work /$folder
 done
 mount -t tmpfs tmpfs /run
 mount -t tmpfs -o mode=755 tmpfs /opt
-mkdir -p /run/systemd/system /opt/cxrnode/bin /opt/cxrnode/source /opt/cxrnode/libraries /opt/cxrnode/python /etc/cxrnode
+mkdir -p /run/systemd/system /etc/cxrnode
+mkdir -p /opt/cxrnode/bin /opt/cxrnode/source /opt/cxrnode/libraries /opt/cxrnode/python
 mount --bind {source} /opt/cxrnode/source
 mount --bind {libraries} /opt/cxrnode/libraries
 mount --bind {python} /opt/cxrnode/python
@@ -107,8 +108,8 @@ class Machine:
         libraries, python = Path(sysconfig.get_path("purelib")), Path(sys.base_prefix)
         paths = {"stage": self.stage, "source": REPOSITORY, "libraries": libraries, "python": python}
         (self.stage / "boot").write_text(_BOOT.format_map({name: shlex.quote(str(p)) for name, p in paths.items()}))
-        namespaces = ["--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--net", "--uts", "--ipc", "--mount-proc"]
-        join = f'echo $$ >{self._cgroup}/cgroup.procs; exec unshare {" ".join(namespaces)} sh {self.stage}/boot'
+        namespaces = "--mount --pid --fork --kill-child --cgroup --net --uts --ipc --mount-proc"
+        join = f"echo $$ >{self._cgroup}/cgroup.procs; exec unshare {namespaces} sh {self.stage}/boot"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 ["sh", "-c", join], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -1,4 +1,4 @@
-"""The wheel as a site installs it: built, put into a fresh environment, and used from a folder that is no source tree."""
+"""The wheel as a site installs it: built, put into a fresh environment, and used where there is no source tree."""
 
 from __future__ import annotations
 

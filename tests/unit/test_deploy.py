@@ -1,4 +1,4 @@
-"""The files that an administrator installs, each before a tool that knows its kind; and what they say against the code."""
+"""The files that an administrator installs, each before a tool of its kind; and what they say against the code."""
 
 from __future__ import annotations
 
