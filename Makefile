@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.cxrnode-$(shell cat pyproject.toml scripts/make-venv | sha256sum | cut -c1-12)
 PYTEST := $(BIN)/python -m pytest --durations=8
 
-.PHONY: help venv peers tools viewer viewer-proof outputs-proof demo test acceptance quick lint format clean
+.PHONY: help venv peers tools viewer viewer-proof outputs-proof docs sbom audit-deps demo test acceptance quick lint format clean
 
 help:
 	@echo "make demo        set all up and see the main job happen"
@@ -21,6 +21,8 @@ help:
 	@echo "make viewer-proof  44 real films through the node and a real viewer, with screenshots (20 minutes)"
 	@echo "make outputs-proof  every output of 44 real films before the validators (5 minutes)"
 	@echo "make tools       the programs that check deploy/, from PyPI, into .tools"
+	@echo "make docs        the generated tables of the documents"
+	@echo "make sbom        build/sbom.cdx.json;  make audit-deps  known vulnerabilities (asks the internet)"
 	@echo "make peers       the Debian packages that the tests talk to (as root)"
 	@echo "VENV=$(VENV)  PYTHON=$(PYTHON)  JOBS=$(JOBS)"
 
@@ -44,6 +46,18 @@ viewer:
 ARTEFACTS ?= build/viewer-proof
 viewer-proof: venv peers viewer
 	CXRNODE_VIEWER_FILMS=40 CXRNODE_ARTEFACTS=$(ARTEFACTS) $(PYTEST) -s tests/acceptance/test_viewer_films.py
+
+# The tables of docs/dicom-conformance.md, from the code.
+docs: venv
+	PYTHONPATH=. $(BIN)/python -m tests.conformance
+
+# What runs, library by library with version and licence: CycloneDX. pip-audit asks a service on the internet.
+sbom: venv tools
+	@mkdir -p build
+	.tools/bin/cyclonedx-py environment --output-reproducible --of JSON --output-file build/sbom.cdx.json $(BIN)/python
+
+audit-deps: venv tools
+	.tools/bin/pip-audit --strict --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 demo: venv
 	$(BIN)/cxrnode demo

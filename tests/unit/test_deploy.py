@@ -6,6 +6,7 @@ import configparser
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ COMPOSE = DEPLOY / "compose"
 
 def ran(*command: str | Path) -> str:
     """Run a checking program; its output. Fails the test on another exit status than 0."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     if done.returncode != 0:
         pytest.fail(f"{command}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr
@@ -121,6 +122,28 @@ def test_the_trial_s_parts_know_each_other() -> None:
         mounted = [volume for service in services.values() for volume in service.get("volumes", ())]
         assert any(volume.startswith(f"./{path}:") and volume.endswith(":ro") for volume in mounted)
     assert (COMPOSE / node["build"]["context"] / node["build"]["dockerfile"]).resolve() == DOCKERFILE
+
+
+# --------------------------------------------------------------------------------------------------- SBOM
+
+
+@pytest.mark.peers
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_bill_of_materials_has_each_library_that_is_asked_for_with_its_version_and_licence(tmp_path: Path) -> None:
+    bill = tmp_path / "sbom.json"
+    command = ("environment", "--output-reproducible", "--of", "JSON", "--output-file", bill, sys.executable)
+    ran(require_deploy_tool("cyclonedx-py"), *command)
+    components = {_canonical(one["name"]): one for one in json.loads(bill.read_text())["components"]}
+    asked = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    for requirement in asked:
+        one = components[_canonical(re.split(r"[ <>=\[]", requirement)[0])]
+        assert one["version"] and (one.get("licenses") or one["name"] == "pylibjpeg-openjpeg"), one["name"]
+    assert "pylibjpeg-libjpeg" not in components  # GPL v3
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 # ------------------------------------------------------------------------------------------------ complete
