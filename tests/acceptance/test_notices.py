@@ -42,12 +42,16 @@ def test_a_parked_film_is_said_to_be_not_analysed_and_two_films_get_one_page(
     make_site: MakeSite, orthanc: Orthanc, dcmtk: Dcmtk, films: list[Path]
 ) -> None:
     site = make_site((orthanc.aet, orthanc.dicom_port), phantoms=True)
-    site.config.write_text(site.config.read_text() + _SETTINGS)
+    configured = site.config.read_text() + _SETTINGS
+    # Received where nothing reads yet, so that the film is lost before it is read.
+    site.config.write_text(configured.replace("[node]\n", '[node]\nroles = ["receive"]\n'))
     site.start()
-    # The worker is still loading its model: the film is lost before it is read.
     dcmtk.send(site.port, films[0], calling="MODALITY", called="CXRNODE")
     [(key,)] = site.rows(sa.select(instance.c.spool_key))
     (site.data_dir / "spool" / "objects" / key[:2] / key).unlink()
+    assert site.stop() == 0
+    site.config.write_text(configured)
+    site.start()
     dcmtk.send(site.port, *films[1:], calling="MODALITY", called="CXRNODE")
 
     wait_until(lambda: bool(site.rows(sa.select(notice.c.job_id))), seconds=120, what="a notice")

@@ -13,6 +13,7 @@ import http.server
 import io
 import json
 import mimetypes
+import re
 import threading
 import time
 import urllib.parse
@@ -216,10 +217,15 @@ class Ohif:
         # Otherwise a guided tour covers the page. The frame of a PDF has no storage.
         page.add_init_script("window.localStorage?.setItem('shownTours', JSON.stringify(['basicViewerTour']))")
 
-    def open(self, study_instance_uid: str, *, seconds: float = 60) -> None:
-        """Open a study and wait for its first picture."""
+    def open(self, study_instance_uid: str, *, seconds: float = 120) -> None:
+        """Open a study and wait until its first picture stands: OHIF then writes its window and its number beside it.
+
+        Not the canvas, which is there before it: where another series is opened before the first picture has come from
+        the archive, OHIF 3.13.2 leaves the viewport black for good.
+        """
         self._page.goto(f"{self.origin.url}/viewer?StudyInstanceUIDs={study_instance_uid}")
         self._page.wait_for_selector("canvas", timeout=seconds * 1000)
+        _until(self._settled, seconds, lambda: f"a first picture with its window, not {self.text()!r}")
 
     def series(self, count: int, *, seconds: float = 30) -> list[Listed]:
         """The list of series once it has `count` rows; what it has by then, where it does not come to that."""
@@ -289,6 +295,10 @@ class Ohif:
         path = self._shots / f"{name}.png"
         self._page.screenshot(path=path)
         return path
+
+    def _settled(self) -> bool:
+        words = self.text().split()
+        return "W:" in words and any(re.fullmatch(r"\(?1/[1-9]\d*\)?", word) for word in words)
 
     def _rows(self) -> Locator:
         return self._page.locator("[data-cy=study-browser-thumbnail], [data-cy=study-browser-thumbnail-no-image]")
