@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.cxrnode-$(shell cat pyproject.toml scripts/make-venv | sha256sum | cut -c1-12)
 PYTEST := $(BIN)/python -m pytest --durations=8
 
-.PHONY: help venv peers tools viewer viewer-proof outputs-proof docs sbom audit-deps demo test acceptance quick lint format clean
+.PHONY: help venv peers tools viewer viewer-proof outputs-proof docs sbom audit-deps bench-check demo test acceptance quick lint format clean
 
 help:
 	@echo "make demo        set all up and see the main job happen"
@@ -23,6 +23,7 @@ help:
 	@echo "make tools       the programs that check deploy/, from PyPI, into .tools"
 	@echo "make docs        the generated tables of the documents"
 	@echo "make sbom        build/sbom.cdx.json;  make audit-deps  known vulnerabilities (asks the internet)"
+	@echo "make bench-check  ratios of a small bench against benchmarks/baseline.json (3 minutes)"
 	@echo "make peers       the Debian packages that the tests talk to (as root)"
 	@echo "VENV=$(VENV)  PYTHON=$(PYTHON)  JOBS=$(JOBS)"
 
@@ -73,6 +74,10 @@ acceptance: venv peers viewer
 # Every kind of output of 44 real films before dciodvfy and DCMTK; `make acceptance` takes 12 of them.
 outputs-proof: venv peers
 	CXRNODE_FILMS=40 $(PYTEST) --timeout=1800 tests/acceptance/test_outputs_of_real_films.py
+
+# More than a quarter worse than the committed baseline fails; processor time alone, so that a busy machine may pass.
+bench-check: venv
+	$(BIN)/python -m benchmarks.check
 
 quick: venv
 	$(BIN)/ruff check -q .

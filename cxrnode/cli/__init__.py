@@ -11,7 +11,9 @@ from pathlib import Path
 import click
 
 from cxrnode import __version__
+from cxrnode.cli.admit import admit_command
 from cxrnode.cli.audit import audit
+from cxrnode.cli.bench import bench_command
 from cxrnode.cli.calibrate import calibrate_command
 from cxrnode.cli.check import check
 from cxrnode.cli.corrections import decide_command, resend_command, retry_command, withdraw_command
@@ -59,9 +61,10 @@ for _command in (
     explain,
     audit,
     db,
+    bench_command,
 ):
     main.add_command(_command)
-for _command in (pull_command, import_command, calibrate_command):
+for _command in (pull_command, import_command, calibrate_command, admit_command):
     model.add_command(_command)
 for _command in (retry_command, resend_command, withdraw_command, decide_command):
     jobs.add_command(_command)

@@ -1,22 +1,29 @@
-"""The engine: films in, readings out. Knows neither thresholds nor patients; writes nothing."""
+"""The engine: films in, readings out. Knows neither thresholds nor patients; writes nothing.
+
+What is promised of numbers: a film's scores are computed once, stored in its report, and everything is made of that
+report. Read again, in another batch or on another day, the same engine gives them to float noise (1e-5 in float32; in
+bf16 to what its admission allowed), another engine to what `reading.admission` allowed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import Tensor, nn
 from torch.nn import functional
 
 from cxrnode.errors import Rejected, UnreadableImage
 from cxrnode.reading.bundle import Bundle
 from cxrnode.reading.manifest import REGIONS, Evidence, Input, Saliency
-from cxrnode.reading.network import Pass, build_network
+from cxrnode.reading.network import Network, Pass, build_network
 from cxrnode.reading.plausibility import Clouds, layouts_of
 
 Film = npt.NDArray[np.uint8]
@@ -82,34 +89,29 @@ def prepare(film: Film, given: Input) -> npt.NDArray[np.float32]:
     return prepared
 
 
-class TorchEngine:
-    """PyTorch in float32: CUDA where there is a device, else all cores of the processor.
+class Arithmetic(StrEnum):
+    """In what numbers a network's body is computed. Head, maps and plausibility are always float32."""
 
-    Not bit-identical between batch sizes or devices (the order of sums differs): scores agree to about 1e-5.
-    """
+    FLOAT32 = "float32"
+    BF16 = "bf16"
 
-    def __init__(
-        self, bundle: Bundle, *, device: str | None = None, threads: int | None = None, batch: int = 16
-    ) -> None:
-        manifest = bundle.manifest
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if self.device.type == "cuda":
-            # TF32 keeps ten bits: the same film must not read differently on another machine.
-            torch.backends.cudnn.allow_tf32 = False
-        else:
-            torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+
+class NetworkEngine:
+    """What engines share: films become inputs, a subclass runs the network on them, and readings are taken of that."""
+
+    def __init__(self, bundle: Bundle, *, batch: int) -> None:
+        """Read the bundle's weights. `batch`: the most films of one pass. Raises BundleError."""
         self.batch = batch
+        manifest = bundle.manifest
         self._input = manifest.input
         self._saliency = manifest.saliency
-        network = build_network(bundle.weights, manifest.shape).requires_grad_(False)
-        self._network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network: Network = build_network(bundle.weights, manifest.shape).requires_grad_(False)
         self._clouds = Clouds.from_tensors(bundle.plausibility, manifest.evidence)
         self._evidence = manifest.plausibility.features
 
-    @property
-    def name(self) -> str:
-        """Library, version, device and arithmetic."""
-        return f"torch {torch.__version__} {self.device.type} float32"
+    def run(self, inputs: npt.NDArray[np.float32]) -> Pass:
+        """Run inputs (N, channels, size, size) through the network, in inference mode."""
+        raise NotImplementedError
 
     def read(self, films: Sequence[Film]) -> list[Reading]:
         """Read films, each uint8 (H, W), 0 = black, row 0 = top. Raises NotFinite or UnreadableImage."""
@@ -131,9 +133,8 @@ class TorchEngine:
         for start in range(0, len(films), self.batch):
             inputs = np.stack([prepare(film, self._input) for film in films[start : start + self.batch]])
             layouts = layouts_of(inputs[:, 0] * self._input.std[0] + self._input.mean[0])
-            tensor = torch.from_numpy(inputs).to(self.device, memory_format=torch.channels_last)
             with torch.inference_mode():
-                done: Pass = self._network.run(tensor)
+                done = self.run(inputs)
             scores, features = done.logits.sigmoid().cpu().numpy(), self._features(done)
             maps = self._maps(done)
             if not (np.isfinite(scores).all() and (maps is None or np.isfinite(maps).all())):
@@ -154,7 +155,7 @@ class TorchEngine:
             found = done.pooled
         else:
             with torch.inference_mode():
-                found = functional.adaptive_avg_pool2d(done.middle, REGIONS).flatten(1)
+                found = functional.adaptive_avg_pool2d(done.middle.float(), REGIONS).flatten(1)
         features: npt.NDArray[np.float32] = found.cpu().numpy()
         return features
 
@@ -166,6 +167,60 @@ class TorchEngine:
                 maps = self._network.maps(done)
         else:
             maps = self._network.maps_by_gradient(done)
-        with np.errstate(over="ignore"):  # what overflows is refused by `_read`
+        with np.errstate(over="ignore"):  # what overflows is refused by `observe`
             halves: npt.NDArray[np.float16] = maps.cpu().numpy().astype(np.float16)
         return halves
+
+
+class TorchEngine(NetworkEngine):
+    """PyTorch: CUDA where there is a device, else all cores of the processor; in float32, the reference, or bf16.
+
+    Not bit-identical between batch sizes or devices (the order of sums differs): float32 scores agree to about 1e-5.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str | None = None,
+        threads: int | None = None,
+        batch: int = 16,
+        arithmetic: Arithmetic = Arithmetic.FLOAT32,
+    ) -> None:
+        """Load the bundle onto the device. Raises BundleError."""
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.arithmetic = arithmetic
+        if self.device.type == "cuda":
+            # TF32 keeps ten bits: the same film must not read differently on another machine.
+            torch.backends.cudnn.allow_tf32 = False
+        else:
+            torch.set_num_threads(threads or cores())
+        super().__init__(bundle, batch=batch)
+        self._type = torch.float32
+        if arithmetic is Arithmetic.BF16:
+            self._type = torch.bfloat16
+            self._network.features.to(torch.bfloat16)
+            self._network.features.add_module("float32", _Float32())  # the head and the maps stay in float32
+        self._network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def name(self) -> str:
+        """Library, version, device and arithmetic."""
+        return f"torch {torch.__version__} {self.device.type} {self.arithmetic}"
+
+    def run(self, inputs: npt.NDArray[np.float32]) -> Pass:
+        """Run inputs (N, channels, size, size) through the network, in inference mode."""
+        tensor = torch.from_numpy(inputs).to(self.device, self._type, memory_format=torch.channels_last)
+        return self._network.run(tensor)
+
+
+class _Float32(nn.Module):
+    """The end of a body that is computed in fewer bits."""
+
+    def forward(self, activations: Tensor) -> Tensor:
+        return activations.float()
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -6,6 +6,7 @@ one transaction that makes the job `reported`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -22,10 +23,12 @@ from cxrnode.core.routing import IntendedUse, within_intended_use
 from cxrnode.dicom.decoder import Decoded, Decoder, DecoderDied
 from cxrnode.dicom.header import identity_of, read_header
 from cxrnode.errors import BundleError, CxrnodeError, LeaseLost, Rejected, Transient, UnreadableImage
+from cxrnode.reading.admission import open_engine
 from cxrnode.reading.bundle import Bundle, find_bundle, load_bundle
-from cxrnode.reading.engine import Engine, Reading, TorchEngine
+from cxrnode.reading.engine import Engine, Reading
 from cxrnode.roles.context import Context, work_until_stopped
 from cxrnode.roles.leases import LeaseKeeper
+from cxrnode.roles.line import Line
 from cxrnode.roles.publish import Publisher
 from cxrnode.roles.rules import configured_words
 from cxrnode.store import jobs, notices, reports
@@ -39,6 +42,8 @@ POLL_SECONDS = 1.0
 _PAUSE = 2.0
 #: Below so much room, in bytes, no film is claimed: its outputs would not fit. `receive` stops long before.
 _LEAST_ROOM = 64 << 20
+#: A batch is one part in so many of what waits, up to `reading.batch`: then one is read while others are looked at.
+_SPREAD = 3
 
 
 class EngineBroken(CxrnodeError):
@@ -72,6 +77,15 @@ class Seen:
     revision: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Looked:
+    """The films of one model in a batch, as far as they were looked at, and who keeps their leases."""
+
+    model: Loaded
+    seen: Sequence[Seen]
+    keeper: LeaseKeeper[Claim]
+
+
 class FilmReader:
     """Reads claimed films and settles their jobs."""
 
@@ -83,6 +97,7 @@ class FilmReader:
         self._decoder = Decoder(timeout=reading.decode_timeout, memory=reading.decode_memory)
         self._publisher = Publisher(context)
         self._words = configured_words(context.config)
+        self._line = Line(self._read_batch, self._settle_batch)
         self._models = self._load()
         #: The last passing fault of this turn, "" without one.
         self._waits = ""
@@ -93,13 +108,14 @@ class FilmReader:
             self._context.beat()
             try:
                 bundle = load_bundle(find_bundle(model.bundle, self._context.config.node.data_dir))
+                engine = open_engine(bundle, self._context.config.node.data_dir)
             except BundleError as error:
                 # Its jobs wait; the other models go on.
                 log.error("model_refused", model=name, reason=str(error))
                 continue
-            loaded[name] = Loaded(bundle=bundle, engine=TorchEngine(bundle))
+            loaded[name] = Loaded(bundle=bundle, engine=engine)
             # The first pass sets up kernels and memory: nobody's film should wait for that.
-            loaded[name].engine.read([_PLAIN])
+            self._line.run(functools.partial(engine.read, [_PLAIN]))
             notices.loaded(self._context.database, name, bundle.reader(loaded[name].engine))
             log.info("model_loaded", model=name, bundle=bundle.digest, engine=loaded[name].engine.name)
         if not loaded:
@@ -107,69 +123,105 @@ class FilmReader:
         return loaded
 
     def turn(self, keeper: LeaseKeeper[Claim]) -> bool:
-        """Claim a batch and settle each of its jobs; False where nothing waits.
+        """Claim batch after batch until nothing waits, and settle each of their jobs; False where nothing waited.
 
-        Raises Transient where a passing fault met one of them: the cause is around the films, and they can wait for
-        it to pass; EngineBroken, with every job back in the queue, where no film can be read.
+        A batch is read while the one before it is settled and the next is decoded. Raises Transient where a passing
+        fault met a film: the cause is around the films, and they can wait for it to pass; EngineBroken, with every job
+        back in the queue, where no film can be read.
         """
-        reading = self._context.config.reading
-        if self._context.spool.free() < min(_LEAST_ROOM, self._context.config.spool.min_free):
-            raise Transient("no room in the spool for outputs; free space")
-        claims = jobs.claim(
-            self._context.database,
-            owner=self._context.owner,
-            models={name: one.bundle.digest for name, one in self._models.items()},
-            engine=next(iter(self._models.values())).engine.name,
-            limit=reading.batch,
-            lease=reading.lease,
-            limits=self._limits,
-        )
+        claims = self._claim()
         if not claims:
             return False
-        keeper.hold(claims)
         self._waits = ""
         try:
-            for name in dict.fromkeys(claim.model for claim in claims):
-                self._read([c for c in claims if c.model == name], self._models[name], keeper)
+            while claims:
+                keeper.hold(claims)
+                suspect = any(claim.suspect for claim in claims)
+                if suspect:  # what breaks now is its doing and costs nobody else an attempt (design, rule 7)
+                    self._line.drain()
+                models = dict.fromkeys(claim.model for claim in claims)
+                self._line.put([self._look_at([c for c in claims if c.model == m], m, keeper) for m in models])
+                if suspect:
+                    self._line.drain()
+                if self._waits or self._context.stopping.is_set():
+                    break
+                claims = self._claim()
+            self._line.drain()
         except EngineBroken:
+            self._end_line()
             for claim in keeper.held:
                 self._give_back(claim, keeper)
             raise
+        except BaseException:
+            self._end_line()
+            raise
         finally:
-            for claim in claims:
+            for claim in keeper.held:
                 keeper.drop(claim)
         if self._waits:
             raise Transient(self._waits)
         return True
 
-    def _read(self, claims: Sequence[Claim], model: Loaded, keeper: LeaseKeeper[Claim]) -> None:
+    def _end_line(self) -> None:
+        """Wait for what is under way; its fault is known already, or is the same again."""
+        with contextlib.suppress(Exception):
+            self._line.drain()
+
+    def _claim(self) -> list[Claim]:
+        """The next batch. One film alone is taken at once; of many, so few that the steps of the line overlap."""
+        reading = self._context.config.reading
+        if self._context.spool.free() < min(_LEAST_ROOM, self._context.config.spool.min_free):
+            raise Transient("no room in the spool for outputs; free space")
+        return jobs.claim(
+            self._context.database,
+            owner=self._context.owner,
+            models={name: one.bundle.digest for name, one in self._models.items()},
+            engine={name: one.engine.name for name, one in self._models.items()},
+            limit=reading.batch,
+            lease=reading.lease,
+            limits=self._limits,
+            spread=_SPREAD,
+        )
+
+    def _look_at(self, claims: Sequence[Claim], name: str, keeper: LeaseKeeper[Claim]) -> Looked:
         seen: list[Seen] = []
+        model = self._models[name]
         for claim in claims:
             if self._context.stopping.is_set():
                 self._give_back(claim, keeper)
                 continue
             self._context.beat()
             self._guard(claim, keeper, functools.partial(self._look, claim, model, seen, keeper))
-        clear = [one for one in seen if one.film is not None and not one.reason]
+        return Looked(model=model, seen=seen, keeper=keeper)
+
+    def _read_batch(self, batch: Sequence[Looked]) -> list[tuple[Looked, dict[int, Reading | None]]]:
+        """The forward pass, a model after the other. Raises EngineBroken."""
+        return [(one, self._read(one)) for one in batch]
+
+    def _read(self, looked: Looked) -> dict[int, Reading | None]:
+        clear = [one for one in looked.seen if one.film is not None and not one.reason]
         try:
-            read = self._forward(clear, model, keeper)
+            read = self._forward(clear, looked.model, looked.keeper)
         except EngineBroken as broken:
             for one in clear:
                 # One of these may have broken it: each comes again alone, and counts where it was alone already.
                 self._fault(one.claim, str(broken), counts=one.claim.alone, alone=True)
-                keeper.drop(one.claim)
+                looked.keeper.drop(one.claim)
             raise
-        readings = dict(zip((one.claim.job_id for one in clear), read, strict=True))
-        for one in seen:
-            self._context.beat()
-            reading = readings.get(one.claim.job_id)
-            if not one.reason and reading is None:  # the forward pass failed, and the job is settled
-                continue
-            if self._context.stopping.is_set():  # what is read again costs less than a kill in the middle of a settle
-                self._give_back(one.claim, keeper)
-            else:
-                self._guard(one.claim, keeper, functools.partial(self._settle, one, reading, model))
-                keeper.drop(one.claim)
+        return dict(zip((one.claim.job_id for one in clear), read, strict=True))
+
+    def _settle_batch(self, batch: Sequence[tuple[Looked, dict[int, Reading | None]]]) -> None:
+        for looked, readings in batch:
+            for one in looked.seen:
+                self._context.beat()
+                reading = readings.get(one.claim.job_id)
+                if not one.reason and reading is None:  # the forward pass failed, and the job is settled
+                    continue
+                if self._context.stopping.is_set():  # to read it again costs less than a kill in the middle of a settle
+                    self._give_back(one.claim, looked.keeper)
+                else:
+                    self._guard(one.claim, looked.keeper, functools.partial(self._settle, one, reading, looked.model))
+                    looked.keeper.drop(one.claim)
 
     def _forward(self, seen: Sequence[Seen], model: Loaded, keeper: LeaseKeeper[Claim]) -> list[Reading | None]:
         """Read the films together; where that fails, each alone, so that one film's fault stays its own."""
@@ -349,7 +401,8 @@ class FilmReader:
             log.warning("lease_lost", job=claim.job_id, reason=str(lost))
 
     def close(self) -> None:
-        """End the decode child."""
+        """End the decode child and the threads."""
+        self._line.close()
         self._decoder.close()
 
 

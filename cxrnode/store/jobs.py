@@ -40,6 +40,8 @@ class Claim:
     dataset_sha256: str
     header: Mapping[str, Any]
     calling_aet: str = ""
+    #: A worker was lost, or an engine broke, while it was under way before.
+    suspect: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,21 +57,26 @@ def claim(
     *,
     owner: str,
     models: Mapping[str, str],
-    engine: str,
+    engine: str | Mapping[str, str],
     limit: int,
     lease: float,
     limits: Limits,
+    spread: int = 1,
 ) -> list[Claim]:
     """Take up to `limit` queued jobs of the loaded `models` (name -> bundle digest) for `lease` seconds.
 
+    `engine`: what runs them, or each of them by its name. `spread`: of what waits take one part of so many, so that the
+    steps of batches, or several workers, overlap; one film is taken at once.
     A job whose worker was lost before is claimed alone, so that a poison film costs nobody else an attempt.
     """
     ready = (job.c.state == JobState.QUEUED, job.c.model.in_(list(models)))
     with database.read() as transaction:  # an idle worker takes no writer's lock
-        waiting = transaction.scalar(sa.select(sa.exists().where(*ready, job.c.not_before <= transaction.now)))
+        some = sa.select(job.c.id).where(*ready, job.c.not_before <= transaction.now).limit(limit * spread)
+        waiting = transaction.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
         lost = transaction.scalar(sa.select(sa.exists().where(*_expired(transaction.now))))
     if not (waiting or lost):
         return []
+    limit = max(1, -(-waiting // spread))
     with database.write() as transaction:
         expire(transaction, limits)
         due = (*ready, job.c.not_before <= transaction.now)
@@ -100,7 +107,6 @@ def claim(
                 lease_owner=owner,
                 lease_until=transaction.now + lease,
                 claimed_at=transaction.now,
-                engine=engine,
             )
             .returning(job.c.id)
         )
@@ -111,10 +117,13 @@ def claim(
             .where(job.c.id.in_(ids))
             .order_by(job.c.rank, job.c.id)
         )
-        claims = [_claim(row, alone=len(rows) == 1) for row in rows]
+        by_itself = len(rows) == 1 and (first.alone or waiting <= 1)
+        claims = [_claim(row, alone=by_itself) for row in rows]
         for one in claims:
-            digest = models[one.model]
-            transaction.connection.execute(sa.update(job).where(job.c.id == one.job_id).values(bundle_digest=digest))
+            digest, ran = models[one.model], engine if isinstance(engine, str) else engine[one.model]
+            transaction.connection.execute(
+                sa.update(job).where(job.c.id == one.job_id).values(bundle_digest=digest, engine=ran)
+            )
             note(
                 transaction,
                 JobEvent.CLAIMED,
@@ -146,6 +155,7 @@ def _claim(row: Row, *, alone: bool) -> Claim:
         dataset_sha256=row.dataset_sha256,
         header=json.loads(row.header),
         calling_aet=row.calling_aet,
+        suspect=row.alone,
     )
 
 

@@ -1,0 +1,121 @@
+"""What this machine can do at most: each engine's raw forward pass, memory, fsync, DICOM over loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cxrnode.bench.figures import Cost, Figure, take_turns
+from cxrnode.errors import BundleError
+from cxrnode.reading.admission import EngineKind, candidates
+from cxrnode.reading.bundle import Bundle
+from cxrnode.reading.engine import Arithmetic, NetworkEngine, TorchEngine
+from cxrnode.reading.onnx_engine import OnnxEngine, export
+
+BATCHES = (1, 4, 8)
+
+
+def engines(bundle: Bundle, folder: Path, *, threads: int | None = None) -> dict[EngineKind, NetworkEngine]:
+    """Every engine that this machine can run, the reference first."""
+    found: dict[EngineKind, NetworkEngine] = {}
+    for kind in candidates():
+        try:
+            if kind is EngineKind.ONNX:
+                export(bundle, folder / "bench.onnx")
+                found[kind] = OnnxEngine(bundle, folder / "bench.onnx", threads=threads)
+            else:
+                bf16 = kind is EngineKind.TORCH_BF16
+                arithmetic = Arithmetic.BF16 if bf16 else Arithmetic.FLOAT32
+                found[kind] = TorchEngine(bundle, threads=threads, arithmetic=arithmetic)
+        except BundleError:
+            continue
+    return found
+
+
+def forward(found: dict[EngineKind, NetworkEngine], bundle: Bundle, *, rounds: int) -> dict[tuple[str, int], Cost]:
+    """The bare pass of each engine at each batch, and torch in float32 as it comes ("eager"), per film."""
+    given = bundle.manifest.input
+    random = np.random.default_rng(1)
+    costs: dict[tuple[str, int], Cost] = {}
+    network = TorchEngine(bundle, device="cpu")._network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    for batch in BATCHES:
+        inputs = random.standard_normal((batch, given.channels, given.size, given.size)).astype(np.float32)
+
+        def eager(inputs: np.ndarray = inputs) -> object:
+            with torch.inference_mode():
+                return network(torch.from_numpy(inputs))
+
+        def raw(engine: NetworkEngine, inputs: np.ndarray = inputs) -> object:
+            with torch.inference_mode():
+                return engine.run(inputs)
+
+        steps = {"torch eager float32": eager}
+        steps |= {kind: (lambda engine=engine: raw(engine)) for kind, engine in found.items()}
+        for name, cost in take_turns(steps, rounds=rounds).items():
+            costs[str(name), batch] = Cost(wall=cost.wall / batch, cpu=cost.cpu / batch)
+    return costs
+
+
+def memory_bandwidth() -> Figure:
+    """Copying an array that no cache holds."""
+    source = np.zeros(1 << 25, np.float64)
+    target = np.empty_like(source)
+    cost = take_turns({"copy": lambda: np.copyto(target, source)}, rounds=3)["copy"]
+    value = 2 * source.nbytes / (cost.wall / 1000) / 1e9
+    return Figure(group="ceilings", name="memory, read and written", value=value, unit="GB/s", better="more")
+
+
+def fsync_rate(folder: Path, *, seconds: float = 1.0) -> Figure:
+    """Durable writes of 4 KiB one after the other, on the file system of the bench's folder."""
+    path = folder / "fsync.bin"
+    began, count = time.monotonic(), 0
+    with path.open("wb", buffering=0) as file:
+        while time.monotonic() - began < seconds:
+            file.write(bytes(4096))
+            os.fsync(file.fileno())
+            count += 1
+    path.unlink()
+    rate = count / (time.monotonic() - began)
+    return Figure(group="ceilings", name="fsync", value=rate, unit="a second", better="more")
+
+
+def loopback_dicom(folder: Path, films: list[Path]) -> Figure | None:
+    """DCMTK's sender to DCMTK's storescp, one association; None where DCMTK is missing. Nothing is fsynced there."""
+    sender, receiver = (tool("dcmsend"), tool("storescp"))
+    if sender is None or receiver is None:
+        return None
+    target = folder / "storescp"
+    target.mkdir(exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [receiver, "-od", str(target), "+B", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        time.sleep(0.5)
+        began = time.monotonic()
+        command = [sender, "-nuc", "-aec", "STORESCP", "127.0.0.1", str(port), *map(str, films)]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        seconds = time.monotonic() - began
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(target, ignore_errors=True)
+    megabytes = sum(film.stat().st_size for film in films) / 1e6
+    return Figure(
+        group="ceilings", name="DICOM over loopback, DCMTK", value=megabytes / seconds, unit="MB/s", better="more"
+    )
+
+
+def tool(name: str) -> str | None:
+    """A program of Debian's DCMTK; by its full path, since pip puts pynetdicom's own tools before it."""
+    path = Path("/usr/bin") / name
+    return str(path) if path.is_file() else None

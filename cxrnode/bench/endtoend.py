@@ -1,0 +1,199 @@
+"""The whole node, as `cxrnode serve` runs it: throughput of a burst, latency of single films, memory of each role.
+
+The archive stands on the same machine and takes its share of it, as do the senders; the figures include both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from cxrnode.bench.figures import Figure, cpu_seconds, memory_mib
+from cxrnode.demo.archive import Archive
+from cxrnode.demo.served import SENDER_AET, ServedNode
+from cxrnode.dicom.sender import Destination, Sent, send_files
+from cxrnode.errors import Transient
+from cxrnode.store.database import Database
+from cxrnode.store.schema import event, job, output
+
+ASSOCIATIONS = 4
+ROLES = ("receive", "infer", "send", "tend")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Burst:
+    """What a burst took: seconds from the last Success to the last SR in the archive, and of the whole; core
+    milliseconds a film in each role; memory in MiB of each role at its peak, and what it grew by a thousand films.
+    """
+
+    films: int
+    seconds: float
+    whole: float
+    cpu: dict[str, float]
+    memory: dict[str, float]
+    slope: dict[str, float]
+
+    @property
+    def core_ms(self) -> float:
+        """Processor time of a film in all roles together."""
+        return sum(self.cpu.values())
+
+
+class Bench:
+    """A node with an archive in a folder; `engines` of its data_dir is what was admitted before."""
+
+    def __init__(self, folder: Path, data_dir: Path | None = None) -> None:
+        """Use a folder that is thrown away. `data_dir`: whose admissions are copied into the node's."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.archive = Archive(folder / "archive")
+        self._folder = folder
+        self._engines = data_dir / "engines" if data_dir else None
+        self._node: ServedNode | None = None
+
+    def __enter__(self) -> Bench:
+        self.archive.__enter__()
+        self._node = node = ServedNode(self._folder, archive_port=self.archive.port)
+        if self._engines is not None and self._engines.is_dir():
+            (node.data_dir / "engines").mkdir(parents=True)
+            for file in self._engines.iterdir():
+                (node.data_dir / "engines" / file.name).write_bytes(file.read_bytes())
+        node.__enter__()
+        for role in ("receive", "infer", "send"):
+            node.wait_ready(role, 240)
+        self._database = Database(f"sqlite+pysqlite:///{node.data_dir / 'cxrnode.sqlite'}")
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        assert self._node is not None
+        self._database.close()
+        self._node.__exit__(None, None, None)
+        self.archive.__exit__(None, None, None)
+
+    @property
+    def _destination(self) -> Destination:
+        assert self._node is not None
+        return Destination(name="node", aet="CXRNODE", host="127.0.0.1", port=self._node.port)
+
+    def pids(self) -> dict[str, int]:
+        """The process of each role."""
+        assert self._node is not None
+        found: dict[str, int] = {}
+        for line in self._node.log_path.read_text(errors="replace").splitlines():
+            if line.startswith("{") and '"role_started"' in line:
+                said = json.loads(line)
+                found[said["role"]] = said["pid"]
+        return found
+
+    def delivered(self) -> int:
+        """How many jobs rest as delivered."""
+        with self._database.read() as transaction:
+            return int(transaction.scalar(sa.select(sa.func.count()).where(job.c.state == "delivered")) or 0)
+
+    def _wait_delivered(self, count: int, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while self.delivered() < count:
+            if time.monotonic() > until:
+                raise Transient(f"only {self.delivered()} of {count} films came back within {seconds:.0f} s")
+            time.sleep(0.05)
+
+    def send(self, films: Sequence[Path], associations: int = ASSOCIATIONS) -> None:
+        """C-STORE films in so many associations at a time. Raises Transient where one is refused."""
+        refused: list[str] = []
+
+        def work(some: Sequence[Path]) -> None:
+            for path, answer in send_files(some, self._destination, calling_aet=SENDER_AET):
+                if not isinstance(answer, Sent) or answer.status != 0:
+                    refused.append(path.name)
+
+        threads = [threading.Thread(target=work, args=(films[i::associations],)) for i in range(associations)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if refused:
+            raise Transient(f"{len(refused)} films were refused, the first is {refused[0]}")
+
+    def burst(self, films: Sequence[Path]) -> Burst:
+        """Send films in a few associations and wait until the last SR is in the archive."""
+        pids, before = self.pids(), self.delivered()
+        cpu = {role: cpu_seconds(pid) for role, pid in pids.items()}
+        memory = {role: memory_mib(pid) for role, pid in pids.items()}
+        began = time.monotonic()
+        self.send(films)
+        sent = time.monotonic()
+        self._wait_delivered(before + len(films), 120 + 5 * len(films))
+        ended = time.monotonic()
+        return Burst(
+            films=len(films),
+            seconds=ended - sent,
+            whole=ended - began,
+            cpu={role: 1000 * (cpu_seconds(pid) - cpu[role]) / len(films) for role, pid in pids.items()},
+            memory={role: memory_mib(pid, "VmHWM") for role, pid in pids.items()},
+            slope={role: 1000 * (memory_mib(pid) - memory[role]) / len(films) for role, pid in pids.items()},
+        )
+
+    def latencies(self, films: Sequence[Path]) -> list[float]:
+        """Seconds from Success to SR and SC in the archive, of one film at a time on an idle node."""
+        taken = []
+        for film in films:
+            before, stored = self.delivered(), len(self.archive.objects)
+            self.send([film], associations=1)
+            at = time.monotonic()
+            self._wait_delivered(before + 1, 60)
+            taken.append(max(one.at for one in self.archive.objects[stored:]) - at)
+            time.sleep(0.05)
+        return taken
+
+    def steps(self) -> dict[str, float]:
+        """Median milliseconds between the events of a film's way, of all films so far."""
+        ways = (("accepted", "claimed"), ("claimed", "reported"), ("reported", "delivery_claimed"))
+        ways += (("delivery_claimed", "delivery_sent"),)
+        with self._database.read() as transaction:
+            rows = transaction.rows(sa.select(event.c.job_id, event.c.instance_id, event.c.name, event.c.at))
+            of = {r.id: r.instance_id for r in transaction.rows(sa.select(job.c.id, job.c.instance_id))}
+        at = {(of[r.job_id] if r.job_id else r.instance_id, r.name): r.at for r in rows if r.job_id or r.instance_id}
+        found = {}
+        for first, last in ways:
+            both = [at[i, last] - at[i, first] for i in of.values() if (i, first) in at and (i, last) in at]
+            if both:
+                found[f"{first} to {last}"] = 1000 * statistics.median(both)
+        return found
+
+    def bytes_out(self) -> float:
+        """Megabytes of outputs a film."""
+        with self._database.read() as transaction:
+            total = transaction.scalar(sa.select(sa.func.sum(output.c.size))) or 0
+            count = transaction.scalar(sa.select(sa.func.count()).select_from(job)) or 1
+        return float(total) / count / 1e6
+
+
+def quantiles(taken: Sequence[float]) -> tuple[float, float, float]:
+    """P50, P95 and P99 in milliseconds; of few films the last two are the slowest."""
+    ordered = sorted(taken)
+    at = [ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))] for share in (0.5, 0.95, 0.99)]
+    return 1000 * at[0], 1000 * at[1], 1000 * at[2]
+
+
+def burst_figures(group: str, burst: Burst) -> list[Figure]:
+    """The figures of a burst."""
+    figures = [
+        Figure(group=group, name="films", value=burst.films, unit=""),
+        Figure(group=group, name="throughput", value=burst.films / burst.whole, unit="films/s", better="more",
+               note="from the first byte sent to the last SR in the archive"),
+        Figure(group=group, name="cost in all roles", value=burst.core_ms, unit="core-ms a film", better="less"),
+    ]  # fmt: skip
+    for role in ROLES:
+        if role in burst.cpu:
+            figures += [
+                Figure(group=group, name=f"{role}: cost", value=burst.cpu[role], unit="core-ms a film", better="less"),
+                Figure(group=group, name=f"{role}: memory at its peak", value=burst.memory[role], unit="MiB"),
+                Figure(group=group, name=f"{role}: growth", value=burst.slope[role], unit="MiB in 1000 films"),
+            ]
+    return figures

@@ -1,0 +1,269 @@
+"""Which engine reads with a bundle on this machine: chosen once, by a command, and kept until the next command.
+
+Without an admission the reference engine reads: torch in float32. `cxrnode model admit` tries the others beside it on
+films that it is given: one is admitted only where its scores lie within `TOLERANCE` of the reference, and of these the
+fastest is taken. A restart reads what was written down and measures nothing, so that it never changes a result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cxrnode.core.findings import decide
+from cxrnode.errors import BundleError, Rejected
+from cxrnode.reading.bundle import Bundle
+from cxrnode.reading.engine import Arithmetic, Film, NetworkEngine, Reading, TorchEngine
+from cxrnode.reading.onnx_engine import OnnxEngine, export, exportable
+
+#: The largest difference allowed between a score and the reference's, before and after calibration.
+TOLERANCE = 0.005
+#: The largest difference allowed between maps, in parts of the map's fixed scale (from its floor to its ceiling).
+MAP_TOLERANCE = 0.05
+_CPUINFO = Path("/proc/cpuinfo")
+#: What a processor must have for bf16 to be worth a try.
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert"})
+
+
+class EngineKind(StrEnum):
+    """The engines that a bundle can be admitted with."""
+
+    TORCH = "torch-float32"
+    TORCH_BF16 = "torch-bf16"
+    ONNX = "onnxruntime"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What one engine did beside the reference. `ms`: per film, at the batch that was tried; differences as above;
+    `decisions`: those that came out otherwise, as people read them; `refused`: why it cannot be taken, "" if it can.
+    """
+
+    kind: EngineKind
+    name: str
+    ms: float
+    score_difference: float
+    map_difference: float
+    decisions: tuple[str, ...]
+    refused: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """The choice for one bundle on one machine. `graph_sha256`: of the exported file, "" where there is none."""
+
+    bundle_digest: str
+    machine_digest: str
+    kind: EngineKind
+    name: str
+    graph_sha256: str = ""
+    trials: tuple[Trial, ...] = ()
+
+
+def machine_digest() -> str:
+    """SHA-256 over what arithmetic may depend on: the processor with its features, and the GPU if there is one."""
+    said = [platform.machine(), _cpu("model name"), *sorted(_flags())]
+    if torch.cuda.is_available():
+        said.append(torch.cuda.get_device_name())
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _cpu(key: str) -> str:
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
+
+
+def _flags() -> set[str]:
+    return {one for one in _cpu("flags").split() if one.startswith(("avx", "amx", "fma"))}
+
+
+def admission_of(bundle: Bundle, data_dir: Path) -> Admission | None:
+    """The admission of a bundle on this machine, or None. Raises BundleError where it cannot be read."""
+    path = _path(bundle, data_dir)
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text())
+        trials = tuple(
+            Trial(**{**t, "kind": EngineKind(t["kind"]), "decisions": tuple(t["decisions"])}) for t in raw["trials"]
+        )
+        return Admission(**{**raw, "kind": EngineKind(raw["kind"]), "trials": trials})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as fault:
+        raise BundleError(
+            f"{path.name}: the choice of an engine cannot be read ({type(fault).__name__}); `cxrnode model admit` anew"
+        ) from None
+
+
+def open_engine(bundle: Bundle, data_dir: Path, *, threads: int | None = None) -> NetworkEngine:
+    """The engine that this bundle was admitted with on this machine, else the reference. Raises BundleError."""
+    chosen = admission_of(bundle, data_dir)
+    if chosen is None:
+        return TorchEngine(bundle, threads=threads)
+    if chosen.kind is EngineKind.ONNX:
+        graph = _graph(bundle, data_dir)
+        try:
+            found = hashlib.sha256(graph.read_bytes()).hexdigest()
+        except OSError as fault:
+            raise BundleError(f"{graph.name}: cannot be read ({fault.strerror}); `cxrnode model admit` anew") from None
+        if found != chosen.graph_sha256:
+            raise BundleError(f"{graph.name} is not the file that was admitted; `cxrnode model admit` anew")
+    return _open(chosen.kind, bundle, data_dir, threads)
+
+
+def _open(kind: EngineKind, bundle: Bundle, data_dir: Path, threads: int | None) -> NetworkEngine:
+    match kind:
+        case EngineKind.TORCH:
+            return TorchEngine(bundle, threads=threads)
+        case EngineKind.TORCH_BF16:
+            return TorchEngine(bundle, threads=threads, arithmetic=Arithmetic.BF16)
+        case EngineKind.ONNX:
+            return OnnxEngine(bundle, _graph(bundle, data_dir), threads=threads)
+
+
+def _folder(data_dir: Path) -> Path:
+    return data_dir / "engines"
+
+
+def _path(bundle: Bundle, data_dir: Path) -> Path:
+    return _folder(data_dir) / f"{bundle.digest[:16]}-{machine_digest()[:16]}.json"
+
+
+def _graph(bundle: Bundle, data_dir: Path) -> Path:
+    return _folder(data_dir) / f"{bundle.digest[:16]}.onnx"
+
+
+def candidates() -> tuple[EngineKind, ...]:
+    """The engines that are worth a try on this machine, the reference first."""
+    found = [EngineKind.TORCH]
+    if torch.cuda.is_available():
+        return (*found, *([EngineKind.TORCH_BF16] if torch.cuda.is_bf16_supported() else []))
+    if exportable():
+        found.append(EngineKind.ONNX)
+    if _flags() & _BF16_FLAGS:
+        found.append(EngineKind.TORCH_BF16)
+    return tuple(found)
+
+
+def admit(
+    bundle: Bundle,
+    data_dir: Path,
+    films: Sequence[Film],
+    *,
+    wanted: EngineKind | None = None,
+    threads: int | None = None,
+    rounds: int = 5,
+    said: Callable[[str], None] = lambda _: None,
+) -> Admission:
+    """Try the engines beside the reference on `films`, take the fastest that agrees, or `wanted`, and write it down.
+
+    Running roles read with what they loaded until they start again. Raises Rejected where `wanted` does not agree, and
+    BundleError where it cannot be had.
+    """
+    folder = _folder(data_dir)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+    kinds = candidates() if wanted is None else tuple(dict.fromkeys((EngineKind.TORCH, wanted)))
+    engines: dict[EngineKind, NetworkEngine] = {}
+    graph_sha256 = ""
+    for kind in kinds:
+        said(f"loading {kind}")
+        try:
+            if kind is EngineKind.ONNX:
+                export(bundle, _graph(bundle, data_dir))
+                graph_sha256 = hashlib.sha256(_graph(bundle, data_dir).read_bytes()).hexdigest()
+            engines[kind] = _open(kind, bundle, data_dir, threads)
+        except BundleError:
+            if kind is wanted:
+                raise
+    readings = {kind: engine.read(films) for kind, engine in engines.items()}
+    said("timing")
+    times = _timed(engines, films[:4], rounds)
+    trials = tuple(
+        _compared(bundle, kind, engine.name, times[kind], readings[EngineKind.TORCH], readings[kind])
+        for kind, engine in engines.items()
+    )
+    good = [trial for trial in trials if not trial.refused]
+    chosen = min(good, key=lambda trial: trial.ms)
+    if wanted is not None:
+        chosen = next(trial for trial in trials if trial.kind is wanted)
+        if chosen.refused:
+            raise Rejected(f"{wanted} is not admitted for this bundle: {chosen.refused}")
+    made = Admission(
+        bundle_digest=bundle.digest,
+        machine_digest=machine_digest(),
+        kind=chosen.kind,
+        name=chosen.name,
+        graph_sha256=graph_sha256 if chosen.kind is EngineKind.ONNX else "",
+        trials=trials,
+    )
+    part = _path(bundle, data_dir).with_suffix(".part")
+    part.write_text(json.dumps(dataclasses.asdict(made), indent=1, sort_keys=True))
+    os.replace(part, _path(bundle, data_dir))
+    return made
+
+
+def _timed(engines: dict[EngineKind, NetworkEngine], films: Sequence[Film], rounds: int) -> dict[EngineKind, float]:
+    """Milliseconds a film: medians over rounds in which the engines take turns, so that a disturbance meets all."""
+    taken: dict[EngineKind, list[float]] = {kind: [] for kind in engines}
+    for _ in range(rounds):
+        for kind, engine in engines.items():
+            began = time.perf_counter()
+            engine.read(films)
+            taken[kind].append(1000 * (time.perf_counter() - began) / len(films))
+    return {kind: statistics.median(times) for kind, times in taken.items()}
+
+
+def compare(bundle: Bundle, reference: Sequence[Reading], other: Sequence[Reading]) -> tuple[float, float, list[str]]:
+    """The largest differences between scores and between maps of two engines, and the decisions that changed."""
+    labels = bundle.manifest.labels
+    scale = np.array([max(label.map_ceiling - label.map_floor, 1e-3) for label in labels])[:, None, None]
+    scores = maps = 0.0
+    changed = []
+    for number, (ours, theirs) in enumerate(zip(reference, other, strict=True)):
+        shown = [bundle.calibrated(one.scores) for one in (ours, theirs)]
+        scores = max(scores, float(np.abs(ours.scores - theirs.scores).max()), float(np.abs(shown[0] - shown[1]).max()))
+        if ours.saliency is not None and theirs.saliency is not None:
+            apart = np.abs(ours.saliency.astype(np.float32) - theirs.saliency.astype(np.float32)) / scale
+            maps = max(maps, float(apart.max()))
+        for index, label in enumerate(labels):
+            before, after = (decide(float(one[index]), label.assessed) for one in shown)
+            if before is not after:
+                changed.append(f"film {number}, {label.name}: {before} becomes {after} at {shown[0][index]:.4f}")
+        verdicts = [bundle.plausibility_of(one).plausible for one in (ours, theirs)]
+        if verdicts[0] is not verdicts[1]:
+            changed.append(f"film {number}: plausible {verdicts[0]} becomes {verdicts[1]} at {ours.distance:.4f}")
+    return scores, maps, changed
+
+
+def _compared(
+    bundle: Bundle, kind: EngineKind, name: str, ms: float, reference: Sequence[Reading], other: Sequence[Reading]
+) -> Trial:
+    scores, maps, changed = compare(bundle, reference, other)
+    refused = ""
+    if scores > TOLERANCE:
+        refused = f"a score is {scores:.4f} from the reference's, {TOLERANCE} is allowed"
+    elif maps > MAP_TOLERANCE:
+        refused = f"a map is {maps:.3f} of its scale from the reference's, {MAP_TOLERANCE} is allowed"
+    return Trial(
+        kind=kind,
+        name=name,
+        ms=round(ms, 2),
+        score_difference=round(scores, 6),
+        map_difference=round(maps, 6),
+        decisions=tuple(changed),
+        refused=refused,
+    )

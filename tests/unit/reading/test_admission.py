@@ -1,0 +1,125 @@
+"""Engines are compared, one is chosen and written down; a start reads what stands there and measures nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxrnode.errors import BundleError, Rejected
+from cxrnode.reading import admission
+from cxrnode.reading.admission import EngineKind, admission_of, admit, open_engine
+from cxrnode.reading.bundle import Bundle, load_bundle
+from cxrnode.reading.engine import Arithmetic, TorchEngine
+from cxrnode.reading.onnx_engine import OnnxEngine, export
+
+Film = np.ndarray
+
+
+@pytest.fixture(scope="module")
+def bundle(made_once: Path) -> Bundle:
+    return load_bundle(made_once)
+
+
+@pytest.fixture(scope="module")
+def graph(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graph") / "tiny.onnx"
+    export(bundle, path)
+    return path
+
+
+def test_without_an_admission_the_reference_reads(bundle: Bundle, tmp_path: Path) -> None:
+    assert admission_of(bundle, tmp_path) is None
+    assert open_engine(bundle, tmp_path, threads=1).name.endswith("float32")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnxruntime_reads_as_the_reference_does_alone_and_together(
+    bundle: Bundle, graph: Path, films: list[Film]
+) -> None:
+    engine = OnnxEngine(bundle, graph, threads=1)
+    reference = TorchEngine(bundle, device="cpu", threads=1).read(films)
+    for theirs, ours, film in zip(reference, engine.read(films), films, strict=True):
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
+        assert ours.saliency is not None and theirs.saliency is not None
+        np.testing.assert_allclose(ours.saliency, theirs.saliency, rtol=2e-2, atol=2e-3)
+        assert ours.distance == pytest.approx(theirs.distance, rel=1e-3)
+        (alone,) = engine.read([film])
+        np.testing.assert_allclose(alone.scores, ours.scores, atol=1e-5)
+    assert engine.name.split()[0] == "onnxruntime" and engine.name.split()[2:] == ["cpu", "float32"]
+
+
+def test_bf16_keeps_the_head_and_the_maps_in_float32(bundle: Bundle, films: list[Film]) -> None:
+    engine = TorchEngine(bundle, device="cpu", threads=1, arithmetic=Arithmetic.BF16)
+    reference = TorchEngine(bundle, device="cpu", threads=1).read(films)
+    scores, maps, _ = admission.compare(bundle, reference, engine.read(films))
+    assert 0 < scores < 0.05 and maps < 0.5
+    assert engine.name.endswith("cpu bf16")
+
+
+def test_the_fastest_that_agrees_is_written_down_and_opened_at_the_next_start(
+    bundle: Bundle, films: list[Film], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "candidates", lambda: (EngineKind.TORCH, EngineKind.ONNX))
+    times = {EngineKind.TORCH: 9.0, EngineKind.ONNX: 5.0}
+    monkeypatch.setattr(admission, "_timed", lambda *_: times)
+    made = admit(bundle, tmp_path, films, threads=1)
+    assert (made.kind, made.bundle_digest) == (EngineKind.ONNX, bundle.digest)
+    assert [trial.ms for trial in made.trials] == [9.0, 5.0]
+    assert admission_of(bundle, tmp_path) == made
+    monkeypatch.setattr(admission, "_timed", lambda *_: pytest.fail("a start measures nothing"))
+    assert isinstance(open_engine(bundle, tmp_path, threads=1), OnnxEngine)
+
+
+def test_one_that_does_not_agree_is_not_taken_however_fast(
+    bundle: Bundle, films: list[Film], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "candidates", lambda: (EngineKind.TORCH, EngineKind.TORCH_BF16))
+    monkeypatch.setattr(admission, "_timed", lambda *_: {EngineKind.TORCH: 9.0, EngineKind.TORCH_BF16: 1.0})
+    monkeypatch.setattr(admission, "TOLERANCE", 1e-9)
+    made = admit(bundle, tmp_path, films, threads=1)
+    assert made.kind is EngineKind.TORCH
+    assert "from the reference's" in made.trials[1].refused
+    with pytest.raises(Rejected, match="is not admitted"):
+        admit(bundle, tmp_path, films, wanted=EngineKind.TORCH_BF16, threads=1, rounds=1)
+    assert admission_of(bundle, tmp_path) == made
+
+
+def test_changed_decisions_are_listed(bundle: Bundle, films: list[Film]) -> None:
+    (one,) = TorchEngine(bundle, device="cpu", threads=1).read(films[:1])
+    moved = dataclasses.replace(one, scores=np.full_like(one.scores, 0.9), distance=100.0)
+    scores, _, changed = admission.compare(bundle, [one], [moved])
+    assert scores > 0.005
+    assert any("becomes present" in line for line in changed)
+    assert any(line.startswith("film 0: plausible") for line in changed)
+
+
+def test_another_machine_reads_with_the_reference_again(
+    bundle: Bundle, films: list[Film], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "candidates", lambda: (EngineKind.TORCH,))
+    admit(bundle, tmp_path, films[:1], threads=1, rounds=1)
+    monkeypatch.setattr(admission, "machine_digest", lambda: "f" * 64)
+    assert admission_of(bundle, tmp_path) is None
+
+
+@pytest.mark.parametrize("harm", ["other graph", "no graph", "no json"])
+def test_what_was_altered_since_is_refused_by_name(bundle: Bundle, graph: Path, tmp_path: Path, harm: str) -> None:
+    folder = tmp_path / "engines"
+    folder.mkdir()
+    chosen = admission.Admission(
+        bundle_digest=bundle.digest,
+        machine_digest=admission.machine_digest(),
+        kind=EngineKind.ONNX,
+        name="onnxruntime",
+        graph_sha256="0" * 64,
+    )
+    text = json.dumps(dataclasses.asdict(chosen)) if harm != "no json" else "{"
+    (folder / f"{bundle.digest[:16]}-{chosen.machine_digest[:16]}.json").write_text(text)
+    if harm == "other graph":
+        (folder / f"{bundle.digest[:16]}.onnx").write_bytes(graph.read_bytes())
+    with pytest.raises(BundleError, match="cxrnode model admit"):
+        open_engine(bundle, tmp_path, threads=1)

@@ -1,0 +1,32 @@
+"""The gate of the benches: a quarter worse passes, more does not, whichever way is better."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("highdicom")
+
+from benchmarks.check import BASELINE, judged
+
+_BASELINE: dict[str, dict[str, object]] = {
+    "cost": {"value": 1.0, "better": "less"},
+    "gain": {"value": 20.0, "better": "more"},
+}
+
+
+@pytest.mark.parametrize(
+    ("cost", "gain", "faults"), [(1.0, 20.0, 0), (1.24, 16.1, 0), (1.26, 20.0, 1), (1.0, 15.9, 1), (0.1, 90.0, 0)]
+)
+def test_more_than_a_quarter_worse_is_a_fault(cost: float, gain: float, faults: int) -> None:
+    assert len(judged({"cost": (cost, "less"), "gain": (gain, "more")}, _BASELINE)) == faults
+
+
+def test_what_was_not_measured_is_a_fault() -> None:
+    assert judged({"cost": (1.0, "less")}, _BASELINE) == ["gain: was not measured"]
+
+
+def test_the_committed_baseline_is_made_of_ratios() -> None:
+    baseline = json.loads(BASELINE.read_text())
+    assert baseline and all(entry["better"] in ("more", "less") and entry["value"] > 0 for entry in baseline.values())
