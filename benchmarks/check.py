@@ -13,8 +13,8 @@ import click
 
 from benchmarks.peers.__main__ import maps_beside_grad_cam
 from cxrnode.bench import Plan, run
-from cxrnode.bench.films import SIZES
 from cxrnode.bench.figures import Figure
+from cxrnode.bench.films import SIZES
 from cxrnode.reading.bundle import SHIPPED
 
 BASELINE = Path(__file__).with_name("baseline.json")

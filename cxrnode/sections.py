@@ -128,6 +128,8 @@ class Listen(Section):
     host: Host = "0.0.0.0"
     port: Port = 11112
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 50
+    #: Listening processes; 0: one for every four processor cores, at least one. The limit above is for all together.
+    processes: Annotated[int, Field(ge=0, le=32)] = 0
     accept_unknown: bool = False
     #: The largest data set that is received; the association that brings a larger one is aborted.
     max_instance: Size = 1024**3

@@ -63,7 +63,7 @@ class Supervisor:
         self._database = database
         self._config_path = config_path
         self._on_ready = on_ready
-        self._children = [Child(role=role) for role in config.node.roles]
+        self._children = [Child(role=role) for role in config.node.roles for _ in range(_processes(config, role))]
         self._listening: socket.socket | None = None
         longest = max(config.reading.decode_timeout, config.send.dimse_timeout, config.send.acse_timeout)
         self._patience = max(HANG_SECONDS, 2 * longest)
@@ -127,7 +127,9 @@ class Supervisor:
 
     def _waits_for_listener(self, child: Child, now: float) -> bool:
         """Films can be received at once, whatever a model takes to load: the listener has the processor to itself."""
-        listeners = [one for one in self._children if one.role == "receive" and one is not child]
+        if child.role == "receive":
+            return False
+        listeners = [one for one in self._children if one.role == "receive"]
         starting = [one for one in listeners if not one.ready and now - self._began < _LISTENER_FIRST]
         return bool(starting)
 
@@ -207,6 +209,13 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """The process id of each running role."""
         return {child.role: child.process.pid for child in self._children if child.process is not None}
+
+
+def _processes(config: Config, role: str) -> int:
+    """How many processes a role has: of listeners as many as the configuration or the machine says."""
+    if role != "receive":
+        return 1
+    return config.listen.processes or max(1, len(os.sched_getaffinity(0)) // 4)
 
 
 def _signal(child: Child, number: int) -> None:

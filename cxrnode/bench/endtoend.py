@@ -6,6 +6,7 @@ The archive stands on the same machine and takes its share of it, as do the send
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import statistics
 import threading
@@ -153,14 +154,13 @@ class Bench:
 
     def steps(self) -> dict[str, float]:
         """Median milliseconds between the events of a film's way, of all films so far."""
-        ways = (("accepted", "claimed"), ("claimed", "reported"), ("reported", "delivery_claimed"))
-        ways += (("delivery_claimed", "delivery_sent"),)
+        marks = ("accepted", "claimed", "reported", "delivery_claimed", "delivery_sent")
         with self._database.read() as transaction:
             rows = transaction.rows(sa.select(event.c.job_id, event.c.instance_id, event.c.name, event.c.at))
             of = {r.id: r.instance_id for r in transaction.rows(sa.select(job.c.id, job.c.instance_id))}
         at = {(of[r.job_id] if r.job_id else r.instance_id, r.name): r.at for r in rows if r.job_id or r.instance_id}
         found = {}
-        for first, last in ways:
+        for first, last in itertools.pairwise(marks):
             both = [at[i, last] - at[i, first] for i in of.values() if (i, first) in at and (i, last) in at]
             if both:
                 found[f"{first} to {last}"] = 1000 * statistics.median(both)

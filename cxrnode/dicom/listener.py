@@ -33,6 +33,7 @@ from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.core.routing import Association
 from cxrnode.dicom import contexts, hardening, statuses
 from cxrnode.dicom.incoming import IMPLEMENTATION_VERSION_NAME, IncomingFile, IncomingMessages, sweep
+from cxrnode.dicom.seats import Seats
 from cxrnode.errors import Rejected, Transient
 
 log = structlog.get_logger(__name__)
@@ -99,7 +100,8 @@ class Listener:
 
     `folder` must lie on the spool's file system. `admit` is asked once an association, `receive` once an object,
     both from many threads at once. `aliases` are further AE titles that peers may call. `extra_contexts` and
-    `extra_handlers` add services to the port. Raises OSError if the port cannot be bound.
+    `extra_handlers` add services to the port; `seats` are those of all processes on the socket. Raises OSError if the
+    port cannot be bound.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Listener:
         timeouts: Timeouts | None = None,
         tls: ssl.SSLContext | None = None,
         max_object: int = MAX_OBJECT,
+        seats: Seats | None = None,
         extra_contexts: Sequence[PresentationContext] = (),
         extra_handlers: Sequence[EventHandlerType] = (),
     ) -> None:
@@ -130,7 +133,8 @@ class Listener:
         self._receive = receive
         self._limit = max_associations
         self._lock = threading.Lock()
-        self._admitted: set[Wire] = set()
+        self._seats = seats
+        self._admitted: dict[Wire, int] = {}
         self._connected: set[Wire] = set()
         self._said = hardening.Throttle()
 
@@ -230,7 +234,9 @@ class Listener:
         """A connection is over."""
         with self._lock:
             self._connected.discard(wire)
-            self._admitted.discard(wire)
+            seat = self._admitted.pop(wire, None)
+        if seat is not None and self._seats is not None:
+            self._seats.give(seat)
 
     def _requested(self, event: Event) -> None:
         wire = event.assoc
@@ -258,8 +264,9 @@ class Listener:
             self.report("association_rejected", Refusal.CALLING_AET, wire, reason=objection, remedy=remedy)
             return Refusal.CALLING_AET
         with self._lock:
-            if len(self._admitted) < self._limit:
-                self._admitted.add(wire)
+            seat = self._seats.take() if self._seats is not None else 0
+            if seat is not None and len(self._admitted) < self._limit:
+                self._admitted[wire] = seat
                 return None
         remedy = f"[listen] max_associations = {self._limit} is reached"
         self.report("association_rejected", Refusal.LIMIT, wire, reason="too many associations", remedy=remedy)

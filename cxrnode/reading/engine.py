@@ -109,6 +109,11 @@ class NetworkEngine:
         self._clouds = Clouds.from_tensors(bundle.plausibility, manifest.evidence)
         self._evidence = manifest.plausibility.features
 
+    @property
+    def name(self) -> str:
+        """Library, version, device and arithmetic."""
+        raise NotImplementedError
+
     def run(self, inputs: npt.NDArray[np.float32]) -> Pass:
         """Run inputs (N, channels, size, size) through the network, in inference mode."""
         raise NotImplementedError

@@ -19,6 +19,7 @@ from cxrnode.core.words import WordList
 from cxrnode.dicom.header import identity_of, read_header, to_header
 from cxrnode.dicom.kept_header import keep_header
 from cxrnode.dicom.listener import Answer, Listener, Received, Timeouts
+from cxrnode.dicom.seats import Seats
 from cxrnode.dicom.statuses import SUCCESS
 from cxrnode.dicom.tls import Tls, server_context
 from cxrnode.errors import Rejected, Transient
@@ -175,6 +176,7 @@ def run(context: Context, listening: socket.socket) -> None:
     """Accept associations on the supervisor's socket until the role stops."""
     listen = context.config.listen
     receiver = Receiver(context)
+    context.config.node.data_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
     context.spool.sweep_incoming(_SWEEP_AFTER)
     listener = Listener(
         ae_title=context.config.node.ae_title,
@@ -183,6 +185,7 @@ def run(context: Context, listening: socket.socket) -> None:
         receive=receiver.receive,
         adopted=listening,
         max_associations=listen.max_associations,
+        seats=Seats(context.config.node.data_dir / "listener.seats", listen.max_associations),
         timeouts=Timeouts(acse=listen.acse_timeout, network=listen.network_timeout, dimse=listen.dimse_timeout),
         max_object=listen.max_instance,
         tls=server_context(Tls(ca=listen.tls.ca, cert=listen.tls.cert, key=listen.tls.key)) if listen.tls else None,

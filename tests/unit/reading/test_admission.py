@@ -90,11 +90,11 @@ def test_one_that_does_not_agree_is_not_taken_however_fast(
 
 def test_changed_decisions_are_listed(bundle: Bundle, films: list[Film]) -> None:
     (one,) = TorchEngine(bundle, device="cpu", threads=1).read(films[:1])
-    moved = dataclasses.replace(one, scores=np.full_like(one.scores, 0.9), distance=100.0)
-    scores, _, changed = admission.compare(bundle, [one], [moved])
-    assert scores > 0.005
-    assert any("becomes present" in line for line in changed)
-    assert any(line.startswith("film 0: plausible") for line in changed)
+    before, after = (dataclasses.replace(one, scores=np.full_like(one.scores, s), distance=s * 3) for s in (0.5, 0.9))
+    scores, _, changed = admission.compare(bundle, [before], [after])
+    assert scores == pytest.approx(0.4)
+    assert "film 0, Effusion: undetermined becomes present at 0.5000" in changed
+    assert any(line.startswith("film 0: plausible True becomes False") for line in changed)
 
 
 def test_another_machine_reads_with_the_reference_again(
