@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from cxrnode.errors import BundleError
 from cxrnode.reading.admission import EngineKind, candidates
 from cxrnode.reading.bundle import Bundle
 from cxrnode.reading.engine import Arithmetic, NetworkEngine, TorchEngine
+from cxrnode.reading.network import build_network
 from cxrnode.reading.onnx_engine import OnnxEngine, export
 
 BATCHES = (1, 4, 8)
@@ -44,23 +47,21 @@ def forward(found: dict[EngineKind, NetworkEngine], bundle: Bundle, *, rounds: i
     given = bundle.manifest.input
     random = np.random.default_rng(1)
     costs: dict[tuple[str, int], Cost] = {}
-    network = TorchEngine(bundle, device="cpu")._network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    network = build_network(bundle.weights, bundle.manifest.shape).requires_grad_(False)
     for batch in BATCHES:
         inputs = random.standard_normal((batch, given.channels, given.size, given.size)).astype(np.float32)
-
-        def eager(inputs: np.ndarray = inputs) -> object:
-            with torch.inference_mode():
-                return network(torch.from_numpy(inputs))
-
-        def raw(engine: NetworkEngine, inputs: np.ndarray = inputs) -> object:
-            with torch.inference_mode():
-                return engine.run(inputs)
-
-        steps = {"torch eager float32": eager}
-        steps |= {kind: (lambda engine=engine: raw(engine)) for kind, engine in found.items()}
+        steps: dict[str, Callable[[], object]] = {
+            "torch eager float32": functools.partial(_inferred, network, torch.from_numpy(inputs))
+        }
+        steps |= {str(kind): functools.partial(_inferred, engine.run, inputs) for kind, engine in found.items()}
         for name, cost in take_turns(steps, rounds=rounds).items():
-            costs[str(name), batch] = Cost(wall=cost.wall / batch, cpu=cost.cpu / batch)
+            costs[name, batch] = Cost(wall=cost.wall / batch, cpu=cost.cpu / batch)
     return costs
+
+
+def _inferred(step: Callable[..., object], inputs: object) -> object:
+    with torch.inference_mode():
+        return step(inputs)
 
 
 def memory_bandwidth() -> Figure:

@@ -39,7 +39,8 @@ def bench_command(
     In a throw-away folder, with phantoms and the engine that `model admit` would choose. It takes the machine for some
     minutes; on a busy one believe the ratios, and of these the processor's.
     """
-    from cxrnode.bench import SIZES, Plan, run
+    from cxrnode.bench import Plan, run
+    from cxrnode.bench.films import SIZES
     from cxrnode.bench.page import page
 
     chosen = tuple(SIZES) if sizes == "both" else (tuple(SIZES)[sizes == "large"],)

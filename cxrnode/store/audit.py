@@ -16,6 +16,9 @@ import sqlalchemy as sa
 from cxrnode.store.database import Database, Transaction
 from cxrnode.store.schema import event, job
 
+#: So many ids at most lie between two events of one moment that were committed in another order.
+_OVERLAP = 10_000
+
 
 def note(
     transaction: Transaction,
@@ -93,7 +96,9 @@ def query(database: Database, chosen: EventFilter, *, limit: int, page: int = 10
         conditions.append(event.c.at >= chosen.since)
     if chosen.until is not None:
         conditions.append(event.c.at < chosen.until)
-    last = 0
+    last, highest = _ids_between(database, chosen.since, chosen.until)
+    if highest is not None:
+        conditions.append(event.c.id <= highest)
     while limit > 0:
         statement = sa.select(event).where(event.c.id > last, *conditions).order_by(event.c.id).limit(min(page, limit))
         with database.read() as transaction:
@@ -112,6 +117,26 @@ def query(database: Database, chosen: EventFilter, *, limit: int, page: int = 10
             return
         limit -= len(rows)
         last = rows[-1].id
+
+
+def _ids_between(database: Database, since: float | None, until: float | None) -> tuple[int, int | None]:
+    """The ids before the first and of the last event that can lie between two times; None: no last.
+
+    Ids grow with time but for transactions that overlap. Without these bounds a database may walk through ten million
+    events in the order of their ids to find those of the last hour.
+    """
+    with database.read() as transaction:
+
+        def first_from(at: float | None) -> int | None:
+            if at is None:
+                return None
+            found = sa.select(event.c.id).where(event.c.at >= at).order_by(event.c.at).limit(1)
+            return transaction.scalar(found)  # type: ignore[no-any-return]
+
+        first, after = first_from(since), first_from(until)
+        if since is not None and first is None:  # nothing is so young
+            first = transaction.scalar(sa.select(sa.func.max(event.c.id)))
+    return max(0, (first or 0) - _OVERLAP), None if after is None else after + _OVERLAP
 
 
 def broken_link(database: Database, job_id: int) -> int | None:

@@ -363,7 +363,7 @@ def test_a_report_whose_commit_was_lost_keeps_its_files(make_site: MakeSite, fil
             return settle(*given)
 
         reader._publisher.publish = struck  # type: ignore[method-assign,assignment]
-        reader._read([held], reader._models["chest"], keeper)
+        reader._settle_batch(reader._read_batch([reader._look_at([held], "chest", keeper)]))
     assert site.states() == ["reported"]
     keys = {row[0] for row in site.all(sa.text("SELECT spool_key FROM output"))}
     assert keys and all(site.spool.has(key) for key in keys)

@@ -40,10 +40,10 @@ def sections() -> dict[str, str]:
 def test_the_commands_are_those_of_the_design() -> None:
     assert sorted(COMMANDS) == sorted(
         (
-            *("init", "check", "serve", "health", "demo", "echo", "send", "rules test"),
+            *("init", "check", "serve", "health", "demo", "bench", "echo", "send", "rules test"),
             *("instances ls", "instances show"),
             *("jobs ls", "jobs show", "jobs retry", "jobs resend", "jobs withdraw", "jobs decide"),
-            *("model ls", "model show", "model verify"),
+            *("model ls", "model show", "model verify", "model admit"),
             *(
                 "model pull",
                 "model import",
