@@ -114,3 +114,23 @@ def test_dcmtk_s_commands_reach_the_node(tmp_path: Path, dcmtk: Dcmtk, node: Nod
         told = line.replace("10.0.0.5", "127.0.0.1").replace("11112", str(node.port))
         dcmtk.run(*shlex.split(told))
     assert node.arrived == [("MODALITY", "2.25.22"), ("MODALITY", "2.25.21")]
+
+
+def test_the_archive_of_the_trial_takes_results_of_the_node_and_of_nobody_else(tmp_path: Path, dcmtk: Dcmtk) -> None:
+    """deploy/compose/orthanc.json, as a real Orthanc reads it; its ports and its password are the test's own."""
+    require_tool("Orthanc")
+    shipped = json.loads((REPOSITORY / "deploy" / "compose" / "orthanc.json").read_text())
+    own = {key: shipped[key] for key in shipped if key not in ("DicomPort", "HttpPort", "AuthenticationEnabled")}
+    own["DicomModalities"]["cxrnode"]["Host"] = "127.0.0.1"
+    archive = Orthanc(tmp_path / "orthanc", settings=own)
+    archive.start()
+    try:
+        made = film(tmp_path, "DX", "2.25.31")
+        where = ("-aec", "ORTHANC", archive.host, archive.dicom_port)
+        dcmtk.run("echoscu", "-aet", "CXRNODE", *where)
+        assert dcmtk.run("storescu", "-aet", "STRANGER", *where, made, check=False).returncode != 0
+        assert archive.instances() == []
+        dcmtk.run("storescu", "-aet", "CXRNODE", *where, made)
+        assert len(archive.instances()) == 1
+    finally:
+        archive.kill()

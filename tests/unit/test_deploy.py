@@ -156,7 +156,7 @@ _CHECKED = {
     "container/Dockerfile": "test_hadolint_finds_nothing_in_the_dockerfile",
     "container/Dockerfile.dockerignore": "test_each_target_runs_as_nobody_in_particular_and_says_how_it_is",
     "compose/compose.yaml": "test_the_compose_file_is_one_of_the_compose_specification",
-    "compose/orthanc.json": "test_the_trial_s_parts_know_each_other",
+    "compose/orthanc.json": "tests/integration/test_pacs_recipes.py",
     "compose/cxrnode.toml": "test_the_trial_s_parts_know_each_other",
 }
 
