@@ -64,7 +64,7 @@ class Decoder:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # codecs print parts of what they read
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                env=_environment(),
             )
         except OSError as error:
             raise Transient(f"the decoder cannot be started: {error.strerror}") from None
@@ -183,3 +183,17 @@ class Decoder:
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+#: What Python, the loader and the codecs look at; OPENBLAS_CORETYPE is set where a processor needs it.
+_INHERITED = frozenset({"HOME", "LANG", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PATH", "TMPDIR", "TZ"})
+
+
+def _environment() -> dict[str, str]:
+    """The variables of the child: none that holds a password, for a film that takes it over to read."""
+    named = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _INHERITED or name.startswith(("LC_", "LD_", "PYTHON"))
+    }
+    return {**named, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

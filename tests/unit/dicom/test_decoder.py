@@ -122,3 +122,15 @@ def test_a_child_that_fails_a_film_is_replaced_and_the_reason_is_told(
     decoder._timeout = 30.0
     assert decoder.decode(films[0], dataset_sha256=dataset_sha256(films[0])).display.size
     decoder.close()
+
+
+def test_the_child_s_environment_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXRNODE__DATABASE__URL", "postgresql+psycopg://cxrnode:secret@db/cxrnode")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    made = Decoder(timeout=30.0, memory=MEMORY)
+    try:
+        environment = Path(f"/proc/{made._child.pid}/environ").read_bytes()
+    finally:
+        made.close()
+    assert b"secret" not in environment
+    assert b"PATH=" in environment
