@@ -39,9 +39,10 @@ peers:
 tools: venv
 	@scripts/install-tools "$(PYTHON)"
 
-# The page of the OHIF viewer, 50 MB from npm, which the acceptance tests alone look at.
+# The page of the OHIF viewer, 50 MB from npm, and axe-core, which the acceptance tests alone look at.
 viewer:
 	@scripts/install-viewer
+	@scripts/install-axe
 
 # Forty films more than in `make acceptance` through the node and the viewer; screenshots to look at in ARTEFACTS.
 ARTEFACTS ?= build/viewer-proof

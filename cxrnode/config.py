@@ -26,6 +26,7 @@ from cxrnode.errors import ConfigError
 from cxrnode.sections import (
     NODE_KINDS,
     AnyNode,
+    Changes,
     Corrections,
     Database,
     Heatmap,
@@ -48,11 +49,13 @@ from cxrnode.sections import (
     StowNode,
     Study,
     Tls,
+    Web,
     WordLists,
     without_secrets,
 )
 
 __all__ = [
+    "Changes",
     "Config",
     "Corrections",
     "Database",
@@ -75,6 +78,7 @@ __all__ = [
     "StowNode",
     "Study",
     "Tls",
+    "Web",
     "WordLists",
     "load_config",
     "parse_config",
@@ -111,6 +115,8 @@ class Config(Section):
     database: Database = Field(default_factory=Database)
     spool: Spool = Field(default_factory=Spool)
     retention: Retention = Field(default_factory=Retention)
+    web: Web = Field(default_factory=Web)
+    changes: Changes = Field(default_factory=Changes)
     log: Log = Field(default_factory=Log)
     _source: Path | None = PrivateAttr(default=None)
 
@@ -155,6 +161,17 @@ class Config(Section):
         values = self.model_dump(mode="json", by_alias=True)
         for section in ("database", "spool"):
             values[section]["url"] = without_secrets(values[section]["url"])
+        return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def modes(self) -> Mapping[str, str]:
+        """Each configured model with its mode; what people changed since stands in the store."""
+        return {name: model.mode for name, model in self.models.items()}
+
+    def rules_digest(self, modes: Mapping[str, str]) -> str:
+        """SHA-256 (hex) of what decided about a film: rules, words, and the models' modes in force."""
+        words = self.words.model_dump(mode="json")
+        values = {"rules": [rule.model_dump(mode="json") for rule in self.rules], "words": words, "modes": dict(modes)}
         return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @model_validator(mode="after")

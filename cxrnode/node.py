@@ -60,7 +60,7 @@ def serve(config: Config, *, announce: bool = True) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cxrnode.node")
-    parser.add_argument("role", choices=("receive", "infer", "send", "tend"))
+    parser.add_argument("role", choices=("receive", "infer", "send", "tend", "web"))
     parser.add_argument("--owner", required=True)
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--listening", type=int)
@@ -116,7 +116,7 @@ def run_role() -> int:
             ready=lambda: tell(b"R"),
         )
         upgrade.require(database)
-        # Each process loads its own role alone: receive, send and tend never import torch.
+        # Each process loads its own role alone: receive, send, tend and web never import torch.
         match arguments.role:
             case "receive":
                 from cxrnode.roles import receive
@@ -130,6 +130,17 @@ def run_role() -> int:
                 from cxrnode.roles import send
 
                 send.run(context)
+            case "web":
+                from cxrnode.web import server
+
+                server.run(
+                    config,
+                    database,
+                    context.spool,
+                    stopping=stopping,
+                    beat=beat,
+                    ready=context.ready,
+                )
             case _:
                 from cxrnode.roles import tend
 

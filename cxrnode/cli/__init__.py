@@ -15,6 +15,7 @@ from cxrnode.cli.admit import admit_command
 from cxrnode.cli.audit import audit
 from cxrnode.cli.bench import bench_command
 from cxrnode.cli.calibrate import calibrate_command
+from cxrnode.cli.changes import activate_command, changes, disable_command, queue, shadow_command
 from cxrnode.cli.check import check
 from cxrnode.cli.corrections import decide_command, resend_command, retry_command, withdraw_command
 from cxrnode.cli.database import db
@@ -32,6 +33,7 @@ from cxrnode.cli.options import Commands, config_option
 from cxrnode.cli.rules import rules
 from cxrnode.cli.serve import serve
 from cxrnode.cli.train import train
+from cxrnode.cli.users import users
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -60,11 +62,16 @@ for _command in (
     evaluate,
     explain,
     audit,
+    users,
+    queue,
+    changes,
     db,
     bench_command,
 ):
     main.add_command(_command)
 for _command in (pull_command, import_command, calibrate_command, admit_command):
+    model.add_command(_command)
+for _command in (activate_command, shadow_command, disable_command):
     model.add_command(_command)
 for _command in (retry_command, resend_command, withdraw_command, decide_command):
     jobs.add_command(_command)

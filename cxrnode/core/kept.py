@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Protocol
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,3 +13,11 @@ class Kept:
     key: str
     sha256: str
     size: int
+
+
+class Reads(Protocol):
+    """A spool as those see it who only read."""
+
+    def read(self, key: str, *, sha256: str) -> bytes:
+        """Return a file's bytes."""
+        ...

@@ -21,6 +21,7 @@ _CONFIG = """\
 [node]
 ae_title = "CXRNODE"
 data_dir = {data}
+roles = ["receive", "infer", "send", "tend"]
 purpose = "demo"              # allows films that no model was made for, phantoms among them
 
 [listen]

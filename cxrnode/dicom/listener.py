@@ -38,7 +38,7 @@ from cxrnode.errors import Rejected, Transient
 
 log = structlog.get_logger(__name__)
 
-__all__ = ["Answer", "Listener", "Received", "Refusal", "Timeouts", "sweep"]
+__all__ = ["Answer", "Ended", "Listener", "Received", "Refusal", "Timeouts", "sweep"]
 
 #: Connections beyond the associations allowed: those still being negotiated, refused, or only checking the port.
 SPARE_SEATS = 64
@@ -81,11 +81,6 @@ class Timeouts:
     dimse: float = 60.0
 
 
-#: Why an AE may not associate, or None. Transient says: not now.
-Admit = Callable[[str, str, str], str | None]
-Receive = Callable[[Received], Answer]
-
-
 class Refusal(Enum):
     """A-ASSOCIATE-RJ: result, source and reason (PS3.8 section 9.3.4)."""
 
@@ -93,6 +88,34 @@ class Refusal(Enum):
     CALLED_AET = (1, 1, 7)
     CONGESTION = (2, 3, 1)
     LIMIT = (2, 3, 2)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """An association that is over or was not granted: `refusal` says which, None where it was.
+
+    `accepted`: (SOP class, transfer syntax) of the presentation contexts; `refused`: (SOP class, proposed transfer
+    syntaxes, why). Of a refused association `refused` holds all that was proposed, without a why. `objects` were
+    answered with Success, `faults` with anything else.
+    """
+
+    calling_aet: str
+    called_aet: str
+    address: str
+    refusal: Refusal | None
+    reason: str = ""
+    accepted: tuple[tuple[str, str], ...] = ()
+    refused: tuple[tuple[str, tuple[str, ...], str], ...] = ()
+    objects: int = 0
+    faults: int = 0
+    seconds: float = 0.0
+
+
+#: Why an AE may not associate, or None. Transient says: not now.
+Admit = Callable[[str, str, str], str | None]
+Receive = Callable[[Received], Answer]
+#: Told of each association once it is over, in its own thread; must return at once and raise nothing.
+Observe = Callable[[Ended], None]
 
 
 class Listener:
@@ -122,6 +145,7 @@ class Listener:
         seats: Seats | None = None,
         extra_contexts: Sequence[PresentationContext] = (),
         extra_handlers: Sequence[EventHandlerType] = (),
+        observe: Observe | None = None,
     ) -> None:
         hardening.install()
         timeouts = timeouts or Timeouts()
@@ -131,6 +155,9 @@ class Listener:
         self.max_object = max_object
         self._admit = admit
         self._receive = receive
+        self._observe = observe
+        #: Of each connection: when it spoke, its objects stored and not stored.
+        self._counts: dict[Wire, list[float]] = {}
         self._limit = max_associations
         self._lock = threading.Lock()
         self._seats = seats
@@ -229,14 +256,31 @@ class Listener:
         """A connection has spoken."""
         with self._lock:
             self._connected.add(wire)
+            self._counts[wire] = [time.monotonic(), 0, 0]
 
     def left(self, wire: Wire) -> None:
         """A connection is over."""
         with self._lock:
             self._connected.discard(wire)
             seat = self._admitted.pop(wire, None)
+            began, objects, faults = self._counts.pop(wire, (time.monotonic(), 0, 0))
         if seat is not None and self._seats is not None:
             self._seats.give(seat)
+        if seat is not None and self._observe is not None:
+            calling, called, address = _titles(wire)
+            self._observe(
+                Ended(
+                    calling_aet=calling,
+                    called_aet=called,
+                    address=address,
+                    refusal=None,
+                    accepted=_accepted(wire),
+                    refused=_not_accepted(wire),
+                    objects=int(objects),
+                    faults=int(faults),
+                    seconds=time.monotonic() - began,
+                )
+            )
 
     def _requested(self, event: Event) -> None:
         wire = event.assoc
@@ -275,6 +319,17 @@ class Listener:
     def report(self, event: str, kind: object, wire: Wire, **fields: str) -> None:
         """Log a warning about a peer, at most once a minute for the same one and the same kind."""
         calling, called, address = _titles(wire)
+        if isinstance(kind, Refusal) and self._observe is not None:
+            self._observe(
+                Ended(
+                    calling_aet=calling,
+                    called_aet=called,
+                    address=address,
+                    refusal=kind,
+                    reason=fields.get("reason", ""),
+                    refused=_proposed(wire),
+                )
+            )
         held = self._said.admits((event, kind, calling, called, address))
         if held is not None:
             log.warning(event, calling_aet=calling, called_aet=called, address=address, held_back=held, **fields)
@@ -293,6 +348,9 @@ class Listener:
             answer = self._answer(event, file)
         finally:
             messages.forget(file.path)
+        with self._lock:
+            if (counts := self._counts.get(event.assoc)) is not None:
+                counts[1 if answer.status == statuses.SUCCESS else 2] += 1
         status = Dataset()
         status.Status = answer.status
         if answer.status != statuses.SUCCESS and answer.comment:
@@ -385,6 +443,40 @@ def _titles(wire: Wire) -> tuple[str, str, str]:
         return "", "", wire.requestor.address
     calling, called = primitive.calling_ae_title, primitive.called_ae_title
     return (calling or "").strip(), (called or "").strip(), wire.requestor.address
+
+
+#: Presentation contexts that are told of one association, at most: PS3.8 allows 128.
+_TOLD = 40
+#: PS3.8 section 9.3.3.2.
+_RESULTS = {
+    1: "user rejection",
+    2: "no reason given",
+    3: "SOP class not supported",
+    4: "transfer syntaxes not supported",
+}
+
+
+def _proposed(wire: Wire) -> tuple[tuple[str, tuple[str, ...], str], ...]:
+    contexts = wire.requestor.primitive.presentation_context_definition_list if wire.requestor.primitive else []
+    return tuple((str(c.abstract_syntax), tuple(map(str, c.transfer_syntax)), "") for c in contexts[:_TOLD])
+
+
+def _accepted(wire: Wire) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (str(c.abstract_syntax), str(c.transfer_syntax[0]) if c.transfer_syntax else "")
+        for c in wire.accepted_contexts[:_TOLD]
+    )
+
+
+def _not_accepted(wire: Wire) -> tuple[tuple[str, tuple[str, ...], str], ...]:
+    primitive = wire.requestor.primitive
+    proposed = {c.context_id: c for c in primitive.presentation_context_definition_list} if primitive else {}
+    found = []
+    for context in wire.rejected_contexts[:_TOLD]:
+        asked = proposed.get(context.context_id, context)
+        why = _RESULTS.get(context.result or 0, "refused")
+        found.append((str(asked.abstract_syntax), tuple(map(str, asked.transfer_syntax)), why))
+    return tuple(found)
 
 
 def _key(title: str) -> str:

@@ -31,7 +31,7 @@ from cxrnode.roles.leases import LeaseKeeper
 from cxrnode.roles.line import Line
 from cxrnode.roles.publish import Publisher
 from cxrnode.roles.rules import configured_words
-from cxrnode.store import jobs, notices, reports
+from cxrnode.store import changes, jobs, notices, reports
 from cxrnode.store.jobs import Claim, Limits
 from cxrnode.wakeup import Waiter, wake
 
@@ -99,6 +99,7 @@ class FilmReader:
         self._words = configured_words(context.config)
         self._line = Line(self._read_batch, self._settle_batch)
         self._models = self._load()
+        self._switches = changes.Switchboard(context.database)
         #: The last passing fault of this turn, "" without one.
         self._waits = ""
 
@@ -170,17 +171,22 @@ class FilmReader:
     def _claim(self) -> list[Claim]:
         """The next batch. One film alone is taken at once; of many, so few that the steps of the line overlap."""
         reading = self._context.config.reading
+        found = self._switches.now()
+        if found.paused(changes.READING):
+            return []
+        modes = {name: found.mode(name, mode) for name, mode in self._context.config.modes.items()}
         if self._context.spool.free() < min(_LEAST_ROOM, self._context.config.spool.min_free):
             raise Transient("no room in the spool for outputs; free space")
         return jobs.claim(
             self._context.database,
             owner=self._context.owner,
-            models={name: one.bundle.digest for name, one in self._models.items()},
+            models={name: one.bundle.digest for name, one in self._models.items() if modes[name] != "disabled"},
             engine={name: one.engine.name for name, one in self._models.items()},
             limit=reading.batch,
             lease=reading.lease,
             limits=self._limits,
             spread=_SPREAD,
+            modes=modes,
         )
 
     def _look_at(self, claims: Sequence[Claim], name: str, keeper: LeaseKeeper[Claim]) -> Looked:

@@ -23,9 +23,10 @@ from cxrnode.dicom.seats import Seats
 from cxrnode.dicom.statuses import SUCCESS
 from cxrnode.dicom.tls import Tls, server_context
 from cxrnode.errors import Rejected, Transient
+from cxrnode.roles.associations import AssociationLog
 from cxrnode.roles.context import Context
 from cxrnode.roles.rules import configured_rules, configured_words
-from cxrnode.store import receipt
+from cxrnode.store import changes, receipt
 from cxrnode.store.database import CommitUnknown
 from cxrnode.store.receipt import Arrival, Order
 from cxrnode.wakeup import wake
@@ -49,7 +50,10 @@ class Receiver:
         self._words: WordList = configured_words(context.config)
         self._zone = zoneinfo.ZoneInfo(context.config.node.timezone)
         self._digest = context.config.digest
+        self._switches = changes.Switchboard(context.database)
         self._senders = {node.aet for node in context.config.peers.values() if node.can_send}
+        self._rules_key: tuple[tuple[str, str], ...] = ()
+        self._rules_hash = ""
         self._full_until = 0.0
         self._room_checked = 0.0
 
@@ -71,14 +75,17 @@ class Receiver:
         if not received.sop_instance_uid or len(received.sop_instance_uid) > 64:
             raise Rejected("SOP Instance UID is missing or longer than 64 characters")
         verdict = self._route(header, received.association)
+        found = self._switches.now()
+        modes = dict(changes.modes(found, self._config.modes))
         kept = self._context.spool.adopt(received.path, sha256=received.sha256)
         try:
             made = receipt.record(
                 self._context.database,
                 _arrival(received, header, identity, verdict, kept.key, kept_header if verdict.accepted else b""),
-                self._orders(verdict),
+                self._orders(verdict, found),
                 ageing=AGEING_SECONDS,
                 config_digest=self._digest,
+                rules_digest=self._rules_digest(modes),
             )
         except CommitUnknown:
             # The row may stand: the file stays too, and `tend` takes it if no row has it.
@@ -113,20 +120,28 @@ class Receiver:
         today = datetime.datetime.now(self._zone).date()
         return route(header, association, self._rules, self._words, today)
 
-    def _orders(self, verdict: Verdict) -> list[Order]:
+    def _rules_digest(self, modes: dict[str, str]) -> str:
+        key = tuple(modes.items())
+        if self._rules_key != key:
+            self._rules_key, self._rules_hash = key, self._config.rules_digest(modes)
+        return self._rules_hash
+
+    def _orders(self, verdict: Verdict, found: changes.InForce) -> list[Order]:
         if not verdict.accepted or verdict.rule is None:
             return []
         rule, receivers = verdict.rule, self._config.message_receivers
+        modes = {name: found.mode_of_jobs(name, self._config.models[name].mode) for name in rule.models}
         return [
             Order(
                 model=name,
-                mode=self._config.models[name].mode,
+                mode=mode,
                 outputs=rule.outputs,
                 send_to=[name for name in rule.send_to if name not in receivers],
                 messages_to=[name for name in rule.send_to if name in receivers],
                 priority=rule.priority,
             )
-            for name in rule.models
+            for name, mode in modes.items()
+            if mode is not None
         ]
 
     def _require_room(self) -> None:
@@ -178,6 +193,7 @@ def run(context: Context, listening: socket.socket) -> None:
     receiver = Receiver(context)
     context.config.node.data_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
     context.spool.sweep_incoming(_SWEEP_AFTER)
+    associations = AssociationLog(context)
     listener = Listener(
         ae_title=context.config.node.ae_title,
         folder=context.spool.incoming,
@@ -189,10 +205,13 @@ def run(context: Context, listening: socket.socket) -> None:
         timeouts=Timeouts(acse=listen.acse_timeout, network=listen.network_timeout, dimse=listen.dimse_timeout),
         max_object=listen.max_instance,
         tls=server_context(Tls(ca=listen.tls.ca, cert=listen.tls.cert, key=listen.tls.key)) if listen.tls else None,
+        observe=associations.observe,
     )
     listener.start()
     context.ready()
     while not context.stopping.wait(1.0):
         context.beat()
+        associations.write()
     aborted = listener.drain(_DRAIN_SECONDS)
+    associations.write()
     log.info("listener_drained", aborted=aborted)

@@ -34,7 +34,7 @@ from cxrnode.dicom.ways import open_way
 from cxrnode.errors import ConfigError, LeaseLost, Rejected, Transient
 from cxrnode.roles.context import Context, work_until_stopped
 from cxrnode.roles.leases import LeaseKeeper
-from cxrnode.store import circuits, deliveries, settlements
+from cxrnode.store import changes, circuits, deliveries, settlements
 from cxrnode.store.deliveries import DeliveryClaim, Parcel
 from cxrnode.store.settlements import Answer
 from cxrnode.wakeup import Waiter
@@ -80,6 +80,7 @@ class Sender:
         )
         self._jitter = random.Random()
         self._well = False
+        self._switches = changes.Switchboard(context.database)
 
     def run(self) -> None:
         """Send until the role stops."""
@@ -93,6 +94,8 @@ class Sender:
             work_until_stopped(self._context, waiter, lambda: self._turn(keeper), poll=POLL_SECONDS)
 
     def _turn(self, keeper: LeaseKeeper[DeliveryClaim]) -> bool:
+        if self._switches.now().paused(changes.SENDING):
+            return False
         claims = deliveries.claim(
             self._context.database,
             destination=self._destination.name,
@@ -121,13 +124,17 @@ class Sender:
                 self._well = False
                 if way.welcomed:
                     self._close_circuit()
-                while waiting and not self._context.stopping.is_set():
+                while waiting and not self._stopped():
                     self._deliver(way, waiting.pop(0), keeper)
         except AssociationFault as fault:
             self._open_circuit(fault)
         finally:
             for claim in waiting:
                 self._give_back(claim)
+
+    def _stopped(self) -> bool:
+        """Whether the role ends, or people stopped sending in the middle of a batch."""
+        return self._context.stopping.is_set() or self._switches.now().paused(changes.SENDING)
 
     def _deliver(self, way: Way, claim: DeliveryClaim, keeper: LeaseKeeper[DeliveryClaim]) -> None:
         """Send one delivery's objects and settle it. Raises Transient after giving it back."""

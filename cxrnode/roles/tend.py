@@ -17,7 +17,7 @@ from cxrnode.roles.notices import say_not_analysed
 from cxrnode.roles.rules import configured_words
 from cxrnode.roles.studies import StudySummaries
 from cxrnode.roles.withdraw import make_withdrawals
-from cxrnode.store import clock, deliveries, duties, jobs, retention, tallies
+from cxrnode.store import associations, clock, deliveries, duties, jobs, retention, tallies
 from cxrnode.store.jobs import Limits
 from cxrnode.wakeup import wake
 
@@ -117,6 +117,11 @@ def count_readings(context: Context) -> None:
         context.stopping.wait(_BREATH)
 
 
+def forget_associations(context: Context) -> None:
+    """Keep the newest associations alone."""
+    associations.prune(context.database)
+
+
 #: Every duty, and how often it is due, in seconds.
 DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("expire_leases", expire_leases, 10.0),
@@ -129,6 +134,7 @@ DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("mend_clock", mend_clock, 60.0),
     ("watch_queues", watch_queues, 300.0),
     ("count_readings", count_readings, 20.0),
+    ("forget_associations", forget_associations, 900.0),
 )
 
 

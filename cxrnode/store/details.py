@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -77,6 +78,7 @@ class JobDetail:
     engine: str
     bundle_digest: str
     config_digest: str
+    rules_digest: str
     duplicate_of: int | None
     rejection_note: str
     successor: int | None
@@ -145,6 +147,7 @@ def job_detail(database: Database, job_id: int) -> JobDetail:
         engine=row.engine,
         bundle_digest=row.bundle_digest,
         config_digest=row.config_digest,
+        rules_digest=row.rules_digest,
         duplicate_of=row.duplicate_of,
         rejection_note=row.rejection_note,
         successor=successor,
@@ -162,12 +165,13 @@ def instance_events(database: Database, instance_id: int) -> tuple[Event, ...]:
     return tuple(event for event in found if event.job_id is None)
 
 
-def reveal(database: Database, instance_ids: Sequence[int], *, by: str) -> dict[int, Revealed]:
+def reveal(database: Database, instance_ids: Sequence[int], *, by: str, why: str = "") -> dict[int, Revealed]:
     """Return whose films these are, with an event `identity_viewed` for each, committed before this returns.
 
-    `by` says who looked. An instance whose identity was erased is left out.
+    `by` says who looked, `why` what for. An instance whose identity was erased is left out.
     """
     found: dict[int, Revealed] = {}
+    said: dict[str, Any] = {"why": why} if why else {}
     for start in range(0, len(instance_ids), 100):
         some = list(dict.fromkeys(instance_ids[start : start + 100]))
         with database.write() as transaction:
@@ -177,7 +181,7 @@ def reveal(database: Database, instance_ids: Sequence[int], *, by: str) -> dict[
                 .where(identity.c.instance_id.in_(some))
             )
             for row in rows:
-                note(transaction, "identity_viewed", instance_id=row.instance_id, by=by)
+                note(transaction, "identity_viewed", instance_id=row.instance_id, by=by, **said)
         names = [field.name for field in dataclasses.fields(Revealed)]
         found |= {row.instance_id: Revealed(**{name: getattr(row, name) for name in names}) for row in rows}
     return found
@@ -185,7 +189,14 @@ def reveal(database: Database, instance_ids: Sequence[int], *, by: str) -> dict[
 
 _MORE = (
     *(instance.c.rule, job.c.wanted, job.c.attempts, job.c.losses, job.c.engine, job.c.bundle_digest),
-    *(job.c.config_digest, job.c.duplicate_of, job.c.rejection_note, job.c.report, job.c.report_sha256),
+    *(
+        job.c.config_digest,
+        job.c.rules_digest,
+        job.c.duplicate_of,
+        job.c.rejection_note,
+        job.c.report,
+        job.c.report_sha256,
+    ),
 )
 
 

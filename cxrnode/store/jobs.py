@@ -62,14 +62,22 @@ def claim(
     lease: float,
     limits: Limits,
     spread: int = 1,
+    modes: Mapping[str, str] | None = None,
 ) -> list[Claim]:
     """Take up to `limit` queued jobs of the loaded `models` (name -> bundle digest) for `lease` seconds.
 
     `engine`: what runs them, or each of them by its name. `spread`: of what waits take one part of so many, so that the
     steps of batches, or several workers, overlap; one film is taken at once.
     A job whose worker was lost before is claimed alone, so that a poison film costs nobody else an attempt.
+    A job works in the mode of `modes` (name -> active or shadow), which may have changed since it was queued: like the
+    bundle, the mode is that of the claim. A revision that takes the place of what was sent waits for an active model.
     """
+    modes = modes or {}
+    shadows = [name for name, mode in modes.items() if mode == "shadow"]
     ready = (job.c.state == JobState.QUEUED, job.c.model.in_(list(models)))
+    if shadows:
+        revision = job.c.predecessor.is_not(None) & (job.c.mode == "active") & job.c.model.in_(shadows)
+        ready = (*ready, sa.not_(revision))  # type: ignore[assignment]
     with database.read() as transaction:  # an idle worker takes no writer's lock
         some = sa.select(job.c.id).where(*ready, job.c.not_before <= transaction.now).limit(limit * spread)
         waiting = transaction.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
@@ -118,12 +126,14 @@ def claim(
             .order_by(job.c.rank, job.c.id)
         )
         by_itself = len(rows) == 1 and (first.alone or waiting <= 1)
-        claims = [_claim(row, alone=by_itself) for row in rows]
+        claims = [_claim(row, alone=by_itself, mode=modes.get(row.model, row.mode)) for row in rows]
+        before = {row.id: row.mode for row in rows}
         for one in claims:
             digest, ran = models[one.model], engine if isinstance(engine, str) else engine[one.model]
             transaction.connection.execute(
-                sa.update(job).where(job.c.id == one.job_id).values(bundle_digest=digest, engine=ran)
+                sa.update(job).where(job.c.id == one.job_id).values(bundle_digest=digest, engine=ran, mode=one.mode)
             )
+            changed: dict[str, Any] = {"mode": one.mode} if one.mode != before[one.job_id] else {}
             note(
                 transaction,
                 JobEvent.CLAIMED,
@@ -132,11 +142,12 @@ def claim(
                 token=one.token,
                 alone=one.alone,
                 bundle=digest,
+                **changed,
             )
         return claims
 
 
-def _claim(row: Row, *, alone: bool) -> Claim:
+def _claim(row: Row, *, alone: bool, mode: str) -> Claim:
     wanted = json.loads(row.wanted)
     return Claim(
         job_id=row.id,
@@ -144,7 +155,7 @@ def _claim(row: Row, *, alone: bool) -> Claim:
         instance_id=row.instance_id,
         model=row.model,
         revision=row.revision,
-        mode=row.mode,
+        mode=mode,
         alone=alone,
         attempts=row.attempts,
         claimed_at=row.claimed_at,
@@ -327,6 +338,7 @@ def retry(database: Database, job_id: int, *, reason: str, by: str = "", reader:
             received_at=row.received_at,
             ageing=0.0,
             config_digest=row.config_digest,
+            rules_digest=row.rules_digest,
             revision=newest + 1,
             predecessor=job_id,
         )

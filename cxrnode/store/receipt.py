@@ -67,7 +67,13 @@ class Receipt:
 
 
 def record(
-    database: Database, arrival: Arrival, orders: Sequence[Order], *, ageing: float, config_digest: str
+    database: Database,
+    arrival: Arrival,
+    orders: Sequence[Order],
+    *,
+    ageing: float,
+    config_digest: str,
+    rules_digest: str = "",
 ) -> Receipt:
     """Insert the instance with its verdict and one job for each order, and return after the commit.
 
@@ -106,7 +112,15 @@ def record(
             rule=arrival.rule,
         )
         jobs = tuple(
-            enqueue(transaction, new.id, order, received_at=transaction.now, ageing=ageing, config_digest=config_digest)
+            enqueue(
+                transaction,
+                new.id,
+                order,
+                received_at=transaction.now,
+                ageing=ageing,
+                config_digest=config_digest,
+                rules_digest=rules_digest,
+            )
             for order in orders
         )
         return Receipt(instance_id=new.id, new=True, job_ids=jobs, spool_key=new.spool_key)
@@ -141,6 +155,7 @@ def enqueue(
     received_at: float,
     ageing: float,
     config_digest: str,
+    rules_digest: str = "",
     revision: int = 1,
     predecessor: int | None = None,
 ) -> int:
@@ -160,6 +175,7 @@ def enqueue(
                 created_at=transaction.now,
                 wanted=_wanted(order),
                 config_digest=config_digest,
+                rules_digest=rules_digest,
             )
             .returning(job.c.id)
         )

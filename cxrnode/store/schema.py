@@ -99,6 +99,7 @@ job = sa.Table(
     # Provenance.
     _digest("bundle_digest"),
     _digest("config_digest"),
+    _digest("rules_digest"),  # of the rules, the words and the modes of the models that were in force (store.changes)
     sa.Column("engine", sa.String(64), nullable=False, default=""),
     _digest("pixel_digest"),
     _digest("identity_digest"),
@@ -122,6 +123,7 @@ job = sa.Table(
     sa.UniqueConstraint("instance_id", "model", "revision"),
     sa.Index("ix_job_ready", "state", "model", "rank", "id"),
     sa.Index("ix_job_lease", "state", "lease_until"),
+    sa.Index("ix_job_state_id", "state", "id"),  # the newest of a state: what the console lists
     sa.Index("ix_job_created", "created_at"),
     sa.Index("ix_job_settled", "settled_at"),
     sa.Index("ix_job_pixels", "pixel_digest"),
@@ -419,4 +421,77 @@ follower = sa.Table(
     metadata,
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("last_event", _ID, nullable=False),
+)
+
+#: Associations that peers asked for, the newest of them: what was proposed, and why it was refused.
+association = sa.Table(
+    "association",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("at", _Time, nullable=False),  # when it was asked for, or the last of `times`
+    sa.Column("calling_aet", sa.String(16), nullable=False),
+    sa.Column("called_aet", sa.String(16), nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),  # accepted | rejected | failed
+    sa.Column("cause", sa.String(16), nullable=False, default=""),  # why not, as core.associations names it
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("contexts", sa.Text, nullable=False, default="{}"),
+    sa.Column("objects", sa.Integer, nullable=False, default=0),
+    sa.Column("refused", sa.Integer, nullable=False, default=0),
+    sa.Column("seconds", sa.Double, nullable=False, default=0.0),
+    sa.Column("times", sa.Integer, nullable=False, default=1),
+    sa.Index("ix_association_outcome", "outcome", "id"),
+)
+
+#: Who may use the console. The password stands as an argon2 hash; "" where a proxy says who somebody is.
+account = sa.Table(
+    "account",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("role", sa.String(16), nullable=False),  # viewer | operator | admin
+    sa.Column("password", sa.String(256), nullable=False, default=""),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("seen_at", _Time),
+    sa.Column("disabled", sa.Boolean, nullable=False, default=False),
+)
+
+#: Who is logged in: the SHA-256 of a secret that the browser, or a program, keeps.
+session = sa.Table(
+    "session",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("account", sa.String(64), sa.ForeignKey("account.name"), nullable=False, index=True),
+    sa.Column("kind", sa.String(16), nullable=False),  # browser | token
+    sa.Column("purpose", sa.String(128), nullable=False, default=""),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("seen_at", _Time, nullable=False),
+    sa.Column("until", _Time, nullable=False),
+)
+
+#: What people changed while the node runs, and who agreed; `switch` has what is in force (store.changes).
+change = sa.Table(
+    "change",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("subject", sa.String(80), nullable=False),  # model:NAME | queue:reading | queue:sending
+    sa.Column("value", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("asked_by", sa.String(64), nullable=False),
+    sa.Column("asked_at", _Time, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # asked | applied | refused
+    sa.Column("decided_by", sa.String(64), nullable=False, default=""),
+    sa.Column("decided_at", _Time),
+    sa.Index("ix_change_state", "state", "id"),
+)
+
+#: What is in force instead of the configuration's word: no row means that the configuration's stands.
+switch = sa.Table(
+    "switch",
+    metadata,
+    sa.Column("subject", sa.String(80), primary_key=True),
+    sa.Column("value", sa.String(16), nullable=False),
+    sa.Column("before", sa.String(16), nullable=False),
+    sa.Column("since", _Time, nullable=False),
+    sa.Column("by", sa.String(64), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
 )

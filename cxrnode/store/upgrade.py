@@ -10,7 +10,7 @@ from cxrnode.errors import SchemaMismatch
 from cxrnode.store.database import Database
 
 #: The Alembic revision that this version works with; a test compares it with the head of the migrations.
-HEAD = "0002"
+HEAD = "0003"
 
 
 def current(database: Database) -> str | None:

@@ -27,6 +27,7 @@ _CONFIG = """\
 [node]
 ae_title = "CXRNODE"
 data_dir = {data}
+roles = {roles}
 purpose = "{purpose}"
 
 [listen]
@@ -70,6 +71,9 @@ url = "{url}"
 [spool]
 min_free = "50 MiB"
 
+[web]
+port = {web}
+
 [log]
 level = "info"
 format = "json"
@@ -94,9 +98,11 @@ class Site:
         phantoms: bool = False,
         shadow: bool = False,
         lease: str = "60s",
+        web: bool = False,
     ) -> None:
         """`phantoms`: read films that no model was made for. `url`: PostgreSQL, else SQLite in the folder."""
         self.port = unused_port()
+        self.web = unused_port()
         self.folder = folder
         self.data_dir = folder / "data"
         self.config = folder / "cxrnode.toml"
@@ -104,6 +110,8 @@ class Site:
         self.config.write_text(
             _CONFIG.format(
                 data=json.dumps(str(self.data_dir)),
+                roles=json.dumps(["receive", "infer", "send", "tend", *(["web"] if web else [])]),
+                web=self.web,
                 port=self.port,
                 aet=pacs[0],
                 pacs=pacs[1],

@@ -13,7 +13,7 @@ PAGE = (REPOSITORY / "docs" / "events.md").read_text()
 def names(pattern: str) -> set[str]:
     """What the pattern's group finds in the modules of the daemon."""
     found: set[str] = set()
-    for folder in ("dicom", "roles", "store"):
+    for folder in ("dicom", "roles", "store", "web"):
         for path in (PACKAGE / folder).rglob("*.py"):
             found |= set(re.findall(pattern, path.read_text()))
     return found | set(re.findall(pattern, (PACKAGE / "supervisor.py").read_text()))

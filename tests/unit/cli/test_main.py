@@ -43,7 +43,17 @@ def test_the_commands_are_those_of_the_design() -> None:
             *("init", "check", "serve", "health", "demo", "bench", "echo", "send", "rules test"),
             *("instances ls", "instances show"),
             *("jobs ls", "jobs show", "jobs retry", "jobs resend", "jobs withdraw", "jobs decide"),
-            *("model ls", "model show", "model verify", "model admit"),
+            *(
+                "model ls",
+                "model show",
+                "model verify",
+                "model admit",
+                "model activate",
+                "model shadow",
+                "model disable",
+            ),
+            *("queue pause", "queue resume", "changes ls", "changes consent", "changes refuse"),
+            *("users add", "users ls", "users role", "users password", "users disable", "users enable", "users token"),
             *(
                 "model pull",
                 "model import",

@@ -1,0 +1,50 @@
+"""Why an association was refused, and what to write into the configuration so that it is not. Pure."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Why a peer was not let in."""
+
+    CALLED_AET = "called_aet"
+    UNKNOWN = "unknown"
+    MAY_NOT_SEND = "may_not_send"
+    LIMIT = "limit"
+    BUSY = "busy"
+    TLS = "tls"
+    CONNECTIONS = "connections"
+
+
+def admitting(cause: str, *, calling_aet: str, called_aet: str, address: str, node: str = "", limit: int = 50) -> str:
+    """The lines of the configuration that would admit this peer, "" where none would. Fit to be copied as they are.
+
+    `node` is the name of the configured node with its AE title. They go to the end of the file, except where they name
+    a table that stands there already.
+    """
+    match cause:
+        case Cause.UNKNOWN:
+            name = re.sub(r"[^A-Za-z0-9_-]", "_", calling_aet) or "NAME"
+            lines = (
+                f"[nodes.{name}]",
+                f'aet = "{_quoted(calling_aet)}"',
+                f'host = "{_quoted(address)}"',
+                "port = 104",
+                "can_send = true",
+            )
+            return "\n".join(lines)
+        case Cause.MAY_NOT_SEND:
+            return f"[nodes.{node or calling_aet}]\ncan_send = true"
+        case Cause.CALLED_AET:
+            return f'[node]\nae_title = "{_quoted(called_aet)}"'
+        case Cause.LIMIT:
+            return f"[listen]\nmax_associations = {2 * limit}"
+        case _:
+            return ""
+
+
+def _quoted(text: str) -> str:
+    """As a basic string of TOML has it."""
+    return "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04X}" for c in text)

@@ -1,0 +1,16 @@
+"""The pages for people. Each module has its VIEWS; the words stand in `templates`."""
+
+from __future__ import annotations
+
+from cxrnode.web.pages import account, associations, feedback, job, jobs, models, overview, qa
+
+VIEWS = (
+    *account.VIEWS,
+    *overview.VIEWS,
+    *jobs.VIEWS,
+    *job.VIEWS,
+    *associations.VIEWS,
+    *models.VIEWS,
+    *qa.VIEWS,
+    *feedback.VIEWS,
+)
