@@ -73,8 +73,9 @@ def bulk(database: Database) -> Iterator[Bulk]:
             if not database.is_sqlite:
                 for table in metadata.sorted_tables:
                     _count_on(connection, table)
-        connection.execute(sa.text("ANALYZE"))
-        connection.commit()
+        if not database.is_sqlite:  # there autovacuum does so sooner or later; nobody does for SQLite
+            connection.execute(sa.text("ANALYZE"))
+            connection.commit()
         connection.invalidate()  # nobody else gets a connection with these settings
 
 

@@ -115,6 +115,8 @@ def claim(
                 lease_owner=owner,
                 lease_until=transaction.now + lease,
                 claimed_at=transaction.now,
+                bundle_digest=sa.case(dict(models), value=job.c.model),
+                engine=engine if isinstance(engine, str) else sa.case(dict(engine), value=job.c.model),
             )
             .returning(job.c.id)
         )
@@ -129,11 +131,9 @@ def claim(
         claims = [_claim(row, alone=by_itself, mode=modes.get(row.model, row.mode)) for row in rows]
         before = {row.id: row.mode for row in rows}
         for one in claims:
-            digest, ran = models[one.model], engine if isinstance(engine, str) else engine[one.model]
-            transaction.connection.execute(
-                sa.update(job).where(job.c.id == one.job_id).values(bundle_digest=digest, engine=ran, mode=one.mode)
-            )
             changed: dict[str, Any] = {"mode": one.mode} if one.mode != before[one.job_id] else {}
+            if changed:
+                transaction.connection.execute(sa.update(job).where(job.c.id == one.job_id).values(**changed))
             note(
                 transaction,
                 JobEvent.CLAIMED,
@@ -141,7 +141,7 @@ def claim(
                 owner=owner,
                 token=one.token,
                 alone=one.alone,
-                bundle=digest,
+                bundle=models[one.model],
                 **changed,
             )
         return claims
