@@ -19,7 +19,7 @@ from tests.peers import REPOSITORY, require_deploy_tool
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 CHART = REPOSITORY / "deploy" / "helm" / "cxrnode"
-ROLES = ("receive", "infer", "send", "tend")
+ROLES = ("receive", "infer", "send", "tend", "web")
 
 #: As it ships; and with all that a site may switch on.
 VALUES: dict[str, dict[str, Any]] = {
@@ -29,6 +29,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "autoscaling": {"enabled": True},
         "secretFiles": "tls",
         "imagePullSecrets": [{"name": "registry"}],
+        "web": {"enabled": True, "tlsSecret": "console"},
         "models": {"existingClaim": "bundles"},
         "spool": {"existingClaim": "films"},
         "receive": {"service": {"port": 104, "loadBalancerSourceRanges": ["10.0.0.0/8"], "annotations": {"a": "b"}}},
@@ -74,9 +75,10 @@ def test_values_that_the_schema_does_not_know_are_refused() -> None:
 @pytest.mark.parametrize("values", VALUES)
 def test_each_role_of_the_node_is_a_deployment_of_its_own(values: str) -> None:
     found = of_kind("Deployment", values)
-    assert sorted(found) == sorted(f"site-cxrnode-{role}" for role in ROLES)
     assert set(ROLES) <= set(Node().roles)
-    for role in ROLES:
+    roles = [role for role in ROLES if values == "whole" or role != "web"]
+    assert sorted(found) == sorted(f"site-cxrnode-{role}" for role in roles)
+    for role in roles:
         [container] = found[f"site-cxrnode-{role}"]["spec"]["template"]["spec"]["containers"]
         environment = {one["name"]: one for one in container["env"]}
         assert json.loads(environment["CXRNODE__NODE__ROLES"]["value"]) == [role]
@@ -135,10 +137,12 @@ def test_selectors_find_the_pods_that_they_are_for() -> None:
 
     for name, one in of_kind("PodDisruptionBudget").items():
         assert finds(one["spec"]["selector"]["matchLabels"]) == {name}
-    assert finds(of_kind("Service")["site-cxrnode-receive"]["spec"]["selector"]) == {"site-cxrnode-receive"}
+    for name, one in of_kind("Service").items():
+        assert finds(one["spec"]["selector"]) == {name}
     policies = of_kind("NetworkPolicy")
     assert finds(policies["site-cxrnode"]["spec"]["podSelector"]["matchLabels"]) == set(labels)
-    assert finds(policies["site-cxrnode-receive"]["spec"]["podSelector"]["matchLabels"]) == {"site-cxrnode-receive"}
+    for name in ("site-cxrnode-receive", "site-cxrnode-web"):
+        assert finds(policies[name]["spec"]["podSelector"]["matchLabels"]) == {name}
 
 
 def test_the_shipped_configuration_is_one_and_its_port_is_the_pods() -> None:
@@ -148,6 +152,21 @@ def test_the_shipped_configuration_is_one_and_its_port_is_the_pods() -> None:
     assert [port["containerPort"] for port in container["ports"]] == [config.listen.port]
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert {str(config.node.data_dir), str(config.spool_dir), "/tmp"} <= mounts
+
+
+def test_the_console_is_never_served_without_tls() -> None:
+    python = require_deploy_tool("python")
+    given = json.dumps({"web": {"enabled": True}})
+    assert ran(python, REPOSITORY / "scripts" / "render-chart", CHART, given=given).returncode != 0
+    [container] = of_kind("Deployment")["site-cxrnode-web"]["spec"]["template"]["spec"]["containers"]
+    environment = {one["name"]: one.get("value") for one in container["env"]}
+    [mount] = [mount for mount in container["volumeMounts"] if mount["name"] == "web-tls"]
+    for key in ("CERT", "KEY"):
+        assert str(environment[f"CXRNODE__WEB__TLS__{key}"]).startswith(mount["mountPath"] + "/tls.")
+    [settings] = of_kind("ConfigMap").values()
+    with_secret = {name: str(value) for name, value in environment.items() if value}
+    config = parse_config(tomllib.loads(settings["data"]["cxrnode.toml"]), environ=with_secret)
+    assert (config.web.host, config.web.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
 
 
 def test_what_was_acknowledged_outlives_the_release() -> None:

@@ -151,6 +151,7 @@ def _canonical(name: str) -> str:
 #: Each file of deploy/, as a pattern, and the test above, or the module, that puts it before a tool.
 _CHECKED = {
     "helm/cxrnode/**": "tests/unit/test_chart.py",
+    "monitoring/**": "tests/unit/test_monitoring.py",
     "systemd/cxrnode.service": "test_systemd_accepts_the_unit",
     "systemd/cxrnode.sysusers": "test_systemd_would_make_the_user",
     "container/Dockerfile": "test_hadolint_finds_nothing_in_the_dockerfile",
