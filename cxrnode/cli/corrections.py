@@ -125,7 +125,10 @@ def resend_command(
 def withdraw_command(
     ctx: click.Context, job_ids: tuple[int, ...], reason: str, note: str, as_json: bool, config_path: Path | None
 ) -> None:
-    """Take results back: what was not sent is never sent, what was is rejected by an IHE rejection note."""
+    """Take results back: what was not sent is never sent, what was is rejected by an IHE rejection note.
+
+    A withdrawal can be made graver later: quality, then patient-safety, then worklist.
+    """
     from cxrnode.store.withdrawals import Cause, withdraw
 
     config = load(config_path)
@@ -157,19 +160,24 @@ def _taken_back(done: TakenBack) -> str:
 def decide_command(
     ctx: click.Context, job_id: int, all_right: bool, reason: str, as_json: bool, config_path: Path | None
 ) -> None:
-    """Say that this job's identity is right, where one film came under two: the others' results are withdrawn."""
+    """Say that this job's identity is right, where one film came under two: the others' results are withdrawn.
+
+    Of a job that a wrong decision withdrew: it is read again, and the others' results are withdrawn.
+    """
     from cxrnode.store.disputes import decide
     from cxrnode.wakeup import wake
 
     def settle(one: int) -> str:
         made = decide(database, one, reason=reason, by=who(), all_right=all_right)
         withdrawn = ", ".join(map(str, made.withdrawn)) or "none"
-        return f"deliveries released: {made.released}, jobs withdrawn: {withdrawn}"
+        again = f", read again as job {made.read_again}" if made.read_again else ""
+        return f"deliveries released: {made.released}, jobs withdrawn: {withdrawn}{again}"
 
     config = load(config_path)
     with open_store(config) as database:
         done = _each([job_id], settle)
     wake(config.node.data_dir, "send")
+    wake(config.node.data_dir, "infer")
     _conclude(ctx, done, as_json)
 
 

@@ -112,6 +112,10 @@ DELIVERY: Mapping[tuple[DeliveryState | None, DeliveryEvent], tuple[DeliveryStat
     (_D.PENDING, _F.CLAIMED): (_D.SENDING, "a sender took the lease"),
     (_D.PENDING, _F.CANCELLED): (_D.CANCELLED, "the job was superseded or withdrawn first"),
     (_D.SENDING, _F.CANCELLED): (_D.CANCELLED, "superseded or withdrawn just before the first object went"),
+    **{
+        (state, _F.ORDERED): (_D.WAITING, "a withdrawal, made graver: another note follows")
+        for state in (_D.PENDING, _D.SENT, _D.COMMITTED, _D.FAILED)
+    },
     (_D.SENDING, _F.SENT): (_D.SENT, "the destination has every object"),
     (_D.SENDING, _F.FAULTED): (_D.PENDING, "an object met a passing fault; again after a pause"),
     (_D.SENDING, _F.GIVEN_BACK): (_D.PENDING, "the association failed or the sender stops; no attempt is counted"),

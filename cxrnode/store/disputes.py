@@ -17,7 +17,7 @@ from cxrnode.errors import Rejected
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Row, Transaction
 from cxrnode.store.deliveries import lock_deliveries
-from cxrnode.store.jobs import Claim
+from cxrnode.store.jobs import Claim, lock_instance, read_under_old_identity
 from cxrnode.store.schema import delivery, film, job
 from cxrnode.store.withdrawals import Cause, withdraw_locked
 
@@ -55,10 +55,11 @@ class Dispute:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a person's decision did: deliveries let go, jobs withdrawn."""
+    """What a person's decision did: deliveries let go, jobs withdrawn, the job that reads anew what was withdrawn."""
 
     released: int
     withdrawn: tuple[int, ...]
+    read_again: int | None = None
 
 
 def known_film(
@@ -115,9 +116,10 @@ def settle_identity(transaction: Transaction, held: Claim, report: Report, polic
     if not report.pixel_digest or held.mode != "active":
         return Dispute()
     before = job.alias()
-    its = sa.select(before.c.id, before.c.disputed, before.c.state, before.c.rejection)
+    its = sa.select(before.c.id, before.c.disputed, before.c.state)
     predecessor = transaction.row(its.join(job, job.c.predecessor == before.c.id).where(job.c.id == held.job_id))
-    anew = predecessor is None or (predecessor.state == JobState.WITHDRAWN and predecessor.rejection != "worklist")
+    withdrawn = predecessor is not None and predecessor.state == JobState.WITHDRAWN
+    anew = predecessor is None or (withdrawn and not another_patients(transaction, held.job_id))
     if predecessor is not None and not anew:
         if not predecessor.disputed:
             return Dispute()
@@ -156,36 +158,48 @@ def settle_identity(transaction: Transaction, held: Claim, report: Report, polic
     return Dispute(others=ids, stale=held.instance_id < newest)
 
 
+def another_patients(transaction: Transaction, job_id: int) -> bool:
+    """Whether what this job is the next revision of was withdrawn as another patient's since the job was asked for.
+
+    One that was asked for later is of a person who knows better.
+    """
+    before = job.alias()
+    chosen = sa.select(sa.literal(1)).join(job, job.c.predecessor == before.c.id).where(job.c.id == job_id)
+    withdrawn = (before.c.state == JobState.WITHDRAWN, before.c.rejection == "worklist")
+    return transaction.scalar(chosen.where(*withdrawn, before.c.rejected_at >= job.c.created_at)) is not None
+
+
 def decide(database: Database, job_id: int, *, reason: str, by: str, all_right: bool = False) -> Decision:
     """End a dispute: this job's identity is right, or with `all_right` every one's.
 
-    What was held is let go; where one alone is right, the other jobs with the same film are withdrawn. Raises Rejected
-    where the job is in no dispute.
+    What was held is let go; where one alone is right, the other jobs with the same film are withdrawn. A decision that
+    was wrong is undone by one for a job that it withdrew: the film is read anew under that identity, since archives
+    take nothing again that was rejected. Raises Rejected where the job is in no dispute.
     """
     with database.write() as transaction:
-        row = transaction.row(
-            sa.select(job.c.disputed, job.c.pixel_digest, job.c.identity_digest, job.c.model, job.c.state).where(
-                job.c.id == job_id
-            )
-        )
+        lock_instance(transaction, job_id)
+        columns = (job.c.disputed, job.c.pixel_digest, job.c.identity_digest, job.c.model, job.c.state, job.c.rejection)
+        row = transaction.row(sa.select(*columns).where(job.c.id == job_id))
         if row is None:
             raise Rejected(f"there is no job {job_id}; `cxrnode jobs ls` shows those that are")
         lock_pixels(transaction, row.pixel_digest)
+        undone = row.state == JobState.WITHDRAWN and row.rejection == "worklist" and _contested(transaction, row)
         others = other_identities(
             transaction, model=row.model, pixel_digest=row.pixel_digest, identity_digest=row.identity_digest
         )
         ids = tuple(one.id for one in others)
         # What was said of the film before, under the same identity: that it could not be analysed, say.
-        same = [
-            one.id
-            for one in transaction.rows(
-                _standing(row.model, row.pixel_digest).where(job.c.identity_digest == row.identity_digest)
+        likewise = transaction.rows(
+            _standing(row.model, row.pixel_digest).where(
+                job.c.identity_digest == row.identity_digest, job.c.id != job_id
             )
-            if one.disputed and one.id != job_id
-        ]
+        )
+        if undone and likewise:
+            raise Rejected(f"job {job_id} is withdrawn, but job {likewise[-1].id} stands under the same identity")
+        same = [one.id for one in likewise if one.disputed]
         locked = _lock(transaction, sorted((*ids, *same, job_id)))
         # Looked at again under the lock.
-        if not transaction.scalar(sa.select(job.c.disputed).where(job.c.id == job_id)):
+        if not undone and not transaction.scalar(sa.select(job.c.disputed).where(job.c.id == job_id)):
             raise Rejected(f"job {job_id} is {locked[job_id][0]}: its identity is in no dispute")
         ids = tuple(one for one in ids if locked[one][0] not in _GONE)
         note(transaction, "identity_decided", job_id=job_id, reason=reason, by=by, all_right=all_right)
@@ -195,12 +209,24 @@ def decide(database: Database, job_id: int, *, reason: str, by: str, all_right: 
             released += _release(transaction, one, reason=reason, by=by)
         for one in ids:
             state, deliveries = locked[one]
-            if all_right:
+            if all_right and not undone:
                 released += _release(transaction, one, reason=reason, by=by)
-            else:
+            elif not all_right:
                 withdraw_locked(transaction, one, state, deliveries, cause, other=job_id, said=reason)
                 withdrawn.append(one)
-        return Decision(released=released, withdrawn=tuple(withdrawn))
+        again = read_under_old_identity(transaction, job_id, reason=reason, by=by) if undone else None
+        return Decision(released=released, withdrawn=tuple(withdrawn), read_again=again)
+
+
+def _contested(transaction: Transaction, row: Row) -> bool:
+    """Whether these pixels were read under another identity too, whatever became of that."""
+    others = sa.exists().where(
+        job.c.model == row.model,
+        job.c.pixel_digest == row.pixel_digest,
+        job.c.identity_digest != row.identity_digest,
+        job.c.mode == "active",
+    )
+    return bool(row.pixel_digest and transaction.scalar(sa.select(others)))
 
 
 def lock_pixels(transaction: Transaction, digest: str) -> None:

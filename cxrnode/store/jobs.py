@@ -304,11 +304,7 @@ def retry(database: Database, job_id: int, *, reason: str, by: str = "", reader:
     the place of what was.
     """
     with database.write() as transaction:
-        # The instance before the job, as retention locks them: the film's bytes stay until the new job stands.
-        its_instance = sa.select(job.c.instance_id).where(job.c.id == job_id).scalar_subquery()
-        # Not its key: whoever writes a job twice in a transaction looks at that, with the job locked (PostgreSQL).
-        chosen = sa.select(instance.c.id).where(instance.c.id == its_instance)
-        transaction.scalar(chosen.with_for_update(key_share=True))
+        lock_instance(transaction, job_id)
         row = transaction.row(
             sa.select(job, instance.c.spool_key, instance.c.received_at)
             .join(instance, instance.c.id == job.c.instance_id)
@@ -324,39 +320,52 @@ def retry(database: Database, job_id: int, *, reason: str, by: str = "", reader:
             move(transaction, job_id, JobState.FAILED, JobEvent.RETRIED, **fresh)
             note(transaction, JobEvent.RETRIED, job_id=job_id, reason=reason, by=by)
             return job_id
-        newest = transaction.scalar(
-            sa.select(sa.func.max(job.c.revision)).where(
-                job.c.instance_id == row.instance_id, job.c.model.in_((row.model, reader.model))
-            )
-        )
-        wanted = json.loads(row.wanted)
-        order = Order(model=reader.model, mode=reader.mode, **wanted)
-        new = enqueue(
-            transaction,
-            row.instance_id,
-            order,
-            received_at=row.received_at,
-            ageing=0.0,
-            config_digest=row.config_digest,
-            rules_digest=row.rules_digest,
-            revision=newest + 1,
-            predecessor=job_id,
-        )
-        note(
-            transaction,
-            "revision_asked",
-            job_id=job_id,
-            reason=reason,
-            by=by,
-            revision=newest + 1,
-            job=new,
-            model=reader.model,
-        )
-        return new
+        return _ask_revision(transaction, row, reader, reason=reason, by=by)
 
 
-def _require_retriable(transaction: Transaction, row: Row, reader: Reader) -> None:
-    """Raise Rejected, with the remedy, where a job is not to be read again."""
+def read_under_old_identity(transaction: Transaction, job_id: int, *, reason: str, by: str) -> int:
+    """Read again a film that was withdrawn as another patient's, and is not; return the new job.
+
+    The job's row and its instance are locked. Raises Rejected as `retry` does.
+    """
+    its = sa.select(job, instance.c.spool_key, instance.c.received_at)
+    (row,) = transaction.rows(its.join(instance, instance.c.id == job.c.instance_id).where(job.c.id == job_id))
+    reader = Reader(model=row.model, mode=row.mode)
+    _require_retriable(transaction, row, reader, whoever=True)
+    return _ask_revision(transaction, row, reader, reason=reason, by=by)
+
+
+def lock_instance(transaction: Transaction, job_id: int) -> None:
+    """Lock a job's instance, before its job, as retention does: the film's bytes stay until a new job stands."""
+    its = sa.select(job.c.instance_id).where(job.c.id == job_id).scalar_subquery()
+    # Not its key: whoever writes a job twice in a transaction looks at that, with the job locked (PostgreSQL).
+    transaction.scalar(sa.select(instance.c.id).where(instance.c.id == its).with_for_update(key_share=True))
+
+
+def _ask_revision(transaction: Transaction, row: Row, reader: Reader, *, reason: str, by: str) -> int:
+    newest = transaction.scalar(
+        sa.select(sa.func.max(job.c.revision)).where(
+            job.c.instance_id == row.instance_id, job.c.model.in_((row.model, reader.model))
+        )
+    )
+    new = enqueue(
+        transaction,
+        row.instance_id,
+        Order(model=reader.model, mode=reader.mode, **json.loads(row.wanted)),
+        received_at=row.received_at,
+        ageing=0.0,
+        config_digest=row.config_digest,
+        rules_digest=row.rules_digest,
+        revision=newest + 1,
+        predecessor=row.id,
+    )
+    said: dict[str, Any] = {"reason": reason, "by": by, "revision": newest + 1, "job": new, "model": reader.model}
+    note(transaction, "revision_asked", job_id=row.id, **said)
+    return new
+
+
+def _require_retriable(transaction: Transaction, row: Row, reader: Reader, *, whoever: bool = False) -> None:
+    """Raise Rejected, with the remedy, where a job is not to be read again; `whoever`: the film's patient is known."""
     if row.spool_key is None:
         raise Rejected(f"job {row.id}: retention removed the film's bytes; send the film again")
     state = JobState(row.state)
@@ -364,7 +373,7 @@ def _require_retriable(transaction: Transaction, row: Row, reader: Reader) -> No
         raise Rejected(f"job {row.id} is {state}: it is under way already")
     if transaction.scalar(sa.select(sa.exists().where(job.c.predecessor == row.id))):
         raise Rejected(f"job {row.id} is {state} and has a later revision; retry that one")
-    if state is JobState.WITHDRAWN and row.rejection == "worklist":
+    if state is JobState.WITHDRAWN and row.rejection == "worklist" and not whoever:
         raise Rejected(f"job {row.id} was withdrawn because the film is another's; send the corrected film")
     if row.mode == "active" and reader.mode != "active":
         raise Rejected(

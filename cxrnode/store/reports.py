@@ -22,6 +22,7 @@ from cxrnode.store.disputes import (
     Dispute,
     Known,
     Policy,
+    another_patients,
     known_film,
     lock_pixels,
     other_identities,
@@ -354,9 +355,7 @@ def _lock_predecessor(transaction: Transaction, held: Claim, named: Sequence[Sen
 
 def _stopped(transaction: Transaction, held: Claim) -> bool:
     """Whether the film was found to be another patient's while this revision of its reading was settled."""
-    before = job.alias()
-    chosen = sa.select(before.c.rejection).join(job, job.c.predecessor == before.c.id).where(job.c.id == held.job_id)
-    return bool(transaction.scalar(chosen.where(before.c.state == JobState.WITHDRAWN)) == "worklist")
+    return another_patients(transaction, held.job_id)
 
 
 def _supersede(transaction: Transaction, held: Claim, report: Report, *, withdraw: bool) -> None:

@@ -24,7 +24,7 @@ def resend(database: Database, job_id: int, *, reason: str, by: str = "") -> int
     """
     with database.write() as transaction:
         rows = [row for row in lock_deliveries(transaction, job_id) if row.act == "report"]
-        gone_back = _lock_withdrawals(transaction, job_id)
+        gone_back = lock_withdrawals(transaction, job_id)
         its = transaction.row(sa.select(job.c.state, job.c.disputed).where(job.c.id == job_id).with_for_update())
         if its is None:
             raise Rejected(f"there is no job {job_id}; `cxrnode jobs ls` shows those that are")
@@ -85,7 +85,8 @@ def resend(database: Database, job_id: int, *, reason: str, by: str = "") -> int
         return again
 
 
-def _lock_withdrawals(transaction: Transaction, job_id: int) -> Sequence[Row]:
+def lock_withdrawals(transaction: Transaction, job_id: int) -> Sequence[Row]:
+    """Lock and return the withdrawals of a job, before its row is locked."""
     return transaction.rows(
         sa.select(delivery)
         .where(delivery.c.job_id == job_id, delivery.c.act == WITHDRAWAL)

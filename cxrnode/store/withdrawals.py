@@ -18,9 +18,11 @@ from cxrnode.store import jobs
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Row, Transaction
 from cxrnode.store.deliveries import WITHDRAWAL, lock_deliveries, move
+from cxrnode.store.resend import lock_withdrawals
 from cxrnode.store.schema import delivery, delivery_output, job
 
-#: Why results are taken back, as a person says it (PS3.16 CID 7031 has a title for each).
+#: Why results are taken back, as a person says it (PS3.16 CID 7031 has a title for each), the mildest first. What was
+#: said can be made graver later, never milder: an archive does not show again what it has hidden.
 REJECTIONS = ("quality", "patient-safety", "worklist")
 
 
@@ -47,23 +49,30 @@ class TakenBack:
 def withdraw(database: Database, job_id: int, cause: Cause) -> TakenBack:
     """Withdraw a job's result, or the job itself where it was not read yet.
 
-    Of a superseded job whose objects were left in the archives, these are withdrawn. Raises Rejected where the job
-    does not exist, was withdrawn before or is a duplicate, ValueError for a rejection that does not exist.
+    Of a superseded job whose objects were left in the archives, these are withdrawn. What was withdrawn before is
+    withdrawn again where the cause is graver now. Raises Rejected where the job does not exist, was withdrawn for a
+    cause as grave or is a duplicate, ValueError for a rejection that does not exist.
     """
     if cause.rejection not in REJECTIONS:
         raise ValueError(f"a rejection is one of {', '.join(REJECTIONS)}, not {cause.rejection!r}")
     with database.write() as transaction:
         rows = lock_deliveries(transaction, job_id)
+        notes = lock_withdrawals(transaction, job_id)
         its = sa.select(job.c.state, job.c.rejection, job.c.duplicate_of).where(job.c.id == job_id)
         row = transaction.row(its.with_for_update())
         if row is None:
             raise Rejected(f"there is no job {job_id}; `cxrnode jobs ls` shows those that are")
-        if row.rejection or row.state == JobState.WITHDRAWN:
-            raise Rejected(f"job {job_id}: its result is withdrawn already; `cxrnode jobs resend` sends the note again")
+        if row.rejection and REJECTIONS.index(cause.rejection) <= REJECTIONS.index(row.rejection):
+            raise Rejected(
+                f"job {job_id}: its result is withdrawn already, for {row.rejection}; "
+                "`cxrnode jobs resend` sends the note again"
+            )
         if row.duplicate_of is not None:
             raise Rejected(f"job {job_id} is a duplicate and sent nothing; withdraw job {row.duplicate_of}")
         # Again: what settled while the job's row was waited for made deliveries of its own.
         rows = lock_deliveries(transaction, job_id)
+        if row.rejection:
+            return _make_graver(transaction, job_id, rows, notes, cause, before=row.rejection)
         return withdraw_locked(transaction, job_id, JobState(row.state), rows, cause)
 
 
@@ -77,10 +86,47 @@ def withdraw_locked(
     else:
         jobs.move(transaction, job_id, state, JobEvent.WITHDRAWN, disputed=False)
         note(transaction, JobEvent.WITHDRAWN, job_id=job_id, **detail)
+    return _take_back_all(transaction, job_id, deliveries, cause)
+
+
+def _take_back_all(transaction: Transaction, job_id: int, deliveries: Sequence[Row], cause: Cause) -> TakenBack:
+    """Take back what was sent of this job, and of all readings of the film where it is another patient's."""
     if cause.rejection == "worklist":
         _stop_revisions(transaction, job_id, cause)
         _withdraw_predecessors(transaction, job_id, cause)
     return take_back(transaction, job_id, deliveries, cause)
+
+
+def _make_graver(
+    transaction: Transaction, job_id: int, deliveries: Sequence[Row], notes: Sequence[Row], cause: Cause, *, before: str
+) -> TakenBack:
+    """Say of what was withdrawn, to all that were or are to be told, that the cause is a graver one.
+
+    A note that was made and did not go yet does not go any more. Raises Rejected where one goes at this moment.
+    """
+    detail: dict[str, Any] = {"rejection": cause.rejection, "reason": cause.note, "by": cause.by, "before": before}
+    note(transaction, "withdrawal_asked", job_id=job_id, **detail)
+    ordered = 0
+    for row in notes:
+        state = DeliveryState(row.state)
+        if state is DeliveryState.SENDING:
+            raise Rejected(f"job {job_id}: its note goes to {row.destination} at this moment; ask again in a minute")
+        if state is DeliveryState.CANCELLED:  # the destination has nothing of it
+            continue
+        ordered += 1
+        if state is DeliveryState.WAITING:  # it is made from what the job says by then
+            continue
+        transaction.connection.execute(
+            sa.delete(delivery_output).where(
+                delivery_output.c.delivery_id == row.id,
+                delivery_output.c.done.is_(False),
+                delivery_output.c.had.is_(False),
+            )
+        )
+        move(transaction, row.id, state, DeliveryEvent.ORDERED, attempts=0, not_before=0.0, reason="")
+        note(transaction, DeliveryEvent.ORDERED, job_id=job_id, delivery_id=row.id, destination=row.destination)
+    taken = _take_back_all(transaction, job_id, deliveries, cause)
+    return TakenBack(cancelled=taken.cancelled, ordered=taken.ordered + ordered)
 
 
 def _stop_revisions(transaction: Transaction, job_id: int, cause: Cause) -> None:

@@ -75,6 +75,8 @@ def test_decide_lets_one_identity_go_and_withdraws_the_other(disputed: Clinic) -
     (event,) = disputed.json("audit", "query", "--event", "identity_decided")
     assert (event["job_id"], event["detail"]) == (2, {"reason": "a typing error", "by": who(), "all_right": False})
     assert disputed.json("jobs", "decide", 2, "--reason", "again", status=1)[0]["ok"] is False
+    (undone,) = disputed.json("jobs", "decide", 1, "--reason", "it was no typing error")
+    assert undone["detail"] == "deliveries released: 0, jobs withdrawn: 2, read again as job 3"
 
 
 def test_decide_can_find_every_identity_right(disputed: Clinic) -> None:

@@ -16,6 +16,7 @@ from cxrnode.store.rejections import due
 from cxrnode.store.schema import delivery, job
 from cxrnode.store.withdrawals import Cause, withdraw
 from tests.stores import (
+    Clock,
     assert_sound,
     claim,
     claim_one,
@@ -91,6 +92,69 @@ def test_both_identities_may_be_right(database: Database) -> None:
     assert [one.job_id for one in take(database)] == [old, new]
     with pytest.raises(Rejected, match=f"job {old} is reported: its identity is in no dispute"):
         disputes.decide(database, old, reason="x", by="me")
+
+
+def test_a_wrong_decision_is_undone(database: Database, clock: Clock) -> None:
+    wrong_after_all = read(database, 1, "one")
+    right_after_all = read(database, 2, "other")
+    disputes.decide(database, wrong_after_all, reason="by mistake", by="me")
+    send(database)
+    clock.turn(60.0)
+    assert disputes.decide(database, right_after_all, reason="I was wrong", by="me") == Decision(
+        released=0, withdrawn=(wrong_after_all,), read_again=3
+    )
+    assert states(database) == ["withdrawn", "withdrawn", "queued"]
+    assert [one.job_id for one in due(database, ["PACS"], limit=10)] == [wrong_after_all]
+    (held,) = claim(database)
+    assert (held.job_id, held.revision, row(database, job, 3).predecessor) == (3, 2, right_after_all)
+    assert settle(database, held, pixels="film", identity="other")
+    assert states(database) == ["withdrawn", "withdrawn", "reported"]
+    assert [one.job_id for one in take(database)] == [3]
+    assert names(database, right_after_all).count("identity_decided") == 1
+    assert names(database, right_after_all).count("revision_asked") == 1
+    # And back once more: the mistake may have been the second one.
+    clock.turn(60.0)
+    assert disputes.decide(database, wrong_after_all, reason="no, after all", by="me").read_again == 4
+    assert states(database) == ["withdrawn", "withdrawn", "withdrawn", "queued"]
+    assert_sound(database)
+
+
+def test_a_film_read_again_by_a_decision_is_not_sent_where_it_is_withdrawn_again_meanwhile(
+    database: Database, clock: Clock
+) -> None:
+    first, second = read(database, 1, "one"), read(database, 2, "other")
+    disputes.decide(database, first, reason="by mistake", by="me")
+    clock.turn(60.0)
+    again = disputes.decide(database, second, reason="I was wrong", by="me").read_again
+    assert again is not None
+    clock.turn(60.0)
+    assert withdraw(database, again, Cause(rejection="worklist", note="neither", by="me")).ordered == 0
+    assert claim(database) == []
+    assert states(database) == ["withdrawn", "withdrawn", "withdrawn"]
+    assert_sound(database)
+
+
+def test_an_identity_found_right_beside_the_other_is_read_again_and_decided_once_more(
+    database: Database, clock: Clock
+) -> None:
+    first, second = read(database, 1, "one"), read(database, 2, "other")
+    disputes.decide(database, first, reason="by mistake", by="me")
+    clock.turn(60.0)
+    made = disputes.decide(database, second, reason="two orders", by="me", all_right=True)
+    assert (made.withdrawn, made.read_again) == ((), 3)
+    (held,) = claim(database)
+    assert settle(database, held, pixels="film", identity="other")
+    assert [row(database, job, one).disputed for one in (first, 3)] == [True, True]
+    disputes.decide(database, 3, reason="two orders", by="me", all_right=True)
+    assert sorted(one.job_id for one in take(database)) == [first, 3]
+    assert_sound(database)
+
+
+def test_what_was_withdrawn_by_hand_and_never_in_dispute_is_not_decided(database: Database) -> None:
+    only = read(database, 1, "one")
+    withdraw(database, only, Cause(rejection="worklist", note="another's", by="me"))
+    with pytest.raises(Rejected, match="its identity is in no dispute"):
+        disputes.decide(database, only, reason="x", by="me")
 
 
 def test_who_decided_and_why_stands_in_the_chain(database: Database) -> None:

@@ -198,6 +198,87 @@ def test_a_result_is_withdrawn_once(database: Database) -> None:
         withdraw(database, job_id, dataclasses.replace(CAUSE, rejection="whim"))
 
 
+def told(database: Database) -> list[str]:
+    """Send the withdrawals that are due; the UIDs that went."""
+    assert made(database) == []
+    sent = []
+    for held in take(database):
+        assert deliveries.begin(database, held)
+        settlements.settle_sent(database, held, taken(held))
+        sent += [one.sop_instance_uid for one in held.parcels]
+    return sent
+
+
+GRAVER = Cause(rejection="patient-safety", note="it may do harm", by="a person")
+
+
+@pytest.mark.parametrize("moment", ["asked", "made", "sent", "refused"])
+def test_a_withdrawal_is_made_graver_and_all_that_were_told_are_told_anew(database: Database, moment: str) -> None:
+    job_id = delivered(database)
+    withdraw(database, job_id, CAUSE)
+    first: list[str] = []
+    if moment == "made":
+        assert made(database) == []
+    elif moment == "sent":
+        first = told(database)
+        assert len(first) == 1
+    elif moment == "refused":
+        made(database)
+        note = take_one(database)
+        assert deliveries.begin(database, note)
+        refused = [Answer(output_id=one.output_id, status=0xA900, done=False) for one in note.parcels]
+        settlements.settle_parked(database, note, refused, "refused")
+    assert withdraw(database, job_id, GRAVER) == TakenBack(cancelled=0, ordered=1)
+    (order,) = due(database)
+    assert (order.rejection, order.note) == ("patient-safety", "it may do harm")
+    assert [one.sop_instance_uid for one in order.objects] == ["2.25.1.1.1", "2.25.1.1.2"]
+    # One note alone goes: of the milder one nothing that did not go before.
+    second = told(database)
+    assert len(second) == 1 and second != first
+    assert (row(database, job, job_id).rejection, due(database), take(database)) == ("patient-safety", [], [])
+    for mild in (CAUSE, GRAVER):
+        with pytest.raises(Rejected, match="its result is withdrawn already, for patient-safety"):
+            withdraw(database, job_id, mild)
+    assert names(database, job_id).count("withdrawal_asked") == 1
+    assert_sound(database)
+
+
+def test_a_withdrawal_is_not_made_graver_while_its_note_goes(database: Database) -> None:
+    job_id = delivered(database)
+    withdraw(database, job_id, CAUSE)
+    made(database)
+    note = take_one(database)
+    assert deliveries.begin(database, note)
+    with pytest.raises(Rejected, match="its note goes to PACS at this moment"):
+        withdraw(database, job_id, GRAVER)
+    assert row(database, job, job_id).rejection == "quality"
+    settlements.settle_sent(database, note, taken(note))
+    assert withdraw(database, job_id, GRAVER).ordered == 1
+    assert_sound(database)
+
+
+def test_what_a_revision_took_the_place_of_can_be_withdrawn_for_a_graver_cause(database: Database) -> None:
+    first = delivered(database)
+    jobs.retry(database, first, reason="a new model")
+    held = claim_one(database)
+    assert settle(database, held)
+    told(database)
+    assert withdraw(database, first, GRAVER).ordered == 1
+    assert [(one.job_id, one.rejection, one.replaced) for one in due(database)] == [(first, "patient-safety", True)]
+    assert row(database, job, first).state == "superseded"
+    assert_sound(database)
+
+
+def test_a_withdrawal_made_graver_as_another_patients_stops_the_revision_that_was_asked_for(database: Database) -> None:
+    first = delivered(database)
+    withdraw(database, first, CAUSE)
+    second = jobs.retry(database, first, reason="again")
+    withdraw(database, first, dataclasses.replace(CAUSE, rejection="worklist"))
+    assert [row(database, job, one).state for one in (first, second)] == ["withdrawn", "withdrawn"]
+    assert claim(database) == []
+    assert_sound(database)
+
+
 def test_a_duplicate_is_not_withdrawn_in_place_of_what_was_sent(database: Database) -> None:
     first = enqueue(database, 1)
     settle(database, claim_one(database), pixels="film")
