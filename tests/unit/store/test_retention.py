@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from cxrnode.store import jobs, receipt, retention, settlements
 from cxrnode.store.database import Database
@@ -144,3 +146,30 @@ def test_a_file_that_any_row_has_is_known(database: Database) -> None:
     orphan, kept = new_key(), sorted(_keys(database))
     assert [orphan] == retention.unknown_keys(database, [*kept, orphan])
     assert retention.unknown_keys(database, []) == []
+
+
+def test_a_look_at_what_is_over_goes_through_what_has_bytes_and_not_through_every_film(database: Database) -> None:
+    if (
+        database.engine.dialect.name != "sqlite"
+    ):  # PostgreSQL plans by what it counted of the rows, and the table is empty here
+        return
+    asked: list[tuple[str, Any]] = []
+
+    def told(connection: object, cursor: object, text: str, given: Any, *rest: object) -> None:
+        asked.append((text, given))
+
+    sa.event.listen(database.engine, "before_cursor_execute", told)
+    for pass_ in (retention.retire, retention.retire_notes):
+        pass_(database, Periods(accepted=1.0, ignored=1.0, failed=1.0), limit=10)
+    looks = [(text, given) for text, given in asked if "spool_key >" in text]
+    assert len(looks) == 2
+    with database.read() as transaction:
+        plans = [
+            [row[3] for row in transaction.connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", given)]
+            for text, given in looks
+        ]
+    assert [steps[0].split(" (")[0] for steps in plans] == [
+        "SEARCH instance USING INDEX ix_instance_spool_key",
+        "SEARCH output USING INDEX ix_output_spool_key",
+    ]
+    assert not [step for steps in plans for step in steps if step.startswith(("SCAN", "USE TEMP"))]
