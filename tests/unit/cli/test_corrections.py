@@ -54,7 +54,7 @@ def test_a_second_withdrawal_is_refused_and_ends_in_1(delivered: Clinic) -> None
     delivered.json("jobs", "withdraw", 1, "--reason", "quality")
     done = delivered.json("jobs", "withdraw", 1, 77, "--reason", "quality", status=1)
     assert [one["detail"] for one in done] == [
-        "job 1: its result is withdrawn already; `cxrnode jobs resend` sends the note again",
+        "job 1: its result is withdrawn already, for quality; `cxrnode jobs resend` sends the note again",
         "there is no job 77; `cxrnode jobs ls` shows those that are",
     ]
 
