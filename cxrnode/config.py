@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import json
 import os
+import socket
 import tomllib
 import types
 import typing
@@ -94,6 +95,10 @@ ENV_PREFIX = "CXRNODE__"
 _TEMPLATES = (Path(__file__).parent / "templates", Path(__file__).parent.parent / "config")
 
 
+#: Sections in which machines that share the work may differ.
+_OF_ONE_MACHINE = ("node", "listen", "web", "database", "spool", "log")
+
+
 class Config(Section):
     """All of it. Every default is a safe one; an empty file receives nothing, since no node may send."""
 
@@ -126,6 +131,11 @@ class Config(Section):
         return self._source
 
     @property
+    def node_name(self) -> str:
+        """What this machine is called among those that share the work."""
+        return self.node.name or socket.gethostname()[:64]
+
+    @property
     def peers(self) -> Mapping[str, RemoteNode]:
         """The DICOM nodes: those that may send to us are among them."""
         return {name: node for name, node in self.nodes.items() if isinstance(node, RemoteNode)}
@@ -152,8 +162,10 @@ class Config(Section):
 
     @property
     def spool_dir(self) -> Path:
-        """The folder of the spool, local or shared."""
-        return Path(self.spool.url.removeprefix("file://")) if self.spool.url else self.node.data_dir / "spool"
+        """The folder of the spool, local or shared; beside an object store the one of this machine that receives."""
+        if self.spool.url and not self.spool.is_bucket:
+            return Path(self.spool.url.removeprefix("file://"))
+        return self.node.data_dir / "spool"
 
     @property
     def digest(self) -> str:
@@ -172,6 +184,12 @@ class Config(Section):
         """SHA-256 (hex) of what decided about a film: rules, words, and the models' modes in force."""
         words = self.words.model_dump(mode="json")
         values = {"rules": [rule.model_dump(mode="json") for rule in self.rules], "words": words, "modes": dict(modes)}
+        return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def shared_digest(self) -> str:
+        """SHA-256 (hex) of what is the same on machines that share the work: not where they lie and listen."""
+        values = self.model_dump(mode="json", by_alias=True, exclude=set(_OF_ONE_MACHINE))
         return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @model_validator(mode="after")
@@ -222,8 +240,10 @@ class Config(Section):
             wrong.append("send.backoff_base is above send.backoff_cap; lower it")
         if self.reading.decode_timeout >= self.reading.lease:
             wrong.append("reading.decode_timeout must end before reading.lease does; lower it")
-        if "://" in self.spool.url and not self.spool.url.startswith("file://"):
-            wrong.append("spool.url names an object store, which this version does not speak; give a folder")
+        if "://" in self.spool.url and not self.spool.url.startswith(("file://", "s3://")):
+            wrong.append("spool.url is a folder or s3://BUCKET/PREFIX; change it")
+        if (self.spool.endpoint or self.spool.ca) and not self.spool.is_bucket:
+            wrong.append("spool.endpoint and spool.ca are for s3:// urls; remove them, or change spool.url")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

@@ -15,12 +15,13 @@ import threading
 import time
 from pathlib import Path
 
-from cxrnode import telemetry
+from cxrnode import __version__, telemetry
 from cxrnode.config import Config, load_config
 from cxrnode.errors import ConfigError, CxrnodeError
-from cxrnode.spool import FolderSpool
+from cxrnode.spool import FolderSpool, Spool
 from cxrnode.store import upgrade
 from cxrnode.store.database import Database
+from cxrnode.store.fleet import Process
 
 
 def open_database(config: Config) -> Database:
@@ -37,8 +38,13 @@ def open_database(config: Config) -> Database:
     return database
 
 
-def open_spool(config: Config) -> FolderSpool:
-    """The spool of a configuration. Raises Transient where its folder cannot be made."""
+def open_spool(config: Config) -> Spool:
+    """The spool of a configuration. Raises Transient where its folder cannot be made, ConfigError as BucketSpool."""
+    if config.spool.is_bucket:
+        from cxrnode.spool.bucket import BucketSpool
+
+        settings = config.spool
+        return BucketSpool(settings.url, scratch=config.spool_dir, endpoint=settings.endpoint, ca=settings.ca)
     return FolderSpool(config.spool_dir)
 
 
@@ -80,6 +86,17 @@ def _follow_supervisor(channel: socket.socket, stopping: threading.Event) -> Non
     threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
 
 
+def _process(config: Config, arguments: argparse.Namespace) -> Process:
+    return Process(
+        owner=arguments.owner,
+        node=config.node_name,
+        role=arguments.role,
+        version=__version__,
+        revision=upgrade.HEAD,
+        config_digest=config.shared_digest,
+    )
+
+
 def run_role() -> int:
     """The entry of a role's process; the exit status is 0 after a drain, 1 after a fault that is told in the log."""
     arguments = _arguments()
@@ -103,9 +120,13 @@ def run_role() -> int:
             tell(b".")
 
     from cxrnode.roles.context import Context, log
+    from cxrnode.roles.heartbeat import Heartbeat
 
+    entered = contextlib.ExitStack()
     try:
         database = open_database(config)
+        upgrade.require(database)
+        heartbeat = entered.enter_context(Heartbeat(database, _process(config, arguments)))
         context = Context(
             config=config,
             database=database,
@@ -114,8 +135,8 @@ def run_role() -> int:
             stopping=stopping,
             beat=beat,
             ready=lambda: tell(b"R"),
+            say=heartbeat.say,
         )
-        upgrade.require(database)
         # Each process loads its own role alone: receive, send, tend and web never import torch.
         match arguments.role:
             case "receive":
@@ -148,6 +169,8 @@ def run_role() -> int:
     except CxrnodeError as error:
         log.error("role_failed", reason=str(error))
         return 1
+    finally:
+        entered.close()
     return 0
 
 

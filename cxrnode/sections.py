@@ -61,10 +61,25 @@ def _web_url(text: str) -> str:
     _host(parts.hostname or "")
     _ = parts.port  # raises ValueError where it is none
     if parts.scheme not in ("http", "https") or not parts.hostname or not text.isascii() or not text.isprintable():
-        raise ValueError(f"{without_secrets(text)!r} is no http:// or https:// url of a DICOMweb server")
+        raise ValueError(f"{without_secrets(text)!r} is no http:// or https:// url of a server")
     if parts.username or parts.password or parts.query or parts.fragment or " " in text:
         raise ValueError("the url holds more than host, port and path; a secret belongs into auth")
     return text.rstrip("/")
+
+
+def _spool_url(text: str) -> str:
+    if not text.startswith("s3://"):
+        return text
+    parts = urlsplit(text)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc):
+        raise ValueError("the url is written s3://BUCKET/PREFIX, and holds no secret: that comes by AWS_... variables")
+    if parts.query or parts.fragment or not re.fullmatch(r"[\w./-]*", parts.path, re.ASCII) or ".." in parts.path:
+        raise ValueError("the prefix of an s3:// url is made of letters, digits and . _ - /")
+    return text.rstrip("/")
+
+
+def _endpoint(text: str) -> str:
+    return _web_url(text) if text else text
 
 
 def without_secrets(url: str) -> str:
@@ -107,6 +122,8 @@ class Node(Section):
     """`[node]`: who we are on the network and where our data lie."""
 
     ae_title: AETitle = "CXRNODE"
+    #: What this machine is called among those that share the work; "" for its host name.
+    name: Annotated[str, Field(max_length=64, pattern=r"^[\w.-]*$")] = ""
     data_dir: NamedPath = Path("/var/lib/cxrnode")
     roles: tuple[RoleName, ...] = ("receive", "infer", "send", "tend", "web")
     #: For films without TimezoneOffsetFromUTC, and for the dates in our outputs.
@@ -355,10 +372,21 @@ class Database(Section):
 
 
 class Spool(Section):
-    """`[spool]`: empty for `node.data_dir`/spool, else a folder. Below `min_free` bytes C-STORE answers 0xA700."""
+    """`[spool]`: empty for `node.data_dir`/spool, else a folder or `s3://BUCKET/PREFIX`.
 
-    url: str = Field(default="", repr=False)
+    Below `min_free` bytes on the disk that receives C-STORE answers 0xA700. `endpoint` is the address of an object
+    store that is not Amazon's, `ca` the authority (PEM) that it is trusted by beside those of this machine.
+    """
+
+    url: Annotated[str, AfterValidator(_spool_url)] = Field(default="", repr=False)
+    endpoint: Annotated[str, AfterValidator(_endpoint)] = ""
+    ca: NamedPath | None = None
     min_free: Size = 5 * 1024**3
+
+    @property
+    def is_bucket(self) -> bool:
+        """Whether the bytes lie in an object store."""
+        return self.url.startswith("s3://")
 
 
 class Retention(Section):

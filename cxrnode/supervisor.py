@@ -23,7 +23,7 @@ import structlog
 from cxrnode import health
 from cxrnode.config import Config
 from cxrnode.errors import ConfigError, Transient
-from cxrnode.store import deliveries, jobs
+from cxrnode.store import deliveries, fleet, jobs
 from cxrnode.store.database import Database
 
 log = structlog.get_logger()
@@ -152,7 +152,7 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        owner = f"{socket.gethostname()}/{child.role}/{secrets.token_hex(6)}"
+        owner = f"{self._config.node_name}/{child.role}/{secrets.token_hex(6)}"
         command = [sys.executable, "-m", "cxrnode.node", child.role, "--owner", owner]
         command += ["--channel", str(theirs.fileno())]
         if self._config_path is not None:
@@ -185,6 +185,7 @@ class Supervisor:
         with contextlib.suppress(Transient):  # the leases then end by their time
             jobs.release_owner(self._database, child.owner)
             deliveries.release_owner(self._database, child.owner)
+            fleet.leave(self._database, child.owner)
 
     def _drain(self) -> None:
         sd_notify("STOPPING=1")

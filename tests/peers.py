@@ -12,18 +12,20 @@ import io
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 import pydicom
 import pytest
@@ -127,9 +129,18 @@ class Orthanc:
     """A real Orthanc with an empty storage of its own. It accepts every C-STORE; its HTTP knows no password."""
 
     aet = "ORTHANC"
-    host = "127.0.0.1"
 
-    def __init__(self, folder: Path, *, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+    ) -> None:
+        """`prefix` is what its command line begins with, as that which runs it in a network of its own."""
+        self.host = host
+        self._prefix = prefix
         self.dicom_port = unused_port()
         self.http_port = unused_port()
         self._folder = folder
@@ -159,7 +170,7 @@ class Orthanc:
         """Start it, or start it again on the same ports and storage; returns when it answers."""
         with (self._folder / "orthanc.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [require_tool("Orthanc"), str(self._folder / "orthanc.json")],
+                [*self._prefix, require_tool("Orthanc"), str(self._folder / "orthanc.json")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -353,7 +364,10 @@ def recording_scp() -> Iterator[RecordingScp]:
 class Postgres:
     """A PostgreSQL cluster of this test session. fsync is off: the tests kill our processes, never the database's."""
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, *, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
+        """`prefix` is what the server's command line begins with, as that which runs it in a network of its own."""
+        self.host = host
+        self._prefix = prefix
         self.port = unused_port()
         self._programs = programs
         # Not below pytest's own folder: that is closed to the user postgres.
@@ -379,8 +393,14 @@ class Postgres:
         )
         if made.returncode != 0:
             pytest.fail(f"initdb ended with {made.returncode}:\n{made.stderr}")
+        with (self._folder / "cluster" / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {self.host}/24 trust\n")
+        self.run()
+
+    def run(self) -> None:
+        """Start the server of the cluster that was made, or start it again; returns when it answers."""
         settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self.host,
             "port": str(self.port),
             "unix_socket_directories": str(self._folder),
             "fsync": "off",
@@ -390,9 +410,9 @@ class Postgres:
         command = [str(self._programs / "postgres"), "-D", str(self._folder / "cluster")]
         for key, value in settings.items():
             command += ["-c", f"{key}={value}"]
-        with (self._folder / "log").open("wb") as log:
+        with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._as, *command],
+                [*self._prefix, *self._as, *command],
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -409,18 +429,22 @@ class Postgres:
         name = f"test_{self._made}"
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
-        return f"postgresql+psycopg://cxrnode@127.0.0.1:{self.port}/{name}"
+        return f"postgresql+psycopg://cxrnode@{self.host}:{self.port}/{name}"
 
-    def stop(self) -> None:
-        """Stop it and remove every database."""
+    def halt(self) -> None:
+        """Stop the server; `run` starts it again with all that it has."""
         if self._process is not None:
             _end(self._process, signal.SIGINT)  # PostgreSQL's fast shutdown: it waits for no client
             self._process = None
+
+    def stop(self) -> None:
+        """Stop it and remove every database."""
+        self.halt()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def _conninfo(self) -> str:
-        return f"host=127.0.0.1 port={self.port} user=cxrnode dbname=postgres"
+        return f"host={self.host} port={self.port} user=cxrnode dbname=postgres"
 
     def _answers(self) -> bool:
         import psycopg
@@ -451,6 +475,95 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite+pysqlite:///{tmp_path / 'cxrnode.sqlite'}"
     return str(request.getfixturevalue("postgres").new_database())
+
+
+class Bucket:
+    """An S3 server (moto) with one bucket. It keeps all in memory: `stop` loses it, `pause` only takes it away."""
+
+    name = "films"
+    variables: ClassVar[Mapping[str, str]] = {
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_REGION": "us-east-1",
+    }
+
+    def __init__(self, *, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
+        """`prefix` is what its command line begins with, as that which runs it in a network of its own."""
+        self.endpoint = f"http://{host}:{unused_port()}"
+        self.url = f"s3://{self.name}/node"
+        self._host = host
+        self._prefix = prefix
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and make the bucket; returns when it answers."""
+        port = self.endpoint.rpartition(":")[2]
+        self._process = subprocess.Popen(
+            [*self._prefix, sys.executable, "-m", "moto.server", "-H", self._host, "-p", port],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait_until(self._answers, seconds=_START_SECONDS, what="the S3 server", process=self._process)
+        self.request("PUT", f"/{self.name}")
+
+    def request(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """One HTTP request, past every client of ours. Raises urllib's HTTPError for a status that is no success."""
+        headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=t/20260101/us-east-1/s3/aws4_request"}
+        request = urllib.request.Request(f"{self.endpoint}{path}", data=body, method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return bytes(response.read())
+
+    def names(self) -> list[str]:
+        """The names of all objects, as the server lists them."""
+        listed = self.request("GET", f"/{self.name}?list-type=2").decode()
+        return re.findall(r"<Key>([^<]+)</Key>", listed)
+
+    def pause(self) -> None:
+        """It takes connections and answers nothing, as a server behind a broken network."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """It answers again, with all that it had."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it, and lose what it had."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            _end(self._process, signal.SIGKILL)
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            self.request("GET", "/moto-api/data.json")
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+        return True
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Bucket]:
+    server = Bucket()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An S3 server with an empty bucket, and the variables with which this process may use it."""
+    s3_server.resume()
+    for name, value in Bucket.variables.items():
+        monkeypatch.setenv(name, value)
+    for key in s3_server.names():
+        s3_server.request("DELETE", f"/{Bucket.name}/{key}")
+    return s3_server
 
 
 def _end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:

@@ -23,6 +23,7 @@ from cxrnode.cli.demo import demo
 from cxrnode.cli.dicom import echo, send
 from cxrnode.cli.evaluate import evaluate
 from cxrnode.cli.explain import explain
+from cxrnode.cli.fleet import fleet
 from cxrnode.cli.health import health
 from cxrnode.cli.imports import import_command, pull_command
 from cxrnode.cli.init import init
@@ -67,6 +68,7 @@ for _command in (
     changes,
     db,
     bench_command,
+    fleet,
 ):
     main.add_command(_command)
 for _command in (pull_command, import_command, calibrate_command, admit_command):

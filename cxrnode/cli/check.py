@@ -146,6 +146,8 @@ def _database(config: Config) -> Iterator[Checked]:
 
 
 def _spool(config: Config) -> Iterator[Checked]:
+    if config.spool.is_bucket:
+        yield _bucket(config)
     folder = config.spool_dir
     # Before the first start the folder is not there: what counts is whether it can be made.
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
@@ -172,6 +174,26 @@ def _spool(config: Config) -> Iterator[Checked]:
         detail=f"{folder}{made}, {free / 2**30:.1f} GiB free, {config.spool.min_free / 2**30:.1f} GiB must be",
         remedy="free space, or lower spool.min_free: C-STORE is refused with 0xA700 meanwhile" if short else "",
     )
+
+
+def _bucket(config: Config) -> Checked:
+    """Whether what the roles do with an object store can be done: put, read, list, remove."""
+    from cxrnode.node import open_spool
+
+    where = f"{config.spool.url}{f' at {config.spool.endpoint}' if config.spool.endpoint else ''}"
+    try:
+        spool = open_spool(config)
+        (kept,) = spool.put(b"cxrnode check")
+        spool.read(kept.key, sha256=kept.sha256)
+        next(spool.keys_older_than(0), None)
+        removed = spool.remove(kept.key)
+    except CxrnodeError as error:
+        remedy = "check spool.url, spool.endpoint, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION"
+        return Checked(name="spool", ok=False, detail=f"{where}: {error}", remedy=remedy)
+    if not removed:
+        remedy = "allow s3:DeleteObject: else nothing is ever removed"
+        return Checked(name="spool", ok=False, detail=f"{where} keeps what is to go", remedy=remedy)
+    return Checked(name="spool", ok=True, detail=f"{where} takes, gives and removes objects")
 
 
 def _models(config: Config) -> Iterator[Checked]:

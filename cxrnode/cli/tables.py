@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 STYLES: Mapping[str, str] = {
     "ok": "green",
     "FAULT": "bold red",
+    "SILENT": "bold red",
     "failed": "bold red",
     "held": "yellow",
     "present": "bold yellow",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Protocol
 
 
@@ -13,6 +14,11 @@ class Kept:
     key: str
     sha256: str
     size: int
+
+
+def is_key(text: str) -> bool:
+    """Whether the text can be the key of a file: 32 hexadecimal digits, and nothing that means something in a path."""
+    return re.fullmatch(r"[0-9a-f]{32}", text) is not None
 
 
 class Reads(Protocol):

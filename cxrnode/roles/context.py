@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import structlog
 
 from cxrnode.config import Config
 from cxrnode.errors import Transient
-from cxrnode.spool import FolderSpool
+from cxrnode.spool import Spool
 from cxrnode.store.database import Database
 from cxrnode.wakeup import Waiter
 
 log = structlog.get_logger()
+
+
+class Say(Protocol):
+    """Where a role says what it works on: roles.heartbeat."""
+
+    def __call__(self, *, device: str, models: Mapping[str, str]) -> None:
+        """`device` as people read it; `models` are those that are loaded, name -> bundle digest."""
+
+
+def _to_nobody(*, device: str, models: Mapping[str, str]) -> None:
+    """A role outside of a node is in no list."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,16 +34,17 @@ class Context:
     """The wired parts of one role process.
 
     `owner` names this process in leases, `stopping` is set when it is to end in good order, `beat` tells the
-    supervisor that the role lives, and `ready` that it does its work now.
+    supervisor that the role lives, and `ready` that it does its work now; `say` is for the list of all processes.
     """
 
     config: Config
     database: Database
-    spool: FolderSpool
+    spool: Spool
     owner: str
     stopping: threading.Event
     beat: Callable[[], None]
     ready: Callable[[], None]
+    say: Say = _to_nobody
 
 
 def work_until_stopped(context: Context, waiter: Waiter, turn: Callable[[], bool], *, poll: float) -> None:

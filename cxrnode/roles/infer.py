@@ -12,6 +12,7 @@ import functools
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import structlog
@@ -121,6 +122,10 @@ class FilmReader:
             log.info("model_loaded", model=name, bundle=bundle.digest, engine=loaded[name].engine.name)
         if not loaded:
             raise BundleError("no model can be used; `cxrnode check` says what is wrong with each")
+        self._context.say(
+            device=", ".join(sorted({one.engine.name for one in loaded.values()}))[:128],
+            models={name: one.bundle.digest for name, one in loaded.items()},
+        )
         return loaded
 
     def turn(self, keeper: LeaseKeeper[Claim]) -> bool:
@@ -264,7 +269,10 @@ class FilmReader:
         """Decode one film, end it here if it is a duplicate, and say why it is not to be read if so."""
         if claim.spool_key is None:
             raise Rejected("retention removed the film before it was read; send it again")
-        path = self._context.spool.find(claim.spool_key)
+        with self._context.spool.borrow(claim.spool_key) as path:
+            self._look_into(path, claim, model, seen, keeper)
+
+    def _look_into(self, path: Path, claim: Claim, model: Loaded, seen: list[Seen], keeper: LeaseKeeper[Claim]) -> None:
         try:
             identity = identity_of(read_header(path))
             source = read_header(path)  # afresh: outputs copy text as the bytes it came in, before anything decodes it

@@ -17,7 +17,7 @@ from cxrnode.roles.notices import say_not_analysed
 from cxrnode.roles.rules import configured_words
 from cxrnode.roles.studies import StudySummaries
 from cxrnode.roles.withdraw import make_withdrawals
-from cxrnode.store import associations, clock, deliveries, duties, jobs, retention, tallies
+from cxrnode.store import associations, clock, deliveries, duties, fleet, jobs, retention, tallies
 from cxrnode.store.jobs import Limits
 from cxrnode.wakeup import wake
 
@@ -29,6 +29,8 @@ ORPHAN_SECONDS = 86400.0
 INCOMING_SECONDS = 900.0
 #: Between two batches that are counted: whoever waits for the writer's lock gets it.
 _BREATH = 0.02
+#: How long a lost process stays in the list.
+FORGET_SECONDS = 86400.0
 
 
 def expire_leases(context: Context) -> None:
@@ -97,9 +99,13 @@ def mend_clock(context: Context) -> None:
 
 def watch_queues(context: Context) -> None:
     """Say what waits for somebody who never comes: a model or node that is configured no more, a person's decision."""
+    loaded = fleet.loaded(context.database)
     for model, count in sorted(jobs.waiting(context.database).items()):
         if model not in context.config.models:
             log.error("jobs_stranded", model=model, jobs=count, remedy=f"configure [models.{model}] again")
+        elif model not in loaded:
+            remedy = "no living node has loaded it: `cxrnode fleet ls`, and `cxrnode check` where it should be"
+            log.error("jobs_stranded", model=model, jobs=count, remedy=remedy)
     for destination, (count, held) in sorted(deliveries.unsent(context.database).items()):
         if destination not in context.config.nodes:
             remedy = f"configure [nodes.{destination}] again"
@@ -122,6 +128,15 @@ def forget_associations(context: Context) -> None:
     associations.prune(context.database)
 
 
+def watch_fleet(context: Context) -> None:
+    """Say which machines were lost, and strike out processes that were lost a day ago."""
+    fleet.forget(context.database, after=FORGET_SECONDS)
+    for member in fleet.members(context.database):
+        if not member.alive:
+            remedy = "start it again, or wait a day: others do its work meanwhile"
+            log.error("node_silent", node=member.node, silent_s=round(member.silent_for), remedy=remedy)
+
+
 #: Every duty, and how often it is due, in seconds.
 DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("expire_leases", expire_leases, 10.0),
@@ -135,6 +150,7 @@ DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("watch_queues", watch_queues, 300.0),
     ("count_readings", count_readings, 20.0),
     ("forget_associations", forget_associations, 900.0),
+    ("watch_fleet", watch_fleet, 60.0),
 )
 
 

@@ -270,6 +270,31 @@ event = sa.Table(
     sa.Column("hash", sa.String(64), nullable=False),
 )
 
+#: The processes of all machines, a row each, as they say it themselves and renew it while they live (store.fleet).
+process = sa.Table(
+    "process",
+    metadata,
+    sa.Column("owner", sa.String(128), primary_key=True),  # as in the leases that it holds
+    sa.Column("node", sa.String(64), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("version", sa.String(32), nullable=False),
+    sa.Column("revision", sa.String(32), nullable=False),  # the schema that its code was written for
+    sa.Column("device", sa.String(128), nullable=False, default=""),
+    sa.Column("models", sa.Text, nullable=False, default="{}"),  # name -> bundle digest, of those that it has loaded
+    _digest("config_digest"),
+    sa.Column("started_at", _Time, nullable=False),
+    sa.Column("beat_at", _Time, nullable=False),
+)
+
+#: One row about the database as a whole (store.upgrade).
+standing = sa.Table(
+    "standing",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),  # always 1
+    sa.Column("oldest", sa.String(32), nullable=False),  # code written for an older schema may not work with this one
+    sa.Column("moved_to", sa.Text, nullable=False, default=""),  # where all of it stands now, if not here
+)
+
 #: Who does a periodic duty of `tend` at the moment: a lease by name.
 duty = sa.Table(
     "duty",

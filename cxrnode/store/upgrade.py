@@ -1,4 +1,10 @@
-"""Bringing a database to this version's schema, and refusing to work with any other."""
+"""Bringing a database to this version's schema, and refusing to work with one that this version cannot work with.
+
+A migration adds: tables, columns that are nullable or have a default of the server, indexes. Code of the version
+before goes on with it, so that the machines of a fleet are upgraded one after the other, and `OLDEST` stays. One that
+takes away or changes what older code uses sets `OLDEST` to itself; then all machines are stopped first, and
+`upgrade` says so while one of them lives.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +13,48 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from cxrnode.errors import SchemaMismatch
-from cxrnode.store.database import Database
+from cxrnode.store import fleet
+from cxrnode.store.database import Database, Transaction
+from cxrnode.store.schema import standing
 
 #: The Alembic revision that this version works with; a test compares it with the head of the migrations.
-HEAD = "0003"
+HEAD = "0004"
+#: Code written for this revision or a later one works with a database at `HEAD`; a test compares their tables.
+OLDEST = "0004"
 
 
 def current(database: Database) -> str | None:
     """The revision of the database, or None for an empty one."""
     with database.read() as transaction:
-        if not sa.inspect(transaction.connection).has_table("alembic_version"):
-            return None
-        return transaction.scalar(sa.text("SELECT version_num FROM alembic_version"))  # type: ignore[no-any-return]
+        return _revision(transaction)
+
+
+def _revision(transaction: Transaction) -> str | None:
+    if not sa.inspect(transaction.connection).has_table("alembic_version"):
+        return None
+    return transaction.scalar(sa.text("SELECT version_num FROM alembic_version"))  # type: ignore[no-any-return]
+
+
+def _works(transaction: Transaction, found: str | None) -> bool:
+    """Whether this version can work with the database as it is. Raises SchemaMismatch for one that was moved."""
+    if found is None or found < HEAD:
+        return False
+    row = transaction.row(sa.select(standing.c.oldest, standing.c.moved_to).where(standing.c.id == 1))
+    if row is not None and row.moved_to:
+        raise SchemaMismatch(f"this database was moved to {row.moved_to}: set database.url to that")
+    return found == HEAD or (row is not None and row.oldest <= HEAD)
 
 
 def upgrade(database: Database) -> bool:
-    """Bring the database to `HEAD`; True where something was done. Raises SchemaMismatch for a newer schema."""
-    found = current(database)
-    if found == HEAD:
-        return False
+    """Bring the database to `HEAD`; True where something was done.
+
+    Raises SchemaMismatch for a newer schema that this version cannot work with, for a database that was moved, and
+    while nodes live that could not work with `HEAD`.
+    """
+    with database.read() as transaction:
+        found = _revision(transaction)
+        if _works(transaction, found):
+            return False
     if found is not None and found > HEAD:
         raise SchemaMismatch(
             f"the database has schema {found}, newer than this version's {HEAD}: install the newer cxrnode again, "
@@ -41,13 +70,35 @@ def upgrade(database: Database) -> bool:
         if not database.is_sqlite:
             # Two nodes that start together upgrade one after the other.
             transaction.connection.execute(sa.text("SELECT pg_advisory_xact_lock(7277846)"))
+        _require_nobody_older(transaction)
         config.attributes["connection"] = transaction.connection
         command.upgrade(config, "head")
+        transaction.insert_new(standing, {"id": 1, "oldest": OLDEST, "moved_to": ""}, unique=("id",))
+        transaction.connection.execute(sa.update(standing).where(standing.c.oldest < OLDEST).values(oldest=OLDEST))
     return True
 
 
+def _require_nobody_older(transaction: Transaction) -> None:
+    """Raise SchemaMismatch while a process lives whose code could not work with `HEAD`."""
+    if not sa.inspect(transaction.connection).has_table("process"):
+        return  # from before processes were listed: nothing is known of them
+    older = sorted({one.node for one in fleet.living(transaction) if one.revision < OLDEST})
+    if older:
+        raise SchemaMismatch(
+            f"schema {HEAD} cannot be worked with by the nodes {', '.join(older)}, which still run an older version: "
+            "stop cxrnode there first, then start this one, then upgrade those"
+        )
+
+
 def require(database: Database) -> None:
-    """Raise SchemaMismatch, with the remedy, unless the database has this version's schema."""
-    found = current(database)
-    if found != HEAD:
-        raise SchemaMismatch(f"the database has schema {found or 'none'}, not {HEAD}: run `cxrnode db upgrade`")
+    """Raise SchemaMismatch, with the remedy, unless this version can work with the database as it is."""
+    with database.read() as transaction:
+        found = _revision(transaction)
+        if _works(transaction, found):
+            return
+    if found is not None and found > HEAD:
+        raise SchemaMismatch(
+            f"the database has schema {found}, which this version (schema {HEAD}) cannot work with: "
+            "install the version that the other nodes have"
+        )
+    raise SchemaMismatch(f"the database has schema {found or 'none'}, not {HEAD}: run `cxrnode db upgrade`")

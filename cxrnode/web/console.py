@@ -19,7 +19,7 @@ from starlette.responses import Response
 from cxrnode import __version__
 from cxrnode.config import Config
 from cxrnode.core.access import Role
-from cxrnode.spool import FolderSpool
+from cxrnode.spool import Spool
 from cxrnode.store import search
 from cxrnode.store.changes import InForce, in_force
 from cxrnode.store.database import Database
@@ -46,7 +46,7 @@ class Console:
 
     config: Config
     database: Database
-    spool: FolderSpool
+    spool: Spool
     key: bytes
     throttle: Throttle = dataclasses.field(default_factory=Throttle)
     started: float = dataclasses.field(default_factory=time.time)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
 from starlette.responses import JSONResponse, Response
 
@@ -38,12 +37,11 @@ def _database(console: Console) -> Ready:
 
 
 def _spool(console: Console) -> list[Ready]:
-    root = console.spool.root
     try:
         free = console.spool.free()
     except CxrnodeError as error:
         return [Ready(name="spool", ok=False, detail=str(error))]
-    writable = os.access(root, os.W_OK | os.X_OK)
+    writable = console.spool.answers()
     least = console.config.spool.min_free
     room = f"{free / 2**30:.1f} GiB free, {least / 2**30:.1f} GiB must be"
     return [

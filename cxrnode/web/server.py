@@ -12,7 +12,7 @@ import uvicorn
 
 from cxrnode.config import Config
 from cxrnode.errors import ConfigError
-from cxrnode.spool import FolderSpool
+from cxrnode.spool import Spool
 from cxrnode.store.database import Database
 from cxrnode.web.app import application
 from cxrnode.web.console import Console
@@ -26,7 +26,7 @@ _DRAIN_SECONDS = 5
 def run(
     config: Config,
     database: Database,
-    spool: FolderSpool,
+    spool: Spool,
     *,
     stopping: threading.Event,
     beat: Callable[[], None],

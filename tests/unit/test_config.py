@@ -52,7 +52,7 @@ def test_the_shipped_file_is_valid_and_gives_nothing_but_its_site_and_the_defaul
 
 def test_every_commented_out_default_of_the_shipped_file_is_the_default() -> None:
     """Uncommenting a line of a section must change nothing, except where it shows an example."""
-    examples = {"timezone", "tls", "proxy", "chest", "not_chest", "frontal", "lateral"}
+    examples = {"timezone", "tls", "ca", "proxy", "chest", "not_chest", "frontal", "lateral"}
     section, lines, shown = "", [], []
     for line in template().splitlines():
         if heading := re.match(r"\[(\w+)\]", line):
@@ -164,7 +164,7 @@ def test_a_wrong_variable_is_named_itself() -> None:
         ({"listen": {"prot": 104}}, "site.toml: unknown key listen.prot; did you mean port?"),
         ({"lissten": {}}, "site.toml: unknown key lissten; did you mean listen?"),
         ({"sr": {"klass": "x"}}, "site.toml: unknown key sr.klass; did you mean class?"),
-        ({"spool": {"zzz": 1}}, "site.toml: unknown key spool.zzz; known here: min_free, url"),
+        ({"spool": {"zzz": 1}}, "site.toml: unknown key spool.zzz; known here: ca, endpoint, min_free, url"),
         ({"nodes": {"A": {"aet": "A", "host": "h"}}}, "site.toml: nodes.A.port is missing; add it"),
         (
             {"rules": [{"name": "r", "models": ["m"], "send": []}], "models": {"m": {"bundle": "demo"}}},
@@ -307,7 +307,7 @@ FLAGGING = {"name": "all", "models": ["m"], "outputs": ["sr", "key_object"]}
         ({"send": {"backoff_base": "1h"}}, "send.backoff_base is above"),
         ({"reading": {"decode_timeout": "2m"}}, "reading.decode_timeout must end before"),
         ({"models": {"m": {"bundle": "demo"}}, "rules": [FLAGGING]}, "key_object.findings names no finding"),
-        ({"spool": {"url": "s3://bucket/prefix"}}, "spool.url names an object store"),
+        ({"spool": {"url": "gs://bucket/prefix"}}, "spool.url is a folder or s3://BUCKET/PREFIX"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(raw: Mapping[str, Any], message: str) -> None:

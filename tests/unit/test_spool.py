@@ -70,7 +70,7 @@ def test_bytes_and_folders_are_on_the_disk_before_a_key_is_told(
         steps.append("rename")
         return rename(path, target)
 
-    monkeypatch.setattr("cxrnode.spool.os.fsync", noted_fsync)
+    monkeypatch.setattr("cxrnode.spool.folder.os.fsync", noted_fsync)
     monkeypatch.setattr(Path, "rename", noted_rename)
     spool.put(b"a", b"b")
     # The first folder fsync is for the new folder of the keys, the last for the two names in it.
@@ -88,7 +88,7 @@ def test_a_full_disk_is_a_passing_fault_that_leaves_nothing(
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cxrnode.spool.os.fsync", full)
+    monkeypatch.setattr("cxrnode.spool.folder.os.fsync", full)
     with pytest.raises(Transient, match="the spool cannot keep a file: No space left on device"):
         spool.put(b"a", b"b")
     assert files(spool) == []

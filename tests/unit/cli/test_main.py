@@ -33,7 +33,7 @@ LISTINGS = ("ls", "show", "query", "verify", "test", "check")
 
 def sections() -> dict[str, str]:
     text = (REPOSITORY / "docs" / "cli.md").read_text()
-    parts = re.split(r"^### `cxrnode ([a-z ]+?)(?: [\[A-Z].*)?`$", text, flags=re.MULTILINE)
+    parts = re.split(r"^### `cxrnode ([a-z -]+?)(?: [\[A-Z].*)?`$", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
@@ -63,6 +63,8 @@ def test_the_commands_are_those_of_the_design() -> None:
                 "explain",
                 "audit query",
                 "db upgrade",
+                "db migrate-to",
+                "fleet ls",
             ),
         )
     )

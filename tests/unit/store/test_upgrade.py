@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -15,9 +17,11 @@ from alembic.script import ScriptDirectory
 
 import cxrnode.store
 from cxrnode.errors import SchemaMismatch
+from cxrnode.store import fleet
 from cxrnode.store.database import Database
-from cxrnode.store.schema import metadata
-from cxrnode.store.upgrade import HEAD, current, require, upgrade
+from cxrnode.store.fleet import Process
+from cxrnode.store.schema import metadata, standing
+from cxrnode.store.upgrade import HEAD, OLDEST, current, require, upgrade
 
 
 @pytest.fixture
@@ -58,14 +62,92 @@ def test_a_schema_that_differs_would_be_seen(empty: Database) -> None:
     assert (found[0], found[1].name) == ("add_index", "ix_job_ready")
 
 
+def stand(database: Database, *, revision: str, oldest: str = HEAD, moved_to: str = "") -> None:
+    """What a later version leaves behind: its revision, and the oldest code that may go on."""
+    with database.write() as transaction:
+        transaction.connection.execute(sa.text(f"UPDATE alembic_version SET version_num = '{revision}'"))
+        transaction.connection.execute(sa.update(standing).values(oldest=oldest, moved_to=moved_to))
+
+
+def test_a_newer_schema_that_says_so_is_worked_with(empty: Database) -> None:
+    upgrade(empty)
+    stand(empty, revision="9999")
+    require(empty)
+    assert not upgrade(empty)
+    assert current(empty) == "9999"
+
+
 def test_a_newer_schema_is_refused_with_what_to_do(empty: Database) -> None:
     upgrade(empty)
-    with empty.write() as transaction:
-        transaction.connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    stand(empty, revision="9999", oldest="9999")
     with pytest.raises(SchemaMismatch, match=r"newer than this version's .*: install the newer cxrnode again"):
         upgrade(empty)
-    with pytest.raises(SchemaMismatch, match="the database has schema 9999"):
+    with pytest.raises(SchemaMismatch, match=r"schema 9999, which this version \(schema .*\) cannot work with"):
         require(empty)
+
+
+def test_a_database_that_was_moved_is_refused_with_where_it_is(empty: Database) -> None:
+    upgrade(empty)
+    stand(empty, revision=HEAD, moved_to="postgresql+psycopg://cxrnode:***@db/cxrnode")
+    for enter in (require, upgrade):
+        with pytest.raises(SchemaMismatch, match=r"was moved to postgresql\+psycopg://cxrnode:\*\*\*@db/cxrnode: set"):
+            enter(empty)
+
+
+def test_no_schema_is_made_that_a_living_node_cannot_work_with(empty: Database) -> None:
+    upgrade(empty)
+    one = Process(owner="old/infer/1", node="old", role="infer", version="0.0.9", revision="0003")
+    fleet.beat(empty, one)
+    stand(empty, revision="0003")
+    with pytest.raises(SchemaMismatch, match="by the nodes old, which still run an older version: stop cxrnode there"):
+        upgrade(empty)
+    assert current(empty) == "0003"
+    fleet.leave(empty, one.owner)
+    stand(empty, revision=HEAD)
+    require(empty)
+
+
+def test_code_of_the_oldest_version_that_is_let_go_on_finds_all_that_it_uses(database_url: str) -> None:
+    """From `OLDEST` to `HEAD` the schema only grows: else set `OLDEST` to the revision that takes away or demands."""
+    opened = Database(database_url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(cxrnode.store.__path__[0]) / "migrations"))
+    seen = []
+    for revision in (OLDEST, "head"):
+        with opened.write() as transaction:
+            config.attributes["connection"] = transaction.connection
+            command.upgrade(config, revision)
+        with opened.read() as transaction:
+            seen.append(shape(transaction.connection))
+    opened.close()
+    before, after = seen
+    assert set(before) <= set(after)
+    for table, columns in before.items():
+        kept = {name: after[table].get(name) for name in columns}
+        assert kept == columns, f"{table} lost or changed a column that older code uses"
+        new = {name: column for name, column in after[table].items() if name not in columns}
+        demanded = [name for name, column in new.items() if not column.optional]
+        assert demanded == [], f"older code inserts into {table} without {demanded}: give them a server_default"
+
+
+class Column(NamedTuple):
+    """What older code may rely on, or must fill."""
+
+    type: str
+    optional: bool
+
+
+def shape(connection: sa.Connection) -> dict[str, dict[str, Column]]:
+    """The columns of every table."""
+    inspector = sa.inspect(connection)
+    return {
+        table: {
+            one["name"]: Column(str(one["type"]), bool(one["nullable"]) or one["default"] is not None)
+            for one in inspector.get_columns(table)
+        }
+        for table in inspector.get_table_names()
+        if table != "alembic_version"
+    }
 
 
 def test_an_empty_database_is_not_worked_with(empty: Database) -> None:

@@ -1,27 +1,22 @@
-"""The spool: durable bytes under random keys. A file belongs to one row of the store, which knows its SHA-256.
-
-It never names a file after what a peer sent, and it never decides what may go: `tend` does.
-"""
+"""A spool in a folder of one file system, this machine's own or one that many share (NFS)."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import re
 import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cxrnode.core.kept import Kept
+from cxrnode.core.kept import Kept, is_key
 from cxrnode.errors import Rejected, Transient
-
-_KEY = re.compile(r"[0-9a-f]{32}")
 
 
 class FolderSpool:
-    """A spool in a folder of one file system: temp file, fsync, rename, fsync of the folder."""
+    """Temp file, fsync, rename, fsync of the folder."""
 
     def __init__(self, root: Path) -> None:
         """Use `root`, made when it is missing. Raises Transient where it cannot be made."""
@@ -37,7 +32,7 @@ class FolderSpool:
 
     def path(self, key: str) -> Path:
         """The file of a key. Raises Rejected for anything that is not a key of ours."""
-        if not _KEY.fullmatch(key):
+        if not is_key(key):
             raise Rejected("this is no key of the spool")
         return self._objects / key[:2] / key
 
@@ -114,6 +109,11 @@ class FolderSpool:
             raise Transient(f"the spool does not answer: {error.strerror}") from error
         return path
 
+    @contextlib.contextmanager
+    def borrow(self, key: str) -> Iterator[Path]:
+        """The file of a key, as it lies in the spool. Raises as `find` does."""
+        yield self.find(key)
+
     def read(self, key: str, *, sha256: str) -> bytes:
         """Return a file's bytes. Raises Rejected where it is missing or altered, Transient where the spool is away."""
         path = self.find(key)
@@ -126,10 +126,10 @@ class FolderSpool:
         return content
 
     def remove(self, key: str) -> bool:
-        """Remove a file; True where there was one."""
+        """Remove a file; False where there is none, or where a share does not let go of it now."""
         try:
             self.path(key).unlink()
-        except FileNotFoundError:
+        except OSError:
             return False
         return True
 
@@ -139,7 +139,7 @@ class FolderSpool:
         for folder in sorted(self._objects.iterdir()):
             for file in sorted(folder.iterdir()):
                 try:
-                    old = _KEY.fullmatch(file.name) and file.stat().st_mtime < before
+                    old = is_key(file.name) and file.stat().st_mtime < before
                 except FileNotFoundError:  # retention was faster
                     continue
                 if old:
@@ -156,6 +156,10 @@ class FolderSpool:
             except OSError:  # its owner was faster, or it is none of ours: no reason to stop receiving
                 continue
         return swept
+
+    def answers(self) -> bool:
+        """Whether the folder is there and may be written to."""
+        return os.access(self._objects, os.W_OK | os.X_OK)
 
     def free(self) -> int:
         """Free bytes on the spool's file system. Raises Transient where it is away."""
