@@ -35,6 +35,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "receive": {"service": {"port": 104, "loadBalancerSourceRanges": ["10.0.0.0/8"], "annotations": {"a": "b"}}},
         "networkPolicy": {"dicomFrom": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "egress": [{"ports": [{"port": 5432}]}]},
     },
+    "object store": {"spool": {"volume": False, "objectStoreSecret": "bucket"}},
 }
 
 
@@ -173,6 +174,16 @@ def test_what_was_acknowledged_outlives_the_release() -> None:
     [claim] = of_kind("PersistentVolumeClaim", "shipped").values()
     assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     assert of_kind("PersistentVolumeClaim", "whole") == {}
+
+
+def test_with_an_object_store_there_is_no_volume_and_its_key_is_a_secret() -> None:
+    assert of_kind("PersistentVolumeClaim", "object store") == {}
+    for one in of_kind("Deployment", "object store").values():
+        pod = one["spec"]["template"]["spec"]
+        assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "bucket"}}]
+        named = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert named == {volume["name"] for volume in pod["volumes"]}
+        assert "spool" not in named
 
 
 def test_no_secret_is_written_into_an_object() -> None:

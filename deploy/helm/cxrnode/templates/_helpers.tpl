@@ -72,8 +72,10 @@ capabilities:
   mountPath: /var/lib/cxrnode/models
   readOnly: true
 {{- end }}
+{{- if .Values.spool.volume }}
 - name: spool
   mountPath: /var/spool/cxrnode
+{{- end }}
 - name: tmp
   mountPath: /tmp
 {{- end }}
@@ -96,9 +98,11 @@ capabilities:
     claimName: {{ .Values.models.existingClaim }}
     readOnly: true
 {{- end }}
+{{- if .Values.spool.volume }}
 - name: spool
   persistentVolumeClaim:
     claimName: {{ include "cxrnode.claim" . }}
+{{- end }}
 - name: tmp
   emptyDir: {}
 {{- end }}
