@@ -196,7 +196,8 @@ def spark(values: Sequence[float | None], *, title: str, kind: str = "one", widt
         if not before and (number + 1 == len(values) or values[number + 1] is None):
             dots += f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="1.8"/>'
         before = True
-    return _svg(width, height, title, f'<path class="line {kind}" d="{path}"/>{dots}', kind="spark")
+    size = "spark" if width <= 160 else "spark long"
+    return _svg(width, height, title, f'<path class="line {kind}" d="{path}"/>{dots}', kind=size)
 
 
 def columns(values: Sequence[float], *, title: str, width: float = 336, height: float = 28) -> Markup:
@@ -208,7 +209,7 @@ def columns(values: Sequence[float], *, title: str, width: float = 336, height: 
         for number, value in enumerate(values)
         if value
     )
-    return _svg(width, height, title, body, kind="spark")
+    return _svg(width, height, title, body, kind="spark long")
 
 
 def against(before: Sequence[int], after: Sequence[int], *, title: str, width: float = 160) -> Markup:

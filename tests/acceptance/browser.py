@@ -10,7 +10,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.peers import REPOSITORY, absent, require_tool
+from tests.peers import REPOSITORY, absent, require_tool, wait_until
 
 AXE = REPOSITORY / ".axe" / "package" / "axe.min.js"
 WIDE, PHONE = (1280, 900), (390, 844)
@@ -66,6 +66,11 @@ class Window:
         page.get_by_label("Password").fill(password)
         page.get_by_role("button", name="Log in").click()
         return page
+
+    def wait_for_picture(self, element: str) -> None:
+        """Wait until a picture is there. Not by `wait_for_function`, which the content policy forbids."""
+        wide = "id => document.getElementById(id).naturalWidth"
+        wait_until(lambda: self.page.evaluate(wide, element) > 200, seconds=60, what=f"the picture {element}")
 
     def barriers(self) -> list[str]:
         """What axe-core finds serious or critical on the page as it is shown (WCAG 2.2 A and AA)."""

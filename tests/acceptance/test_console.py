@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Browser, expect
 
+from cxrnode.phantom.dicom import write_phantoms
 from cxrnode.spool import FolderSpool
 from cxrnode.store import accounts, series
 from cxrnode.store.schema import association, event, identity, instance, job
@@ -45,11 +46,17 @@ def site(archive: RecordingScp, data_dir: Path) -> Iterator[Site]:
                 accounts.add(made.database, name, role, password, by="test")
             films = sorted((data_dir / "dicom" / "chest").glob("*.dcm"))
             Dcmtk(Path(folder)).send(made.port, *films, calling="MODALITY", called="CXRNODE")
-            made.wait_at_rest(300)
+            made.wait_at_rest(600)
             yield made
         finally:
             made.stop()
             made.database.close()
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """Three drawn films, beside the real ones."""
+    return write_phantoms(tmp_path_factory.mktemp("films"), range(3), rows=1024, cols=848)
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +133,10 @@ def test_a_job_shows_its_film_with_the_map_of_a_finding_as_strongly_as_the_slide
     page = anna.open(f"/jobs/{job_id}")
     film, over = page.locator("#film"), page.locator("#map")
     expect(film).to_be_visible()
-    page.wait_for_function("document.getElementById('film').naturalWidth > 200")
+    anna.wait_for_picture("film")
     second = page.locator("input[name=shown][data-map]").nth(1)
     second.check()
-    page.wait_for_function("document.getElementById('map').naturalWidth > 200")
+    anna.wait_for_picture("map")
     expect(over).to_have_attribute("src", str(second.get_attribute("data-map")))
     page.get_by_label("Map", exact=True).fill("40")
     expect(over).to_have_css("opacity", "0.4")
@@ -174,7 +181,7 @@ def test_whose_film_it_is_is_shown_for_a_reason(site: Site, anna: Window) -> Non
 
 
 def test_an_administrator_with_the_console_alone_finds_out_why_a_film_has_no_result_and_mends_it(
-    site: Site, anna: Window, phantoms: tuple[Path, ...]
+    site: Site, anna: Window, films: tuple[Path, ...]
 ) -> None:
     """The spool loses a film before it is read; the administrator sees why it failed, brings it back, and retries."""
     page = anna.open("/models")
@@ -182,7 +189,7 @@ def test_an_administrator_with_the_console_alone_finds_out_why_a_film_has_no_res
     page.locator("#change").get_by_label("Why").fill("a disk is replaced")
     page.locator("#change").get_by_role("button", name="Do it").click()
     expect(page.get_by_role("row").filter(has_text="Reading").first).to_contain_text("paused")
-    assert site.storescu(phantoms[0])
+    assert site.storescu(films[0])
     number, key = site.rows(
         sa.select(job.c.id, instance.c.spool_key)
         .join(instance, instance.c.id == job.c.instance_id)
@@ -220,7 +227,7 @@ def test_an_administrator_with_the_console_alone_finds_out_why_a_film_has_no_res
 
 
 def test_a_model_is_changed_without_a_restart_and_all_is_stopped_at_once(
-    site: Site, anna: Window, phantoms: tuple[Path, ...]
+    site: Site, anna: Window, films: tuple[Path, ...]
 ) -> None:
     page = anna.open("/models")
     page.get_by_role("row").filter(has_text="candidate").get_by_role("link", name="Compare and activate").click()
@@ -232,7 +239,7 @@ def test_a_model_is_changed_without_a_restart_and_all_is_stopped_at_once(
     page.locator("#stop").get_by_role("button", name="Stop").click()
     expect(page.get_by_label("What wants a person")).to_contain_text("Reading is paused by anna: strange results")
     anna.shot("stopped")
-    assert site.storescu(phantoms[1])
+    assert site.storescu(films[1])
     waiting = site.rows(sa.select(job.c.id, job.c.rules_digest).order_by(job.c.id.desc()).limit(2))
     assert all(len(row.rules_digest) == 64 for row in waiting)
     for queue in ("Reading", "Sending"):
@@ -292,9 +299,9 @@ def test_every_page_is_reached_and_left_by_the_keyboard(site: Site, anna: Window
 
 
 def test_a_rejected_modality_is_admitted_by_the_lines_that_the_console_shows(
-    site: Site, anna: Window, phantoms: tuple[Path, ...]
+    site: Site, anna: Window, films: tuple[Path, ...]
 ) -> None:
-    assert not site.storescu(phantoms[2], "-aet", "NEWROOM")
+    assert not site.storescu(films[2], "-aet", "NEWROOM")
     wait_until(
         lambda: bool(site.rows(sa.select(association.c.id).where(association.c.calling_aet == "NEWROOM"))),
         seconds=30,
@@ -310,7 +317,7 @@ def test_a_rejected_modality_is_admitted_by_the_lines_that_the_console_shows(
     site.config.write_text(text)
     assert site.stop() == 0
     site.start()
-    assert site.storescu(phantoms[2], "-aet", "NEWROOM")
-    assert pydicom.dcmread(phantoms[2]).SOPInstanceUID in {
+    assert site.storescu(films[2], "-aet", "NEWROOM")
+    assert pydicom.dcmread(films[2]).SOPInstanceUID in {
         row[0] for row in site.rows(sa.select(instance.c.sop_instance_uid).where(instance.c.calling_aet == "NEWROOM"))
     }

@@ -50,7 +50,8 @@ class Line:
 def wished(asked: Asked, known: Sequence[Known]) -> Wished:
     """What the query asks for. Raises Rejected for what there is not."""
     names = [one.model for one in known]
-    model = asked.query.get("model") or (names[0] if names else "")
+    first = next((one.model for one in known if "active" in one.modes), names[0] if names else "")
+    model = asked.query.get("model") or first
     days = asked.query.get("days") or "90"
     by = asked.query.get("by") or "aet"
     finding = asked.query.get("finding", "")
