@@ -167,6 +167,8 @@ class RemoteNode(Section):
     can_send: bool = False
     #: Understands IHE rejection notes; else a withdrawn result is also said in a capture and a report.
     iocm: bool = True
+    #: It is asked to commit to what it was sent (PS3.4 annex J), and reports to us: until then nothing is delivered.
+    commitment: bool = False
     #: For the films that it sends without TimezoneOffsetFromUTC, instead of `node.timezone`.
     timezone: TimeZone | None = None
     tls: Tls | None = None
@@ -298,7 +300,9 @@ class Send(Section):
     backoff_base: Duration = 5.0
     backoff_cap: Duration = 900.0
     #: How often a destination whose circuit is open is tried with one delivery.
-    probe_every: Duration = 30.0
+    probe_every: Duration = 60.0
+    #: How long a destination's report on storage commitment is waited for before it is asked again.
+    commitment_wait: Duration = 3600.0
 
 
 class Corrections(Section):

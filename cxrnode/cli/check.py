@@ -244,7 +244,7 @@ def _nodes(config: Config) -> Iterator[Checked]:
 def _node(config: Config, name: str, timeouts: Timeouts) -> Checked:
     from cxrnode.dicom.destination import AssociationFault
     from cxrnode.dicom.ways import reach
-    from cxrnode.roles.send import destination_of
+    from cxrnode.roles.destinations import destination_of
 
     started = time.monotonic()
     try:

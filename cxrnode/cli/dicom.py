@@ -169,7 +169,7 @@ def _told(fault: BaseException | None) -> str | None:
 def _destination(config: Config | None, text: str) -> AnyDestination:
     """A configured node by name, else a triple. Raises ConfigError for neither."""
     from cxrnode.dicom.destination import parse_destination
-    from cxrnode.roles.send import destination_of
+    from cxrnode.roles.destinations import destination_of
 
     if config is not None and text in config.nodes:
         return destination_of(config, text)

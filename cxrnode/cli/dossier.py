@@ -11,7 +11,7 @@ from cxrnode.cli.instances import uid_name
 
 if TYPE_CHECKING:
     from cxrnode.core.findings import Report
-    from cxrnode.store.details import DeliveryRow, JobDetail, Revealed
+    from cxrnode.store.details import DeliveryRow, JobDetail, ObjectRow, Revealed
     from cxrnode.store.listing import JobRow
 
 
@@ -125,7 +125,7 @@ def _deliveries(detail: JobDetail) -> None:
             (
                 one.destination,
                 one.act,
-                "held" if one.held and one.state == "pending" else one.state,
+                _state(one),
                 f"{sum(o.done for o in one.objects)} of {len(one.objects)}",
                 one.attempts,
                 tables.local(one.settled_at),
@@ -142,6 +142,12 @@ def _deliveries(detail: JobDetail) -> None:
         tables.table(("destination", "object", "status", "meaning"), answers, title="Answers")
 
 
+def _state(one: DeliveryRow) -> str:
+    if one.held and one.state == "pending":
+        return "held"
+    return f"{one.state}, not committed yet" if one.commit_at is not None else one.state
+
+
 def _answers(one: DeliveryRow, named: Mapping[int, str]) -> list[tuple[str, str, str, str]]:
     from cxrnode.dicom.statuses import classify
 
@@ -150,11 +156,22 @@ def _answers(one: DeliveryRow, named: Mapping[int, str]) -> list[tuple[str, str,
             one.destination,
             named.get(answer.output_id, str(answer.output_id)),
             f"0x{answer.status:04X}",
-            answer.comment or classify(answer.status).gloss,
+            "; ".join(filter(None, (answer.comment or classify(answer.status).gloss, _committed(answer)))),
         )
         for answer in one.objects
         if answer.status is not None
     ]
+
+
+def _committed(answer: ObjectRow) -> str:
+    """What storage commitment said of an object."""
+    from cxrnode.dicom.commitment import failure
+
+    if answer.committed:
+        return "committed to"
+    if answer.commit_failure is None:
+        return ""
+    return f"not committed to: 0x{answer.commit_failure:04X}, {failure(answer.commit_failure)[1]}"
 
 
 def _title(label: str) -> str:

@@ -46,6 +46,7 @@ class JobEvent(StrEnum):
 class DeliveryState(StrEnum):
     """Where a delivery is. `sent`, `committed`, `failed` and `cancelled` rest.
 
+    Where the destination commits to storage, one that is `sent` closes no job until it is `committed`.
     A withdrawal is `waiting` until the report's delivery to the same destination rests: only then is it known which
     objects it takes back.
     """
@@ -71,6 +72,7 @@ class DeliveryEvent(StrEnum):
     LEASE_EXPIRED = "delivery_lease_expired"
     PARKED = "delivery_parked"
     COMMITTED = "delivery_committed"
+    UNCOMMITTED = "delivery_uncommitted"
     CANCELLED = "delivery_cancelled"
     RESENT = "delivery_resent"
 
@@ -122,6 +124,8 @@ DELIVERY: Mapping[tuple[DeliveryState | None, DeliveryEvent], tuple[DeliveryStat
     (_D.SENDING, _F.LEASE_EXPIRED): (_D.PENDING, "the sender was lost; the same bytes go again"),
     (_D.SENDING, _F.PARKED): (_D.FAILED, "the destination will never take an object as it is"),
     (_D.SENT, _F.COMMITTED): (_D.COMMITTED, "the destination committed to storage"),
+    (_D.SENT, _F.UNCOMMITTED): (_D.PENDING, "the destination did not commit to an object; that one goes again"),
+    (_D.SENT, _F.PARKED): (_D.FAILED, "the destination took the objects and will not commit to them"),
     (_D.SENT, _F.RESENT): (_D.PENDING, "a person asked for the same bytes again"),
     (_D.COMMITTED, _F.RESENT): (_D.PENDING, "a person asked for the same bytes again"),
     (_D.FAILED, _F.RESENT): (_D.PENDING, "a person asked for the same bytes again"),

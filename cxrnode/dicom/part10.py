@@ -5,6 +5,7 @@ Nothing here interprets an element but those of group 0002 that it needs.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -13,6 +14,8 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from cxrnode.errors import Rejected
@@ -22,6 +25,37 @@ LARGEST_INFLATED = 64 * 1024 * 1024
 _MAGIC = b"DICM"
 _PREAMBLE = 128
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Part10:
+    """What must be known of a Part 10 file to send it: `offset` is where its data set begins."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    offset: int
+
+    @classmethod
+    def of(cls, data: bytes) -> Part10:
+        """Read preamble and group 0002 (PS3.10 section 7.1). Raises Rejected for anything else."""
+        file = io.BytesIO(data)
+        try:
+            read_preamble(file, False)
+            meta = _read_file_meta_info(file)
+            return cls(
+                sop_class_uid=str(meta.MediaStorageSOPClassUID),
+                sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
+                transfer_syntax_uid=str(meta.TransferSyntaxUID),
+                offset=file.tell(),
+            )
+        except (InvalidDicomError, AttributeError, EOFError, LookupError, ValueError) as error:
+            raise Rejected(f"not a DICOM Part 10 file ({type(error).__name__})") from None
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """SOP class and transfer syntax: what a presentation context is about."""
+        return self.sop_class_uid, self.transfer_syntax_uid
 
 
 def opened(file: BinaryIO, limit: int, *, whole: bool) -> BinaryIO:

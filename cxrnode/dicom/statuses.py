@@ -19,6 +19,8 @@ MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 #: No presentation context was accepted for the object; also what the sender records when it could not even offer it.
 SOP_CLASS_NOT_SUPPORTED = 0x0122
+#: This AE may not do that.
+NOT_AUTHORISED = 0x0124
 
 
 class StatusClass(StrEnum):

@@ -27,7 +27,7 @@ from urllib3.exceptions import SSLError as WrappedSSLError
 
 from cxrnode.dicom import hardening
 from cxrnode.dicom.destination import AssociationFault, FaultKind, Sent, Stage, StowDestination, Timeouts
-from cxrnode.dicom.sender import Part10
+from cxrnode.dicom.part10 import Part10
 from cxrnode.dicom.stow_answer import FAULTS, answered, is_told, parsed, pause_asked
 from cxrnode.errors import ConfigError
 

@@ -66,3 +66,12 @@ def work_until_stopped(context: Context, waiter: Waiter, turn: Callable[[], bool
             continue
         if not busy and not context.stopping.is_set():
             waiter.wait(poll)
+
+
+def places(bug: BaseException) -> list[str]:
+    """Where a bug came from, as file and line, the innermost last; without its text, which may name a patient."""
+    trace, found = bug.__traceback__, []
+    while trace is not None:
+        found.append(f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return found

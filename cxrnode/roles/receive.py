@@ -16,14 +16,16 @@ from cxrnode.core.header import Header, Identity
 from cxrnode.core.kept import Kept
 from cxrnode.core.routing import Association, Rule, Verdict, route
 from cxrnode.core.words import WordList
+from cxrnode.dicom.commitment import report_context, report_handler
 from cxrnode.dicom.header import identity_of, read_header, to_header
 from cxrnode.dicom.kept_header import keep_header
 from cxrnode.dicom.listener import Answer, Listener, Received, Timeouts
 from cxrnode.dicom.seats import Seats
-from cxrnode.dicom.statuses import SUCCESS
+from cxrnode.dicom.statuses import NOT_AUTHORISED, SUCCESS
 from cxrnode.dicom.tls import Tls, server_context
 from cxrnode.errors import Rejected, Transient
 from cxrnode.roles.associations import AssociationLog
+from cxrnode.roles.commit import hear
 from cxrnode.roles.context import Context
 from cxrnode.roles.rules import configured_rules, configured_words
 from cxrnode.store import changes, receipt
@@ -51,7 +53,10 @@ class Receiver:
         self._zone = zoneinfo.ZoneInfo(context.config.node.timezone)
         self._digest = context.config.digest
         self._switches = changes.Switchboard(context.database)
-        self._senders = {node.aet for node in context.config.peers.values() if node.can_send}
+        peers = context.config.peers.values()
+        self._senders = {node.aet for node in peers if node.can_send}
+        #: May come to report on storage commitment, whether or not they may store.
+        self._reporters = {node.aet for node in peers if any(one.commitment and one.host == node.host for one in peers)}
         self._rules_key: tuple[tuple[str, str], ...] = ()
         self._rules_hash = ""
         self._full_until = 0.0
@@ -59,13 +64,18 @@ class Receiver:
 
     def admit(self, calling_aet: str, called_aet: str, address: str) -> str | None:
         """Return why this peer may not send, or None. The called AE title is the listener's to check."""
-        if self._config.listen.accept_unknown or calling_aet in self._senders:
+        if self._may_store(calling_aet) or calling_aet in self._reporters:
             return None
         known = {node.aet for node in self._config.peers.values()}
         return "may not send: can_send is false" if calling_aet in known else "no node has this AE title"
 
+    def _may_store(self, calling_aet: str) -> bool:
+        return self._config.listen.accept_unknown or calling_aet in self._senders
+
     def receive(self, received: Received) -> Answer:
         """Keep one object and answer. Raises Transient and Rejected, which the listener turns into statuses."""
+        if not self._may_store(received.association.calling_aet):
+            return Answer(status=NOT_AUTHORISED, comment="this AE may report here, not store: can_send is false")
         self._require_room()
         dataset = read_header(received.path)
         kept_header = keep_header(dataset)  # before anything decodes it
@@ -194,6 +204,8 @@ def run(context: Context, listening: socket.socket) -> None:
     context.config.node.data_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
     context.spool.sweep_incoming(_SWEEP_AFTER)
     associations = AssociationLog(context)
+    # Reports come at any time, also to a node that was just told not to ask any more.
+    reports = [report_handler(lambda report, who: hear(context, report, who))]
     listener = Listener(
         ae_title=context.config.node.ae_title,
         folder=context.spool.incoming,
@@ -204,6 +216,8 @@ def run(context: Context, listening: socket.socket) -> None:
         seats=Seats(context.config.node.data_dir / "listener.seats", listen.max_associations),
         timeouts=Timeouts(acse=listen.acse_timeout, network=listen.network_timeout, dimse=listen.dimse_timeout),
         max_object=listen.max_instance,
+        extra_contexts=[report_context()],
+        extra_handlers=reports,
         tls=server_context(Tls(ca=listen.tls.ca, cert=listen.tls.cert, key=listen.tls.key)) if listen.tls else None,
         observe=associations.observe,
     )

@@ -1,303 +1,65 @@
-"""The send role: outputs go to their destinations, the bytes as they are. One thread a destination; never torch.
+"""The send role: a thread for each destination that sends, and one more where it is asked to commit. Never torch.
 
-Faults of an association open the destination's circuit and cost a delivery nothing; faults of an object belong to
-its delivery (design, rule 6). A dead destination delays nobody else.
+A dead destination delays nobody else.
 """
 
 from __future__ import annotations
 
-import contextlib
-import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 
-from cxrnode.config import Config, Hl7Node, RemoteNode, StowNode
-from cxrnode.dicom.destination import (
-    AnyDestination,
-    AssociationFault,
-    Credential,
-    Destination,
-    FaultKind,
-    Hl7Destination,
-    Sent,
-    Stage,
-    StowDestination,
-    Timeouts,
-    Way,
-)
-from cxrnode.dicom.statuses import StatusClass, classify
-from cxrnode.dicom.tls import Tls, client_context, web_context
-from cxrnode.dicom.ways import open_way
-from cxrnode.errors import ConfigError, LeaseLost, Rejected, Transient
-from cxrnode.roles.context import Context, work_until_stopped
-from cxrnode.roles.leases import LeaseKeeper
-from cxrnode.store import changes, circuits, deliveries, settlements
-from cxrnode.store.deliveries import DeliveryClaim, Parcel
-from cxrnode.store.settlements import Answer
-from cxrnode.wakeup import Waiter
+from cxrnode.config import RemoteNode
+from cxrnode.dicom.destination import AnyDestination, Destination
+from cxrnode.errors import Transient
+from cxrnode.roles.commit import Committer
+from cxrnode.roles.context import Context, places
+from cxrnode.roles.destinations import await_destination
+from cxrnode.roles.sender import Sender
+from cxrnode.store import commitments, deliveries
 
 log = structlog.get_logger()
 
-POLL_SECONDS = 1.0
 #: How often to look for deliveries to a node that nobody sends to yet.
 _LOOK_SECONDS = 15.0
 
 
-def destination_of(config: Config, name: str) -> AnyDestination:
-    """The destination behind a node's name. Raises ConfigError where its TLS files cannot be used."""
-    node = config.nodes[name]
-    match node:
-        case RemoteNode():
-            tls = client_context(Tls(ca=node.tls.ca, cert=node.tls.cert, key=node.tls.key)) if node.tls else None
-            return Destination(name=name, aet=node.aet, host=node.host, port=node.port, tls=tls)
-        case StowNode():
-            files = node.tls.model_dump() if node.tls else {"ca": None, "cert": None, "key": None}
-            auth = node.auth
-            return StowDestination(
-                name=name,
-                url=node.url,
-                tls=web_context(**files) if node.url.startswith("https:") else None,
-                credential=Credential(user=auth.user, file=auth.file, variable=auth.variable) if auth else None,
-            )
-        case Hl7Node():
-            tls = web_context(**node.tls.model_dump()) if node.tls else None
-            return Hl7Destination(name=name, host=node.host, port=node.port, tls=tls)
-
-
-class Sender:
-    """Sends what is due to one destination."""
-
-    def __init__(self, context: Context, destination: AnyDestination) -> None:
-        """Send for `destination` as this node's AE title."""
-        self._context = context
-        self._destination = destination
-        self._settings = context.config.send
-        self._timeouts = Timeouts(
-            connect=self._settings.connect_timeout, acse=self._settings.acse_timeout, dimse=self._settings.dimse_timeout
-        )
-        self._jitter = random.Random()
-        self._well = False
-        self._switches = changes.Switchboard(context.database)
-
-    def run(self) -> None:
-        """Send until the role stops."""
-        lease = self._settings.lease
-        with (
-            Waiter(self._context.config.node.data_dir, "send") as waiter,
-            LeaseKeeper[DeliveryClaim](
-                lambda held: deliveries.renew(self._context.database, held, lease=lease), lease=lease
-            ) as keeper,
-        ):
-            work_until_stopped(self._context, waiter, lambda: self._turn(keeper), poll=POLL_SECONDS)
-
-    def _turn(self, keeper: LeaseKeeper[DeliveryClaim]) -> bool:
-        if self._switches.now().paused(changes.SENDING):
-            return False
-        claims = deliveries.claim(
-            self._context.database,
-            destination=self._destination.name,
-            owner=self._context.owner,
-            limit=self._settings.batch,
-            lease=self._settings.lease,
-        )
-        if not claims:
-            return False
-        keeper.hold(claims)
-        try:
-            self._send(claims, keeper)
-        finally:
-            for claim in claims:
-                keeper.drop(claim)
-        return True
-
-    def _send(self, claims: Sequence[DeliveryClaim], keeper: LeaseKeeper[DeliveryClaim]) -> None:
-        """One association for the batch, each delivery settled alone."""
-        waiting = list(claims)
-        pairs = sorted({(p.sop_class_uid, p.transfer_syntax_uid) for c in claims for p in c.parcels})
-        try:
-            with open_way(
-                self._destination, calling_aet=self._context.config.node.ae_title, pairs=pairs, timeouts=self._timeouts
-            ) as way:
-                self._well = False
-                if way.welcomed:
-                    self._close_circuit()
-                while waiting and not self._stopped():
-                    self._deliver(way, waiting.pop(0), keeper)
-        except AssociationFault as fault:
-            self._open_circuit(fault)
-        finally:
-            for claim in waiting:
-                self._give_back(claim)
-
-    def _stopped(self) -> bool:
-        """Whether the role ends, or people stopped sending in the middle of a batch."""
-        return self._context.stopping.is_set() or self._switches.now().paused(changes.SENDING)
-
-    def _deliver(self, way: Way, claim: DeliveryClaim, keeper: LeaseKeeper[DeliveryClaim]) -> None:
-        """Send one delivery's objects and settle it. Raises Transient after giving it back."""
-        started = time.monotonic()
-        try:
-            if not deliveries.begin(self._context.database, claim):
-                keeper.drop(claim)
-                return
-        except LeaseLost as lost:
-            keeper.drop(claim)
-            log.warning("lease_lost", delivery=claim.delivery_id, reason=str(lost))
-            return
-        answers: list[Answer] = []
-        worst: tuple[StatusClass, str] | None = None
-        for parcel in claim.parcels:
-            self._context.beat()
-            try:
-                if not keeper.good:  # another sender may have this delivery by now
-                    raise Transient("the lease ended before the last object")
-                sent = way.store(self._read(parcel))
-                self._close_circuit()
-            except Transient as fault:
-                self._break(claim, answers, parcel, fault)
-                raise
-            except Rejected as fault:
-                worst = (StatusClass.PERMANENT, f"{parcel.kind}: {fault}")
-                answers.append(Answer(output_id=parcel.output_id, status=None, done=False, comment="not in the spool"))
-                continue
-            except Exception as bug:  # noqa: BLE001 - as in `infer`: else one delivery ends the role again and again
-                log.error("bug", job=claim.job_id, error=type(bug).__name__, where=_where(bug))
-                reason = f"an internal fault ({type(bug).__name__}); the log says where"
-                self._conclude(claim, answers, (StatusClass.PERMANENT, reason), unsure=parcel.output_id)
-                raise Transient(reason) from None  # nobody knows what state the association is in
-            answers.append(
-                Answer(output_id=parcel.output_id, status=sent.status, done=sent.kind.delivered, comment=sent.comment)
-            )
-            if not sent.kind.delivered and (worst is None or sent.kind is StatusClass.PERMANENT):
-                worst = (sent.kind, _said(parcel, sent))
-        self._conclude(claim, answers, worst)
-        keeper.drop(claim)
-        log.info(
-            "delivery_tried",
-            job=claim.job_id,
-            destination=claim.destination,
-            objects=len(answers),
-            taken=sum(a.done for a in answers),
-            ms=round(1000 * (time.monotonic() - started)),
-        )
-
-    def _conclude(
-        self,
-        claim: DeliveryClaim,
-        answers: Sequence[Answer],
-        worst: tuple[StatusClass, str] | None,
-        *,
-        unsure: int | None = None,
-    ) -> None:
-        database = self._context.database
-        if worst is None:
-            self._settle(claim, lambda: settlements.settle_sent(database, claim, answers))
-            return
-        kind, reason = worst
-        if kind is StatusClass.TRANSIENT and not self._too_often(claim):
-            pause = self._pause(claim.attempts)
-            self._settle(claim, lambda: settlements.settle_faulted(database, claim, answers, reason, pause=pause))
-            return
-        if kind is StatusClass.TRANSIENT:
-            reason = f"{reason} (after {claim.attempts + 1} attempts)"
-        log.error("delivery_parked", job=claim.job_id, destination=claim.destination, reason=reason)
-        self._settle(claim, lambda: settlements.settle_parked(database, claim, answers, reason, unsure=unsure))
-
-    def _too_often(self, claim: DeliveryClaim) -> bool:
-        return claim.attempts + 1 >= self._settings.max_attempts or self._too_old(claim)
-
-    def _too_old(self, claim: DeliveryClaim) -> bool:
-        return claim.age >= self._settings.max_age
-
-    def _pause(self, attempts: int) -> float:
-        """Back-off with full jitter, so that a recovering PACS is not met by all at once."""
-        cap = min(self._settings.backoff_cap, self._settings.backoff_base * 2.0 ** min(attempts, 30))
-        return cap * (0.5 + self._jitter.random() / 2)
-
-    def _break(self, claim: DeliveryClaim, answers: Sequence[Answer], parcel: Parcel, fault: Transient) -> None:
-        """The delivery ends with this object under way: where that is the peer's doing, the object may be the cause.
-
-        Its attempt is the delivery's then, so that others go first meanwhile; a peer that ends the association on it
-        every time will not take it as it is, one that is silent on it every time until the delivery is too old.
-        """
-        database = self._context.database
-        reason = f"{parcel.kind}: {fault}"
-        if not (isinstance(fault, AssociationFault) and fault.stage is Stage.TRANSFER):
-            self._settle(claim, lambda: settlements.give_back(database, claim, answers, reason))
-            return
-        unsure = parcel.output_id  # it may have arrived, and its answer not
-        ended = self._too_often(claim) if fault.kind is FaultKind.ABORTED else self._too_old(claim)
-        if ended:
-            self._settle(claim, lambda: settlements.settle_parked(database, claim, answers, reason, unsure=unsure))
-            return
-        pause = self._pause(claim.attempts)
-        self._settle(
-            claim, lambda: settlements.settle_faulted(database, claim, answers, reason, pause=pause, unsure=unsure)
-        )
-
-    def _close_circuit(self) -> None:
-        """The destination is well: said once for each association."""
-        if not self._well:
-            circuits.close_circuit(self._context.database, self._destination.name)
-            self._well = True
-
-    def _open_circuit(self, fault: AssociationFault) -> None:
-        pause = circuits.open_circuit(
-            self._context.database,
-            self._destination.name,
-            str(fault),
-            base=min(1.0, self._settings.probe_every),
-            cap=self._settings.probe_every,
-            least=fault.pause,
-        )
-        log.error(
-            "destination_down",
-            destination=self._destination.name,
-            kind=fault.kind.value,
-            remedy=fault.remedy,
-            probe_in_s=round(pause, 1),
-        )
-
-    def _read(self, parcel: Parcel) -> bytes:
-        return self._context.spool.read(parcel.spool_key, sha256=parcel.sha256)
-
-    def _give_back(self, claim: DeliveryClaim) -> None:
-        self._settle(claim, lambda: settlements.give_back(self._context.database, claim, (), "not sent"))
-
-    def _settle(self, claim: DeliveryClaim, settle: Callable[[], None]) -> None:
-        try:
-            settle()
-        except LeaseLost as lost:
-            log.warning("lease_lost", delivery=claim.delivery_id, reason=str(lost))
-
-
-def _said(parcel: Parcel, sent: Sent) -> str:
-    """What an object met, for events and logs: never in the peer's words, which may name the patient."""
-    if sent.said:
-        return f"{parcel.kind}: {sent.said}"
-    return f"{parcel.kind} answered 0x{sent.status:04X}, {classify(sent.status).gloss}"
-
-
 def run(context: Context) -> None:
     """Send to every node until the role stops: one that no rule names any more may still have deliveries."""
-    names = sorted({name for rule in context.config.rules for name in rule.send_to} | _asked_for(context))
+    rules = {name for rule in context.config.rules for name in rule.send_to}
     failed = threading.Event()
+    threads: list[threading.Thread] = []
 
-    def work(name: str) -> None:
-        try:
-            destination = _destination(context, name)
-            if destination is not None:
-                Sender(context, destination).run()
-        except Exception as bug:  # noqa: BLE001 - the thread's end must end the process, not pass unseen
-            log.error("sender_failed", destination=name, error=type(bug).__name__, where=_where(bug))
-            failed.set()
+    def start(name: str, work: Callable[[AnyDestination], None]) -> None:
+        def body() -> None:
+            try:
+                destination = await_destination(context, name)
+                if destination is not None:
+                    work(destination)
+            except Exception as bug:  # noqa: BLE001 - the thread's end must end the process, not pass unseen
+                log.error("sender_failed", destination=name, error=type(bug).__name__, where=places(bug))
+                failed.set()
 
-    threads = [threading.Thread(target=work, args=(name,), name=f"send-{name}", daemon=True) for name in names]
-    for thread in threads:
-        thread.start()
+        threads.append(threading.Thread(target=body, name=f"send-{name}", daemon=True))
+        threads[-1].start()
+
+    def commit(destination: AnyDestination) -> None:
+        if isinstance(destination, Destination):
+            Committer(context, destination).run()
+
+    begun: set[str] = set()
+
+    def begin(names: set[str]) -> None:
+        for name in sorted(names - begun):
+            begun.add(name)
+            start(name, lambda destination: Sender(context, destination).run())
+            node = context.config.nodes[name]
+            if isinstance(node, RemoteNode) and node.commitment:
+                start(name, commit)
+
+    begin(rules | _asked_for(context))
     context.ready()
     looked = time.monotonic()
     while not context.stopping.wait(0.5):
@@ -306,44 +68,16 @@ def run(context: Context) -> None:
             raise Transient("a sender failed; the role starts anew")
         if time.monotonic() - looked > _LOOK_SECONDS:
             looked = time.monotonic()
-            for name in sorted(_asked_for(context) - set(names)):
-                names.append(name)
-                threads.append(threading.Thread(target=work, args=(name,), name=f"send-{name}", daemon=True))
-                threads[-1].start()
+            begin(_asked_for(context))
     until = time.monotonic() + 15.0
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
 
 
-def _destination(context: Context, name: str) -> AnyDestination | None:
-    """The destination, as soon as its TLS files can be used; None where the role stops first.
-
-    Until then its circuit is open: a file that is missing on one node's account keeps nothing from the others.
-    """
-    every = context.config.send.probe_every
-    while not context.stopping.is_set():
-        try:
-            return destination_of(context.config, name)
-        except ConfigError as error:
-            remedy = f"Check [nodes.{name}] tls: {error}"
-            with contextlib.suppress(Transient):
-                circuits.open_circuit(context.database, name, remedy, base=every, cap=every)
-            log.error("destination_down", destination=name, kind="tls", remedy=remedy, probe_in_s=round(every, 1))
-            context.stopping.wait(every)
-    return None
-
-
 def _asked_for(context: Context) -> set[str]:
-    """The configured nodes that have deliveries to come: of an older rule, or resent by a person."""
+    """The configured nodes that have something to come: of an older rule, resent by a person, or to be committed to."""
     try:
-        return set(deliveries.unsent(context.database)) & set(context.config.nodes)
+        wanted = {*deliveries.unsent(context.database), *commitments.awaited(context.database)}
     except Transient:  # the senders say so themselves
         return set()
-
-
-def _where(bug: BaseException) -> list[str]:
-    trace, places = bug.__traceback__, []
-    while trace is not None:
-        places.append(f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}")
-        trace = trace.tb_next
-    return places
+    return wanted & set(context.config.nodes)

@@ -17,7 +17,7 @@ from cxrnode.roles.notices import say_not_analysed
 from cxrnode.roles.rules import configured_words
 from cxrnode.roles.studies import StudySummaries
 from cxrnode.roles.withdraw import make_withdrawals
-from cxrnode.store import associations, clock, deliveries, duties, fleet, jobs, retention, tallies
+from cxrnode.store import associations, clock, commitments, deliveries, duties, fleet, jobs, retention, tallies
 from cxrnode.store.jobs import Limits
 from cxrnode.wakeup import wake
 
@@ -92,7 +92,13 @@ def mend_clock(context: Context) -> None:
     """Let nothing wait for a database clock that was ahead and went back."""
     reading, sending = context.config.reading, context.config.send
     pause = max(sending.backoff_cap, sending.probe_every, sending.lease)
-    rows = clock.mend(context.database, reading_lease=reading.lease, sending_lease=sending.lease, longest_pause=pause)
+    rows = clock.mend(
+        context.database,
+        reading_lease=reading.lease,
+        sending_lease=sending.lease,
+        longest_pause=pause,
+        longest_wait=max(sending.commitment_wait, pause),
+    )
     if rows:
         log.warning("clock_went_back", rows=rows, remedy="keep the database's clock in step (NTP)")
 
@@ -106,6 +112,10 @@ def watch_queues(context: Context) -> None:
         elif model not in loaded:
             remedy = "no living node has loaded it: `cxrnode fleet ls`, and `cxrnode check` where it should be"
             log.error("jobs_stranded", model=model, jobs=count, remedy=remedy)
+    asked = {name for name, node in context.config.peers.items() if node.commitment}
+    unasked = sorted(set(commitments.awaited(context.database)) - asked)
+    if unasked and commitments.waive(context.database, unasked, limit=1000):
+        log.warning("commitment_waived", destinations=unasked)
     for destination, (count, held) in sorted(deliveries.unsent(context.database).items()):
         if destination not in context.config.nodes:
             remedy = f"configure [nodes.{destination}] again"

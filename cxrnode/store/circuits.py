@@ -52,3 +52,25 @@ def close_circuit(database: Database, destination: str) -> bool:
         if changed:
             note(transaction, "circuit_closed", destination=destination)
         return bool(changed)
+
+
+def take_probe(database: Database, destination: str, *, lease: float) -> bool:
+    """Whether the destination may be tried now: its circuit is closed, or a probe is due and now ours for `lease` s."""
+    with database.read() as transaction:
+        way = transaction.row(sa.select(circuit).where(circuit.c.destination == destination))
+        if way is None or not way.open:
+            return True
+        if way.next_probe_at > transaction.now:
+            return False
+    with database.write() as transaction:
+        return bool(
+            transaction.count(
+                sa.update(circuit)
+                .where(
+                    circuit.c.destination == destination,
+                    circuit.c.open.is_(True),
+                    circuit.c.next_probe_at <= transaction.now,
+                )
+                .values(next_probe_at=transaction.now + lease)
+            )
+        )

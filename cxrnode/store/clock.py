@@ -14,10 +14,13 @@ from cxrnode.store.database import Database
 from cxrnode.store.schema import circuit, delivery, job
 
 
-def mend(database: Database, *, reading_lease: float, sending_lease: float, longest_pause: float) -> int:
-    """Bring in every lease, pause and probe that lies further ahead than it can have been set; return how many.
+def mend(
+    database: Database, *, reading_lease: float, sending_lease: float, longest_pause: float, longest_wait: float
+) -> int:
+    """Bring in every lease, pause, wait and probe that lies further ahead than it can have been set; return how many.
 
-    Seconds: the two leases, and the longest pause before another try or probe. A worker that still lives renews its
+    Seconds: the two leases, the longest pause before another try or probe, and the longest wait for a destination to
+    commit. A worker that still lives renews its
     lease as before; one that was lost is noticed after one lease.
     """
     with database.write() as transaction:
@@ -33,6 +36,7 @@ def mend(database: Database, *, reading_lease: float, sending_lease: float, long
                 delivery.c.not_before > now + 2 * longest_pause,
             )
             .values(not_before=now),
+            sa.update(delivery).where(delivery.c.commit_at > now + 2 * longest_wait).values(commit_at=now),
             sa.update(circuit)
             .where(circuit.c.open.is_(True), circuit.c.next_probe_at > now + 2 * longest_pause)
             .values(next_probe_at=now),

@@ -255,12 +255,12 @@ def move(
 
 def cancel_if_replaced(transaction: Transaction, delivery_id: int, job_id: int, state: JobState) -> None:
     """Cancel a report that came back to the queue after its job was superseded or withdrawn."""
-    if _replaced(transaction, delivery_id, state):
+    if replaced(transaction, delivery_id, state):
         move(transaction, delivery_id, DeliveryState.PENDING, DeliveryEvent.CANCELLED)
         note(transaction, DeliveryEvent.CANCELLED, job_id=job_id, delivery_id=delivery_id)
 
 
-def _replaced(transaction: Transaction, delivery_id: int, state: JobState) -> bool:
+def replaced(transaction: Transaction, delivery_id: int, state: JobState) -> bool:
     """Whether a delivery brings what is no longer said.
 
     Of a job that was superseded or withdrawn that is everything; else a notice that there is no result where there is
@@ -332,7 +332,7 @@ def begin(database: Database, held: DeliveryClaim) -> bool:
     with database.write() as transaction:
         state = fence(transaction, held)
         whose = {"job_id": held.job_id, "delivery_id": held.delivery_id}
-        if _replaced(transaction, held.delivery_id, state):
+        if replaced(transaction, held.delivery_id, state):
             move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.CANCELLED)
             note(transaction, DeliveryEvent.CANCELLED, **whose)
             return False

@@ -40,17 +40,22 @@ class OutputRow:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectRow:
-    """What a destination said to one output: its C-STORE status, None while it was not asked."""
+    """What a destination said to one output: its C-STORE status, None while it was not asked.
+
+    `committed`: it committed to storage; `commit_failure` is why it would not, the last time that it was asked.
+    """
 
     output_id: int
     status: int | None
     done: bool
     comment: str
+    committed: bool
+    commit_failure: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryRow:
-    """One delivery with its objects."""
+    """One delivery with its objects. `commit_at`: when the destination is asked (again) to commit; None: it is not."""
 
     id: int
     destination: str
@@ -62,6 +67,7 @@ class DeliveryRow:
     created_at: float
     not_before: float
     settled_at: float | None
+    commit_at: float | None
     objects: tuple[ObjectRow, ...]
 
 
@@ -226,10 +232,13 @@ def _delivery(row: Row, objects: Sequence[Row]) -> DeliveryRow:
         created_at=row.created_at,
         not_before=row.not_before,
         settled_at=row.settled_at,
-        objects=tuple(
-            ObjectRow(output_id=one.output_id, status=one.status, done=one.done, comment=one.comment) for one in objects
-        ),
+        commit_at=row.commit_at,
+        objects=tuple(_object(one) for one in objects),
     )
+
+
+def _object(row: Row) -> ObjectRow:
+    return ObjectRow(**{field.name: getattr(row, field.name) for field in dataclasses.fields(ObjectRow)})
 
 
 def _timeline(database: Database, instance_id: int, job_id: int) -> tuple[Event, ...]:

@@ -60,7 +60,7 @@ def resend(database: Database, job_id: int, *, reason: str, by: str = "") -> int
                 transaction.connection.execute(
                     sa.update(delivery_output)
                     .where(delivery_output.c.delivery_id == row.id)
-                    .values(done=False, status=None, comment="")
+                    .values(done=False, status=None, comment="", committed=False, commit_failure=None)
                 )
                 move(
                     transaction,
@@ -71,6 +71,7 @@ def resend(database: Database, job_id: int, *, reason: str, by: str = "") -> int
                     not_before=0.0,
                     reason="",
                     created_at=transaction.now,
+                    commit_at=None,
                 )
                 note(transaction, DeliveryEvent.RESENT, job_id=job_id, delivery_id=row.id, reason=reason, by=by)
                 again += 1

@@ -26,6 +26,8 @@ class Periods:
 #: a shadow job, a duplicate, a rule without destinations.
 _RESTING = (JobState.DELIVERED, JobState.FAILED, JobState.SUPERSEDED, JobState.WITHDRAWN)
 _UNDER_WAY = (DeliveryState.WAITING, DeliveryState.PENDING, DeliveryState.SENDING)
+#: What has something to come of it: where the destination is to commit, what it does not commit to goes once more.
+_TO_COME = sa.or_(delivery.c.state.in_(_UNDER_WAY), delivery.c.commit_at.is_not(None))
 
 
 def _over(now: float, periods: Periods) -> tuple[sa.ColumnElement[bool], ...]:
@@ -42,7 +44,7 @@ def _over(now: float, periods: Periods) -> tuple[sa.ColumnElement[bool], ...]:
         ),
     )
     # A withdrawal may be under way long after its job rests.
-    to_come = sa.exists().where(delivery.c.job_id == job.c.id, delivery.c.state.in_(_UNDER_WAY))
+    to_come = sa.exists().where(delivery.c.job_id == job.c.id, _TO_COME)
     busy = sa.exists().where(job.c.instance_id == instance.c.id, sa.or_(sa.not_(resting), to_come))
     kept = sa.case((job.c.state == JobState.FAILED, max(periods.failed, periods.accepted)), else_=periods.accepted)
     fresh = sa.exists().where(job.c.instance_id == instance.c.id, job.c.settled_at > now - kept)
@@ -127,7 +129,7 @@ def retire_notes(database: Database, periods: Periods, *, limit: int) -> list[st
 
 def _notes_over(now: float, periods: Periods) -> sa.Select[tuple[int, str, int]]:
     """The outputs whose bytes outlived their film's and have had their time; by the index of the keys, as `_over`."""
-    to_come = sa.exists().where(delivery.c.job_id == output.c.job_id, delivery.c.state.in_(_UNDER_WAY))
+    to_come = sa.exists().where(delivery.c.job_id == output.c.job_id, _TO_COME)
     fresh = sa.exists().where(delivery.c.job_id == output.c.job_id, delivery.c.created_at > now - periods.accepted)
     return (
         sa.select(output.c.id, output.c.spool_key, instance.c.id.label("instance_id"))

@@ -192,8 +192,11 @@ delivery = sa.Table(
     sa.Column("lease_owner", sa.String(128)),
     sa.Column("lease_until", _Time),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    # When the destination is asked, or asked again, to commit to what was sent; NULL: nothing is awaited of it.
+    sa.Column("commit_at", _Time),
     sa.UniqueConstraint("job_id", "destination", "act"),
     sa.Index("ix_delivery_ready", "destination", "state", "rank", "id"),
+    sa.Index("ix_delivery_commit", "destination", "commit_at"),
     sa.Index("ix_delivery_lease", "state", "lease_until"),
 )
 
@@ -207,7 +210,23 @@ delivery_output = sa.Table(
     # The destination has it, or may have it: set before it goes out, unset where the destination refused it.
     sa.Column("had", sa.Boolean, nullable=False, default=False),
     sa.Column("comment", sa.String(128), nullable=False, default=""),
+    # What storage commitment said of it: committed, or the Failure Reason (PS3.3 C.14.1.1) of the last refusal.
+    sa.Column("committed", sa.Boolean, nullable=False, default=False),
+    sa.Column("commit_failure", sa.Integer),
     sa.PrimaryKeyConstraint("delivery_id", "output_id"),
+)
+
+#: Requests for storage commitment (PS3.4 annex J), one transaction each, written down before they are made.
+commitment = sa.Table(
+    "commitment",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("transaction_uid", sa.String(64), nullable=False, unique=True),
+    sa.Column("delivery_id", _ID, sa.ForeignKey("delivery.id"), nullable=False, index=True),
+    sa.Column("destination", sa.String(64), nullable=False),
+    sa.Column("token", sa.Integer, nullable=False),  # the delivery's: the sending that it is about
+    sa.Column("asked_at", _Time, nullable=False),
+    sa.Column("answered_at", _Time),
 )
 
 #: What was said of a film that was not read, or not in time: at most one row a job (store.notices).

@@ -79,15 +79,22 @@ def _statuses(answers: Sequence[Answer]) -> Mapping[str, int]:
     return counts
 
 
-def settle_sent(database: Database, held: DeliveryClaim, answers: Sequence[Answer]) -> None:
+def settle_sent(database: Database, held: DeliveryClaim, answers: Sequence[Answer], *, to_commit: bool = False) -> None:
     """Record that the destination has every object, and close the job if this was the last.
 
-    Raises LeaseLost.
+    `to_commit`: the destination is asked for storage commitment next, and the job waits for it. Raises LeaseLost.
     """
     with database.write() as transaction:
         fence(transaction, held)
         _write_answers(transaction, held, answers)
-        move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.SENT, reason="")
+        move(
+            transaction,
+            held.delivery_id,
+            DeliveryState.SENDING,
+            DeliveryEvent.SENT,
+            reason="",
+            commit_at=transaction.now if to_commit else None,
+        )
         warned = sorted({f"0x{a.status:04X}" for a in answers if a.status})
         note(
             transaction,
@@ -97,7 +104,7 @@ def settle_sent(database: Database, held: DeliveryClaim, answers: Sequence[Answe
             statuses=_statuses(answers),
             warnings=warned,
         )
-        _close_job(transaction, held.job_id)
+        close_job(transaction, held.job_id)
 
 
 def settle_parked(
@@ -119,7 +126,7 @@ def settle_parked(
             statuses=_statuses(answers),
             reason=reason,
         )
-        _close_job(transaction, held.job_id)
+        close_job(transaction, held.job_id)
 
 
 def settle_faulted(
@@ -171,16 +178,18 @@ def give_back(
         cancel_if_replaced(transaction, held.delivery_id, held.job_id, state)
 
 
-def _close_job(transaction: Transaction, job_id: int) -> None:
-    """Close the job under its row lock when its last delivery rests (design, rule 8)."""
+def close_job(transaction: Transaction, job_id: int) -> None:
+    """Close the job under its row lock when its last delivery rests (design, rule 8).
+
+    One that is sent does not rest while its destination is to commit to it.
+    """
     state = lock_job(transaction, job_id)
-    states = [
-        DeliveryState(row.state)
-        for row in transaction.rows(
-            sa.select(delivery.c.state).where(delivery.c.job_id == job_id, delivery.c.act == "report")
-        )
-    ]
-    if state is not JobState.REPORTED or not set(states) <= RESTING:
+    rows = transaction.rows(
+        sa.select(delivery.c.state, delivery.c.commit_at).where(delivery.c.job_id == job_id, delivery.c.act == "report")
+    )
+    states = [DeliveryState(row.state) for row in rows]
+    awaited = any(row.commit_at is not None for row in rows)
+    if state is not JobState.REPORTED or awaited or not set(states) <= RESTING:
         return
     failed = DeliveryState.FAILED in states
     if not failed and not DONE & set(states):

@@ -34,6 +34,7 @@ from cxrnode.roles.context import Context
 from cxrnode.roles.infer import EngineBroken, FilmReader, Loaded
 from cxrnode.roles.leases import LeaseKeeper
 from cxrnode.roles.receive import Receiver
+from cxrnode.roles.sender import Sender
 from cxrnode.spool import FolderSpool
 from cxrnode.store import jobs, retention, upgrade
 from cxrnode.store.database import CommitUnknown, Database
@@ -519,14 +520,14 @@ def test_a_bug_over_one_delivery_parks_it_and_the_others_go(
         site.receive(film)
     read_all(site)
     [key] = site.one(sa.text("SELECT sha256 FROM output WHERE job_id = 1 ORDER BY id"))
-    real = send.Sender._read
+    real = Sender._read
 
-    def fails(self: send.Sender, parcel: Any) -> bytes:
+    def fails(self: Sender, parcel: Any) -> bytes:
         if parcel.sha256 == key:
             raise ZeroDivisionError
         return real(self, parcel)
 
-    monkeypatch.setattr(send.Sender, "_read", fails)
+    monkeypatch.setattr(Sender, "_read", fails)
     site.send()
     wait_until(lambda: site.states() == ["failed", "delivered"], seconds=20, what="one parked, one delivered")
 

@@ -52,7 +52,7 @@ Node = tuple[str, int] | dict[str, Any]
 class Bench:
     """A store and a spool with reported jobs, and a send role that runs in this process until it is stopped."""
 
-    def __init__(self, folder: Path, nodes: dict[str, Node]) -> None:
+    def __init__(self, folder: Path, nodes: dict[str, Node], **send: Any) -> None:
         destinations = {
             name: {"aet": node[0], "host": "127.0.0.1", "port": node[1]} if isinstance(node, tuple) else node
             for name, node in nodes.items()
@@ -79,6 +79,7 @@ class Bench:
                     "dimse_timeout": "2s",
                     "acse_timeout": "2s",
                     "connect_timeout": "2s",
+                    **send,
                 },
             }
         )

@@ -59,7 +59,9 @@ def test_superseded_and_withdrawn_jobs_and_cancelled_deliveries_never_move_again
 def test_only_a_person_or_a_commitment_moves_a_delivery_that_rests() -> None:
     # A person makes a withdrawal graver: it is ordered anew.
     by_persons = {DeliveryEvent.RESENT, DeliveryEvent.ORDERED}
-    assert {*by_persons, DeliveryEvent.COMMITTED} == {e for state, e in DELIVERY if state in RESTING}
+    commitment = {DeliveryEvent.COMMITTED, DeliveryEvent.UNCOMMITTED, DeliveryEvent.PARKED}
+    assert by_persons | commitment == {e for state, e in DELIVERY if state in RESTING}
+    assert commitment == {e for state, e in DELIVERY if state is DeliveryState.SENT} - by_persons
     assert {DeliveryState.SENT, DeliveryState.COMMITTED} == DONE
 
 

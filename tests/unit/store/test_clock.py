@@ -12,7 +12,7 @@ HOURS = 3 * 3600.0
 
 
 def _mend(database: Database) -> int:
-    return mend(database, reading_lease=LEASE, sending_lease=LEASE, longest_pause=900.0)
+    return mend(database, reading_lease=LEASE, sending_lease=LEASE, longest_pause=900.0, longest_wait=3600.0)
 
 
 def test_a_lost_workers_job_comes_back_although_the_clock_went_back(database: Database, clock: Clock) -> None:
