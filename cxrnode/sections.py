@@ -148,6 +148,8 @@ class Listen(Section):
     #: Listening processes; 0: one for every four processor cores, at least one. The limit above is for all together.
     processes: Annotated[int, Field(ge=0, le=32)] = 0
     accept_unknown: bool = False
+    #: Films that may wait to be read; while there are so many, C-STORE answers 0xA700.
+    max_queue: Annotated[int, Field(ge=1)] = 10_000
     #: The largest data set that is received; the association that brings a larger one is aborted.
     max_instance: Size = 1024**3
     acse_timeout: Duration = 30.0
@@ -169,6 +171,8 @@ class RemoteNode(Section):
     iocm: bool = True
     #: It is asked to commit to what it was sent (PS3.4 annex J), and reports to us: until then nothing is delivered.
     commitment: bool = False
+    #: Results wait until the film itself is there, which it is asked for by C-FIND.
+    require_source: bool = False
     #: For the films that it sends without TimezoneOffsetFromUTC, instead of `node.timezone`.
     timezone: TimeZone | None = None
     tls: Tls | None = None
@@ -213,6 +217,8 @@ class StowNode(Section):
     auth: Auth | None = None
     tls: ClientTls | None = None
     iocm: bool = True
+    #: Results wait until the film itself is there, which it is asked for by QIDO-RS.
+    require_source: bool = False
 
     @model_validator(mode="after")
     def _keeps_its_secret(self) -> Self:
@@ -303,6 +309,8 @@ class Send(Section):
     probe_every: Duration = 60.0
     #: How long a destination's report on storage commitment is waited for before it is asked again.
     commitment_wait: Duration = 3600.0
+    #: How long results wait for their film, where a node has `require_source`.
+    source_wait: Duration = 86400.0
 
 
 class Corrections(Section):

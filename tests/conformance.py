@@ -30,12 +30,12 @@ from cxrnode.core import gate
 from cxrnode.core.findings import NIH14, Report
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.dicom import contexts, hardening, statuses
+from cxrnode.dicom.association import _REJECTIONS
 from cxrnode.dicom.destination import Destination, FaultKind
 from cxrnode.dicom.incoming import IMPLEMENTATION_VERSION_NAME
 from cxrnode.dicom.listener import Refusal
 from cxrnode.dicom.outputs import Output, OutputSettings, build_outputs
 from cxrnode.dicom.outputs.withdrawal import Rejection, Withdrawal, build_withdrawal
-from cxrnode.dicom.sender import _REJECTIONS
 from cxrnode.dicom.statuses import StatusClass
 from cxrnode.sections import RemoteNode
 from tests.unit.outputs.sources import (

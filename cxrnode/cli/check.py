@@ -118,6 +118,7 @@ def _rules(config: Config) -> Iterator[Checked]:
 
 
 def _database(config: Config) -> Iterator[Checked]:
+    from cxrnode import readiness
     from cxrnode.store import upgrade
 
     try:
@@ -132,6 +133,9 @@ def _database(config: Config) -> Iterator[Checked]:
         with told(database):
             upgrade.require(database)
         yield Checked(name="database", ok=True, detail=f"{database.url}, schema {upgrade.HEAD}")
+        with told(database):
+            look = readiness.queue(config, database)
+        yield Checked(name="queue", ok=look.ok, detail=look.detail, remedy=look.remedy)
     except CxrnodeError as error:
         yield _fault("database", error, "cxrnode db upgrade")
     finally:
@@ -146,6 +150,8 @@ def _database(config: Config) -> Iterator[Checked]:
 
 
 def _spool(config: Config) -> Iterator[Checked]:
+    from cxrnode.readiness import size_text
+
     if config.spool.is_bucket:
         yield _bucket(config)
     folder = config.spool_dir
@@ -171,7 +177,7 @@ def _spool(config: Config) -> Iterator[Checked]:
     yield Checked(
         name="spool",
         ok=not short,
-        detail=f"{folder}{made}, {free / 2**30:.1f} GiB free, {config.spool.min_free / 2**30:.1f} GiB must be",
+        detail=f"{folder}{made}, {size_text(free)} free, {size_text(config.spool.min_free)} must be",
         remedy="free space, or lower spool.min_free: C-STORE is refused with 0xA700 meanwhile" if short else "",
     )
 

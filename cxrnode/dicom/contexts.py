@@ -84,20 +84,20 @@ def accepted(extra: Iterable[PresentationContext] = ()) -> SharedContexts:
     return contexts
 
 
-def proposed(pairs: Iterable[tuple[str, str]]) -> list[PresentationContext]:
+def proposed(pairs: Iterable[tuple[str, str]], *, room: int = MAX_CONTEXTS) -> list[PresentationContext]:
     """Return the contexts to propose for (SOP class, transfer syntax) pairs.
 
     One context a pair, so that the peer cannot choose another syntax than the object's own where it takes that
     one; and for objects in Explicit VR Little Endian one with Implicit VR Little Endian, the default every peer
-    must take (PS3.5 section 10.1). Raises ValueError for more than 128 contexts.
+    must take (PS3.5 section 10.1). Raises ValueError for more contexts than there is `room` for.
     """
     wanted: dict[tuple[str, str], None] = {}
     for sop_class, syntax in pairs:
         wanted[sop_class, syntax] = None
         if convertible(syntax):
             wanted[sop_class, ImplicitVRLittleEndian] = None
-    if len(wanted) > MAX_CONTEXTS:
-        raise ValueError(f"{len(wanted)} presentation contexts do not fit into one association of {MAX_CONTEXTS}")
+    if len(wanted) > room:
+        raise ValueError(f"{len(wanted)} presentation contexts do not fit into one association of {room}")
     return [build_context(sop_class, syntax) for sop_class, syntax in wanted]
 
 

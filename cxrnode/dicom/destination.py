@@ -31,6 +31,7 @@ class FaultKind(StrEnum):
     TIMEOUT = "timeout"
     ABORTED = "aborted"
     NO_CONTEXT = "no_context"
+    NO_QUERY = "no_query"
 
 
 class Stage(StrEnum):
@@ -191,6 +192,19 @@ class Sent:
     said: str = ""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an object stands in an archive: its three UIDs."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+
+    def __repr__(self) -> str:
+        """Nothing of the values: a repr ends in logs and tracebacks."""
+        return "Place(...)"
+
+
 class Way(Protocol):
     """An open way to a destination. Leaving its `with` block ends it in good order, or cuts it after an error."""
 
@@ -200,6 +214,9 @@ class Way(Protocol):
 
     def store(self, data: bytes) -> Sent:
         """Send one object and return the answer. Raises AssociationFault, DeadlineReached, or Rejected for `data`."""
+
+    def has(self, place: Place) -> bool:
+        """Whether the destination has an object. Raises AssociationFault, of kind NO_QUERY where it does not tell."""
 
     def __enter__(self) -> Self: ...
 
@@ -246,6 +263,8 @@ _REMEDIES = {
     FaultKind.ABORTED: "The peer at {d.host}:{d.port} ended the association; its log says why, often that this "
     "node is not in its list of known AEs",
     FaultKind.NO_CONTEXT: "The peer takes none of the SOP classes offered; check what it accepts for storage",
+    FaultKind.NO_QUERY: "The peer does not say whether it has a film: let this node query it (C-FIND, Study Root), or "
+    "set [nodes.{d.name}] require_source = false",
 }
 
 #: For what is no DICOM association.
@@ -262,4 +281,6 @@ _WEB_REMEDIES = {
     FaultKind.UNREACHABLE: "Check [nodes.{d.name}] url = {d.url!r}, the network, and that the server is running",
     FaultKind.UNAUTHORISED: "Check [nodes.{d.name}] auth: the server does not let this node store",
     FaultKind.REFUSED: "Check [nodes.{d.name}] url = {d.url!r}: `/studies` below it must take STOW-RS",
+    FaultKind.NO_QUERY: "The server does not say whether it has a film: let this node query it (QIDO-RS), or set "
+    "[nodes.{d.name}] require_source = false",
 }

@@ -12,6 +12,7 @@ import queue
 import secrets
 import struct
 import time
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,10 @@ class IncomingFile:
                 self._fail(error.strerror or "cannot write")
         return len(piece)
 
+    def refuse(self, why: str) -> None:
+        """Keep nothing of it: the rest is read and dropped, so that its sender gets an answer."""
+        self._fail(why)
+
     def flush(self) -> None:
         """Nothing is held back: the file has no buffer."""
 
@@ -118,8 +123,9 @@ class IncomingFile:
 class IncomingMessages(DIMSEServiceProvider):
     """The DIMSE provider of one accepted association: streams C-STORE data sets to files in `folder`."""
 
-    def __init__(self, assoc: Association, folder: Path, limit: int) -> None:
+    def __init__(self, assoc: Association, folder: Path, limit: int, shortage: Callable[[], str]) -> None:
         super().__init__(assoc)
+        self._shortage = shortage
         self.files: dict[Path, IncomingFile] = {}
         self._folder = folder
         self._limit = limit
@@ -175,6 +181,8 @@ class IncomingMessages(DIMSEServiceProvider):
             implementation_version=IMPLEMENTATION_VERSION_NAME,
         )
         file = IncomingFile(self._folder, self._limit)
+        if shortage := self._shortage():
+            file.refuse(shortage)
         self.files[file.path] = file
         file.write(bytes(128) + b"DICM" + encode_file_meta(meta))
         file.begin_dataset()

@@ -114,6 +114,7 @@ class Ended:
 #: Why an AE may not associate, or None. Transient says: not now.
 Admit = Callable[[str, str, str], str | None]
 Receive = Callable[[Received], Answer]
+Shortage = Callable[[], str]
 #: Told of each association once it is over, in its own thread; must return at once and raise nothing.
 Observe = Callable[[Ended], None]
 
@@ -121,10 +122,10 @@ Observe = Callable[[Ended], None]
 class Listener:
     """Accepts associations on an adopted, listening socket or on host and port. Use as a context manager.
 
-    `folder` must lie on the spool's file system. `admit` is asked once an association, `receive` once an object,
-    both from many threads at once. `aliases` are further AE titles that peers may call. `extra_contexts` and
-    `extra_handlers` add services to the port; `seats` are those of all processes on the socket. Raises OSError if the
-    port cannot be bound.
+    `folder` must lie on the spool's file system. `admit` is asked once an association, `receive` once an object, and
+    `shortage` before its bytes are kept (why there is no room for it, or ""): all from many threads at once.
+    `aliases` are further AE titles that peers may call. `extra_contexts` and `extra_handlers` add services to the
+    port; `seats` are those of all processes on the socket. Raises OSError if the port cannot be bound.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Listener:
         folder: Path,
         admit: Admit,
         receive: Receive,
+        shortage: Shortage = lambda: "",
         adopted: socket.socket | None = None,
         host: str = "0.0.0.0",
         port: int = 0,
@@ -155,6 +157,7 @@ class Listener:
         self.max_object = max_object
         self._admit = admit
         self._receive = receive
+        self.shortage = shortage
         self._observe = observe
         #: Of each connection: when it spoke, its objects stored and not stored.
         self._counts: dict[Wire, list[float]] = {}
@@ -360,7 +363,7 @@ class Listener:
     def _answer(self, event: Event, file: IncomingFile) -> Answer:
         request = event.request
         if file.fault:
-            log.warning("object_not_kept", fault=file.fault, size=file.size)
+            self.report("object_not_kept", file.fault, event.assoc, fault=file.fault)
             code = statuses.CANNOT_UNDERSTAND if file.too_large else statuses.OUT_OF_RESOURCES
             return Answer(status=code, comment=file.fault)
         if not isinstance(request, C_STORE) or request.AffectedSOPClassUID != event.context.abstract_syntax:
@@ -395,7 +398,7 @@ class _Seat(RequestHandler):
     def handle(self) -> None:
         listener = self.server.listener  # type: ignore[attr-defined]
         wire = self._create_association()
-        messages = IncomingMessages(wire, listener.folder, listener.max_object)
+        messages = IncomingMessages(wire, listener.folder, listener.max_object, listener.shortage)
         wire.dimse = messages
         wire.dul.daemon = True
         listener.seated(wire)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from cxrnode.dicom import hardening, statuses
-from cxrnode.dicom.destination import AssociationFault, FaultKind, Hl7Destination, Sent, Stage, Timeouts
+from cxrnode.dicom.destination import AssociationFault, FaultKind, Hl7Destination, Place, Sent, Stage, Timeouts
 from cxrnode.errors import Rejected
 
 #: The frame of the Minimal Lower Layer Protocol.
@@ -84,6 +84,10 @@ class MllpWay:
         self._destination = destination
         self._timeouts = timeouts
         self._fresh = True
+
+    def has(self, place: Place) -> bool:
+        """A receiver of messages keeps no films, and none is asked for one."""
+        return True
 
     def store(self, data: bytes) -> Sent:
         """Send one message and return what the receiver says of it.

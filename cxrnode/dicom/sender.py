@@ -26,12 +26,14 @@ from cxrnode.dicom.destination import (
     DeadlineReached,
     Destination,
     FaultKind,
+    Place,
     Sent,
     Stage,
     Timeouts,
     parse_destination,
 )
 from cxrnode.dicom.part10 import Part10
+from cxrnode.dicom.query import has_object, query_context
 from cxrnode.dicom.statuses import StatusClass
 from cxrnode.errors import Rejected
 
@@ -86,6 +88,10 @@ class Outbound(Exchange):
             converted=converted,
         )
 
+    def has(self, place: Place) -> bool:
+        """Whether the peer has an object; the association must have been opened to `ask`. Raises AssociationFault."""
+        return has_object(self, place)
+
     def _store(self, context: PresentationContext, part10: Part10, dataset: bytes) -> C_STORE:
         request = C_STORE()
         request.Priority = 0  # medium
@@ -103,13 +109,17 @@ def open_association(
     pairs: Iterable[tuple[str, str]],
     timeouts: Timeouts | None = None,
     deadline: float | None = None,
+    to_ask: bool = False,
 ) -> Outbound:
-    """Associate for storing objects of these (SOP class, transfer syntax) pairs.
+    """Associate for storing objects of these (SOP class, transfer syntax) pairs, and `to_ask` what the peer has.
 
     `deadline` is on the monotonic clock: no object is begun after it and none waited for. Raises AssociationFault,
     and ValueError for more pairs than fit into one association (`contexts.MAX_CONTEXTS`).
     """
-    wire = associate(destination, calling_aet, contexts.proposed(pairs), timeouts or Timeouts())
+    proposed = contexts.proposed(pairs, room=contexts.MAX_CONTEXTS - 1 if to_ask else contexts.MAX_CONTEXTS)
+    wire = associate(
+        destination, calling_aet, [*proposed, query_context()] if to_ask else proposed, timeouts or Timeouts()
+    )
     return Outbound(wire, destination, deadline)
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import http.client
+import json
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from urllib3 import BaseHTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -26,7 +28,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from urllib3.exceptions import SSLError as WrappedSSLError
 
 from cxrnode.dicom import hardening
-from cxrnode.dicom.destination import AssociationFault, FaultKind, Sent, Stage, StowDestination, Timeouts
+from cxrnode.dicom.destination import AssociationFault, FaultKind, Place, Sent, Stage, StowDestination, Timeouts
 from cxrnode.dicom.part10 import Part10
 from cxrnode.dicom.stow_answer import FAULTS, answered, is_told, parsed, pause_asked
 from cxrnode.errors import ConfigError
@@ -112,26 +114,51 @@ class StowWay:
 
     def _post(self, boundary: str, data: bytes | None) -> tuple[int, Mapping[str, str], bytes]:
         """HTTP status, headers, and body of the answer. Raises AssociationFault."""
-        if not self._fresh and not self._connection.is_connected:
-            self._connection.close()
-            self.connect()
-        fresh, self._fresh = self._fresh, False
         head, tail = _frame(boundary, data)
         length = len(head) + len(data or b"") + len(tail)
         headers = {
             "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
             "Content-Length": str(length),
-            "Accept": "application/dicom+json",
-            "User-Agent": "cxrnode",
-            **self._authorisation,
         }
+        status, answer, body = self._request("POST", self._path, headers, lambda: _chunks(head, data, tail), length)
+        if not is_told(status, answer.get("Content-Type", ""), body):
+            # TRANSFER: nobody knows whether it has the instance.
+            detail = f"HTTP {status}, and no answer of STOW-RS"
+            raise self._fault(FaultKind.REFUSED, Stage.TRANSFER, detail)
+        return status, answer, body
+
+    def has(self, place: Place) -> bool:
+        """Whether the server has an object, by QIDO-RS (PS3.18 10.6). Raises AssociationFault."""
+        study, series, instance = (quote(uid, safe="") for uid in dataclasses.astuple(place))
+        path = f"{self._path}/{study}/series/{series}/instances?SOPInstanceUID={instance}&limit=1"
+        status, answer, body = self._request("GET", path, {}, lambda: iter(()), 0)
+        if status == 204 or (status == 404 and not body.lstrip().startswith(b"<")):
+            return False  # some answer so to a study that they do not have
+        if status in (401, 403, 407, 429, 502, 503, 504):
+            self._complain(status, answer)
+        try:
+            found = json.loads(body) if status == 200 else None
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, list):
+            raise self._fault(FaultKind.NO_QUERY, Stage.NEGOTIATE, f"HTTP {status} to QIDO-RS")
+        return bool(found)
+
+    def _request(
+        self, method: str, path: str, headers: Mapping[str, str], chunks: Callable[[], Iterator[bytes]], length: int
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """HTTP status, headers, and body of the answer to one request. Raises AssociationFault."""
+        if not self._fresh and not self._connection.is_connected:
+            self._connection.close()
+            self.connect()
+        fresh, self._fresh = self._fresh, False
+        sent = {**headers, "Accept": "application/dicom+json", "User-Agent": "cxrnode", **self._authorisation}
         cut = _Cut(self._connection, self._timeouts.dimse * 2 + length / _SLOWEST)
+        body_of: Iterator[bytes] | None = chunks() if method == "POST" else None
         try:
             # Who refuses may answer before it has all, and end the connection: its answer counts.
             with cut, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                self._connection.request(
-                    "POST", self._path, body=_chunks(head, data, tail), headers=headers, preload_content=False
-                )
+                self._connection.request(method, path, body=body_of, headers=sent, preload_content=False)
             with cut:
                 response = self._connection.getresponse()
                 body = _read(response)
@@ -147,9 +174,11 @@ class StowWay:
                 raise self._fault(FaultKind.ABORTED, Stage.TRANSFER, detail) from None
             # The server ended an older connection just then: on a new one it will say what is wrong, if anything is.
             self.connect()
-            return self._post(boundary, data)
+            return self._request(method, path, headers, chunks, length)
         framed = body or "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
-        clear = response.status in FAULTS or 300 <= response.status < 400
+        clear = (
+            response.status in FAULTS or 300 <= response.status < 400 or (method == "GET" and response.status == 204)
+        )
         if cut.made or not (framed or clear):
             # http.client takes headers that break off for whole ones: "200" alone says nothing then.
             self._connection.close()
@@ -158,10 +187,6 @@ class StowWay:
         if len(body) > _LARGEST_ANSWER:
             self._connection.close()
             body = b"too long"
-        if not is_told(response.status, response.headers.get("Content-Type", ""), body):
-            # TRANSFER: nobody knows whether it has the instance.
-            detail = f"HTTP {response.status}, and no answer of STOW-RS"
-            raise self._fault(FaultKind.REFUSED, Stage.TRANSFER, detail)
         return response.status, response.headers, body
 
     def _authorised(self) -> dict[str, str]:

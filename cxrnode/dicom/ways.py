@@ -19,12 +19,22 @@ from cxrnode.errors import ConfigError, Rejected
 
 
 def open_way(
-    destination: AnyDestination, *, calling_aet: str, pairs: Iterable[tuple[str, str]], timeouts: Timeouts
+    destination: AnyDestination,
+    *,
+    calling_aet: str,
+    pairs: Iterable[tuple[str, str]],
+    timeouts: Timeouts,
+    to_ask: bool = False,
 ) -> Way:
-    """Open the way for objects of these (SOP class, transfer syntax) pairs. Raises AssociationFault."""
+    """Open the way for objects of these (SOP class, transfer syntax) pairs, and `to_ask` which there are already.
+
+    Raises AssociationFault.
+    """
     match destination:
         case Destination():
-            return sender.open_association(destination, calling_aet=calling_aet, pairs=pairs, timeouts=timeouts)
+            return sender.open_association(
+                destination, calling_aet=calling_aet, pairs=pairs, timeouts=timeouts, to_ask=to_ask
+            )
         case StowDestination():
             return stow.open_stow(destination, timeouts=timeouts)
         case Hl7Destination():

@@ -71,10 +71,10 @@ def open_circuit(context: Context, name: str, fault: AssociationFault) -> None:
     """The way to a destination is not good: leave it alone for a while, and say what to change.
 
     One that is away, or does not want us, costs one connection each `send.probe_every`, from the first fault on. One
-    that is there and had no room, or broke off, is tried again soon at first.
+    that is there and had no room, or broke off with an object under way, is tried again soon at first.
     """
     every = context.config.send.probe_every
-    soon = fault.stage is Stage.TRANSFER or fault.kind in (FaultKind.BUSY, FaultKind.ABORTED)
+    soon = fault.stage is Stage.TRANSFER or fault.kind is FaultKind.BUSY
     pause = circuits.open_circuit(
         context.database,
         name,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import socket
-import time
 import zoneinfo
 
 import structlog
@@ -23,10 +22,11 @@ from cxrnode.dicom.listener import Answer, Listener, Received, Timeouts
 from cxrnode.dicom.seats import Seats
 from cxrnode.dicom.statuses import NOT_AUTHORISED, SUCCESS
 from cxrnode.dicom.tls import Tls, server_context
-from cxrnode.errors import Rejected, Transient
+from cxrnode.errors import Rejected
 from cxrnode.roles.associations import AssociationLog
 from cxrnode.roles.commit import hear
 from cxrnode.roles.context import Context
+from cxrnode.roles.room import Room
 from cxrnode.roles.rules import configured_rules, configured_words
 from cxrnode.store import changes, receipt
 from cxrnode.store.database import CommitUnknown
@@ -59,8 +59,11 @@ class Receiver:
         self._reporters = {node.aet for node in peers if any(one.commitment and one.host == node.host for one in peers)}
         self._rules_key: tuple[tuple[str, str], ...] = ()
         self._rules_hash = ""
-        self._full_until = 0.0
-        self._room_checked = 0.0
+        self._room = Room(context)
+
+    def shortage(self) -> str:
+        """Why no object may come now, asked before its bytes are taken; "" where one may."""
+        return self._room.shortage()
 
     def admit(self, calling_aet: str, called_aet: str, address: str) -> str | None:
         """Return why this peer may not send, or None. The called AE title is the listener's to check."""
@@ -74,9 +77,9 @@ class Receiver:
 
     def receive(self, received: Received) -> Answer:
         """Keep one object and answer. Raises Transient and Rejected, which the listener turns into statuses."""
-        if not self._may_store(received.association.calling_aet):
+        calling_aet = received.association.calling_aet
+        if calling_aet in self._reporters and not self._may_store(calling_aet):
             return Answer(status=NOT_AUTHORISED, comment="this AE may report here, not store: can_send is false")
-        self._require_room()
         dataset = read_header(received.path)
         kept_header = keep_header(dataset)  # before anything decodes it
         header, identity = to_header(dataset), identity_of(dataset)
@@ -154,18 +157,6 @@ class Receiver:
             if mode is not None
         ]
 
-    def _require_room(self) -> None:
-        """Refuse while the disk is nearly full, before it is full. Raises Transient; asks the disk once a second."""
-        now = time.monotonic()
-        if now - self._room_checked > 1.0:
-            self._room_checked = now
-            full = self._context.spool.free() < self._config.spool.min_free
-            if full and self._full_until == 0.0:
-                log.error("spool_full", remedy="free space, or lower spool.min_free")
-            self._full_until = now if full else 0.0
-        if self._full_until:
-            raise Transient("no room in the spool; send again later")
-
 
 def _arrival(
     received: Received, header: Header, identity: Identity, verdict: Verdict, key: str, kept_header: bytes
@@ -211,6 +202,7 @@ def run(context: Context, listening: socket.socket) -> None:
         folder=context.spool.incoming,
         admit=receiver.admit,
         receive=receiver.receive,
+        shortage=receiver.shortage,
         adopted=listening,
         max_associations=listen.max_associations,
         seats=Seats(context.config.node.data_dir / "listener.seats", listen.max_associations),

@@ -6,21 +6,23 @@ delivery (design, rule 6). Never torch.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from collections.abc import Callable, Sequence
 
 import structlog
 
-from cxrnode.config import RemoteNode
-from cxrnode.dicom.destination import AnyDestination, AssociationFault, FaultKind, Sent, Stage, Timeouts, Way
+from cxrnode.config import RemoteNode, StowNode
+from cxrnode.dicom.destination import AnyDestination, AssociationFault, FaultKind, Place, Sent, Stage, Timeouts, Way
 from cxrnode.dicom.statuses import StatusClass, classify
 from cxrnode.dicom.ways import open_way
 from cxrnode.errors import LeaseLost, Rejected, Transient
+from cxrnode.quantities import duration_text
 from cxrnode.roles.context import Context, places, work_until_stopped
 from cxrnode.roles.destinations import open_circuit
 from cxrnode.roles.leases import LeaseKeeper
-from cxrnode.store import changes, circuits, deliveries, settlements
+from cxrnode.store import changes, circuits, deliveries, originals, settlements
 from cxrnode.store.deliveries import DeliveryClaim, Parcel
 from cxrnode.store.settlements import Answer
 from cxrnode.wakeup import Waiter
@@ -39,6 +41,7 @@ class Sender:
         self._destination = destination
         node = context.config.nodes[destination.name]
         self._to_commit = isinstance(node, RemoteNode) and node.commitment
+        self._to_ask = isinstance(node, RemoteNode | StowNode) and node.require_source
         self._settings = context.config.send
         self._timeouts = Timeouts(
             connect=self._settings.connect_timeout, acse=self._settings.acse_timeout, dimse=self._settings.dimse_timeout
@@ -84,7 +87,11 @@ class Sender:
         pairs = sorted({(p.sop_class_uid, p.transfer_syntax_uid) for c in claims for p in c.parcels})
         try:
             with open_way(
-                self._destination, calling_aet=self._context.config.node.ae_title, pairs=pairs, timeouts=self._timeouts
+                self._destination,
+                calling_aet=self._context.config.node.ae_title,
+                pairs=pairs,
+                timeouts=self._timeouts,
+                to_ask=self._to_ask,
             ) as way:
                 self._well = False
                 if way.welcomed:
@@ -104,6 +111,9 @@ class Sender:
     def _deliver(self, way: Way, claim: DeliveryClaim, keeper: LeaseKeeper[DeliveryClaim]) -> None:
         """Send one delivery's objects and settle it. Raises Transient after giving it back."""
         started = time.monotonic()
+        if self._to_ask and not self._has_film(way, claim):
+            keeper.drop(claim)
+            return
         try:
             if not deliveries.begin(self._context.database, claim):
                 keeper.drop(claim)
@@ -148,6 +158,40 @@ class Sender:
             taken=sum(a.done for a in answers),
             ms=round(1000 * (time.monotonic() - started)),
         )
+
+    def _has_film(self, way: Way, claim: DeliveryClaim) -> bool:
+        """Whether the film itself is at the destination; else the delivery waits for it, or has waited long enough.
+
+        Raises AssociationFault after giving it back.
+        """
+        database, wait = self._context.database, self._settings.source_wait
+        original = originals.original_of(database, claim)
+        try:
+            if original is None or way.has(Place(**dataclasses.asdict(original))):
+                return True
+        except Transient as fault:
+            why = str(fault)
+            self._settle(claim, lambda: settlements.give_back(database, claim, (), why))
+            raise
+        self._close_circuit()
+        if claim.age >= wait:
+            reason = (
+                f"the film itself is not in {claim.destination} after {duration_text(wait)}: send it there, then "
+                f"`cxrnode jobs resend {claim.job_id}`; or set [nodes.{claim.destination}] require_source = false"
+            )
+            log.error("delivery_parked", job=claim.job_id, destination=claim.destination, reason=reason)
+            self._settle(claim, lambda: settlements.settle_parked(database, claim, (), reason))
+            return False
+        # The longer it has not come, the less often it is asked for.
+        pause = min(max(claim.age / 2, self._settings.backoff_base), self._settings.backoff_cap)
+        reason = f"waits until the film itself is in {claim.destination}"
+
+        def wait_for_it() -> None:
+            if originals.await_original(database, claim, reason, pause=pause):
+                log.info("original_awaited", job=claim.job_id, destination=claim.destination)
+
+        self._settle(claim, wait_for_it)
+        return False
 
     def _conclude(
         self,

@@ -14,6 +14,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from cxrnode.errors import Transient
 from cxrnode.roles.context import Context
 from cxrnode.roles.notices import say_not_analysed
+from cxrnode.roles.room import RoomWatch
 from cxrnode.roles.rules import configured_words
 from cxrnode.roles.studies import StudySummaries
 from cxrnode.roles.withdraw import make_withdrawals
@@ -79,13 +80,6 @@ def _remove_orphans(context: Context, keys: list[str]) -> int:
     for key in orphans:
         context.spool.remove(key)
     return len(orphans)
-
-
-def watch_disk(context: Context) -> None:
-    """Say so while the spool's disk is nearly full; `receive` refuses with 0xA700 meanwhile."""
-    free = context.spool.free()
-    if free < context.config.spool.min_free:
-        log.error("spool_full", free_mib=free >> 20, remedy="free space, or lower spool.min_free")
 
 
 def mend_clock(context: Context) -> None:
@@ -155,7 +149,7 @@ DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("summarise_studies", StudySummaries(), 10.0),
     ("retire", retire, 600.0),
     ("sweep", sweep, 900.0),
-    ("watch_disk", watch_disk, 60.0),
+    ("watch_room", RoomWatch(), 10.0),
     ("mend_clock", mend_clock, 60.0),
     ("watch_queues", watch_queues, 300.0),
     ("count_readings", count_readings, 20.0),

@@ -204,6 +204,13 @@ def waiting(database: Database) -> Mapping[str, int]:
     return {row[0]: int(row[1]) for row in rows}
 
 
+def queued(database: Database, *, most: int) -> int:
+    """How many jobs wait to be read or are read now; no more than `most` are counted."""
+    some = sa.select(job.c.id).where(job.c.state.in_((JobState.QUEUED, JobState.READING))).limit(most).subquery()
+    with database.read() as transaction:
+        return int(transaction.scalar(sa.select(sa.func.count()).select_from(some)) or 0)
+
+
 def release_owner(database: Database, owner: str) -> int:
     """End at once the leases of a worker that is known to be dead, rather than wait for their time; return how many."""
     with database.write() as transaction:

@@ -123,7 +123,7 @@ def _make_graver(
                 delivery_output.c.had.is_(False),
             )
         )
-        move(transaction, row.id, state, DeliveryEvent.ORDERED, attempts=0, not_before=0.0, reason="")
+        move(transaction, row.id, state, DeliveryEvent.ORDERED, attempts=0, not_before=0.0, reason="", commit_at=None)
         note(transaction, DeliveryEvent.ORDERED, job_id=job_id, delivery_id=row.id, destination=row.destination)
     taken = _take_back_all(transaction, job_id, deliveries, cause)
     return TakenBack(cancelled=taken.cancelled, ordered=taken.ordered + ordered)

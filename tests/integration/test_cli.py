@@ -156,7 +156,7 @@ def test_check_finds_a_database_that_is_not_there_and_one_of_another_schema(site
 
     with site.database.write() as transaction:
         transaction.connection.execute(sa.text("DELETE FROM alembic_version"))
-    said = "the database has schema none, not 0001: run `cxrnode db upgrade`"
+    said = f"the database has schema none, not {upgrade.HEAD}: run `cxrnode db upgrade`"
     assert checked(site)["database"] == (said, "cxrnode db upgrade")
     site.database.close()
     (site.folder / "data" / "cxrnode.sqlite").unlink()

@@ -36,6 +36,8 @@ from tests.integration.scripted import await_that, film
 from tests.integration.test_send_role import Bench
 from tests.peers import Orthanc, unused_port, wait_until
 
+#: The archive always answers here: only a busy machine makes it slow.
+PATIENT = {"connect_timeout": "20s", "acse_timeout": "20s", "dimse_timeout": "20s"}
 #: How the archive reports: on an association that it makes, on that of the request, or not of itself.
 Mode = Literal["new", "same", "silent"]
 
@@ -197,7 +199,7 @@ def make_node(tmp_path: Path) -> Iterator[MakeNode]:
         port = unused_port()
         archive = Archive(port, mode=mode)
         pacs = {"aet": archive.aet, "host": "127.0.0.1", "port": archive.port, "commitment": True}
-        bench = Bench(tmp_path, {"PACS": pacs, **(nodes or {})}, commitment_wait=wait)
+        bench = Bench(tmp_path, {"PACS": pacs, **(nodes or {})}, commitment_wait=wait, **PATIENT)
         made.append((Node(bench, port), archive))
         return made[-1]
 
@@ -208,7 +210,7 @@ def make_node(tmp_path: Path) -> Iterator[MakeNode]:
         node.bench.close()
 
 
-def waits(node: Node, what: str, holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def waits(node: Node, what: str, holds: Callable[[], bool], seconds: float = 60.0) -> None:
     wait_until(holds, seconds=seconds, what=what)
 
 
@@ -438,7 +440,7 @@ def test_orthanc_commits(tmp_path: Path, orthanc: Orthanc) -> None:
     port = unused_port()
     orthanc.register("CXRNODE", "CXRNODE", port)
     pacs = {"aet": orthanc.aet, "host": "127.0.0.1", "port": orthanc.dicom_port, "commitment": True}
-    node = Node(Bench(tmp_path, {"PACS": pacs}), port)
+    node = Node(Bench(tmp_path, {"PACS": pacs}, **PATIENT), port)
     try:
         numbers = [node.bench.report(number, "PACS", files=captures(number)) for number in (1, 2, 3)]
         node.start()
@@ -456,7 +458,7 @@ def test_orthanc_gets_again_what_it_lost_before_it_committed(tmp_path: Path, ort
     port = unused_port()
     pacs = {"aet": orthanc.aet, "host": "127.0.0.1", "port": orthanc.dicom_port, "commitment": True}
     # Orthanc does not know where to report yet: its first request is lost, and so is then one object.
-    node = Node(Bench(tmp_path, {"PACS": pacs}, commitment_wait="3s"), port)
+    node = Node(Bench(tmp_path, {"PACS": pacs}, commitment_wait="3s", **PATIENT), port)
     try:
         number = node.bench.report(1, "PACS", files=captures(1))
         node.start()

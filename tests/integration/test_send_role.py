@@ -98,10 +98,15 @@ class Bench:
         message: bytes = b"",
         messages_to: Sequence[str] = (),
         header: bytes = b"",
+        source: tuple[str, str, str] | None = None,
     ) -> int:
-        """Make one reported job with outputs for the destinations, `files` or small ones; return its id."""
+        """Make one reported job with outputs for the destinations, `files` or small ones; return its id.
+
+        `source` is the film's Study, Series and SOP Instance UID.
+        """
+        study, series, film = source or ("x", "x", f"2.25.{number}")
         arrival = Arrival(
-            sop_instance_uid=f"2.25.{number}",
+            sop_instance_uid=film,
             dataset_sha256=f"{number:064}",
             sop_class_uid=SC,
             transfer_syntax_uid=ExplicitVRLittleEndian,
@@ -111,7 +116,7 @@ class Bench:
             reason="a test",
             rule="all",
             header={},
-            identity={**IDENTITY, "issuer": ""},
+            identity={**IDENTITY, "issuer": "", "study_instance_uid": study, "series_instance_uid": series},
             spool_key=f"{number:032x}",
             size=1,
             kept_header=header,
@@ -192,7 +197,7 @@ class Bench:
             )
         return [(row[0], json.loads(row[1])) for row in rows]
 
-    def wait_state(self, job_id: int, state: str, seconds: float = 20.0) -> None:
+    def wait_state(self, job_id: int, state: str, seconds: float = 60.0) -> None:
         wait_until(lambda: self.state(job_id) == state, seconds=seconds, what=f"job {job_id} {state}")
 
 
