@@ -29,7 +29,7 @@ from cxrnode.config import Config
 from cxrnode.core import gate
 from cxrnode.core.findings import NIH14, Report
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
-from cxrnode.dicom import contexts, hardening, statuses
+from cxrnode.dicom import commitment, contexts, hardening, query, statuses
 from cxrnode.dicom.association import _REJECTIONS
 from cxrnode.dicom.destination import Destination, FaultKind
 from cxrnode.dicom.incoming import IMPLEMENTATION_VERSION_NAME
@@ -53,7 +53,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs" / "dicom-conformance.md"
 
 #: Where a receiving association's answers come from: each module, and the status of what it raises.
-_ANSWERING = ("roles/receive.py", "dicom/header.py", "dicom/part10.py", "dicom/incoming.py", "dicom/listener.py")
+_ANSWERING = (
+    "roles/receive.py",
+    "roles/room.py",
+    "dicom/header.py",
+    "dicom/part10.py",
+    "dicom/incoming.py",
+    "dicom/listener.py",
+)
 
 
 # ----------------------------------------------------------------------------------------------- Markdown
@@ -75,6 +82,7 @@ def named(uid: str) -> str:
 
 _BECOMES = {
     "1.2.840.10008.1.1": "C-ECHO",
+    commitment.PUSH_MODEL: "N-EVENT-REPORT, as SCU",
     **{str(uid): "read" for uid in contexts.READ},
     gate._SC: "read, where its header is that of a radiograph",
 }
@@ -82,7 +90,7 @@ _BECOMES = {
 
 def accepted_classes() -> str:
     """What the listener accepts, SOP class by SOP class: the classes that are read first."""
-    contexts_ = contexts.accepted()
+    contexts_ = contexts.accepted([commitment.report_context()])
     rows = []
     for context in contexts_:
         uid = str(context.abstract_syntax)
@@ -109,6 +117,10 @@ def proposed_contexts() -> str:
         for context in contexts.proposed([(output.sop_class_uid, output.transfer_syntax_uid)]):
             for syntax in map(str, context.transfer_syntax or ()):
                 rows.append((kind, named(output.sop_class_uid), output.sop_class_uid, named(syntax), syntax))
+    asked = {"commitment = true": commitment.report_context(), "require_source = true": query.query_context()}
+    for why, context in asked.items():
+        uid = str(context.abstract_syntax)
+        rows += [(why, named(uid), uid, named(str(one)), str(one)) for one in context.transfer_syntax or ()]
     return table(("object", "SOP class", "UID", "transfer syntax", "UID"), rows)
 
 
@@ -191,6 +203,10 @@ def statuses_sent() -> str:
 
 def _answers(path: Path) -> Iterator[tuple[str, str]]:
     by_class = {"Transient": "A700", "Rejected": "C000"}
+    if path.name == "room.py":
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr) and (said := _text(node)).startswith("no room"):
+                yield "A700", said
     by_constant = {"OUT_OF_RESOURCES": "A700", "MISMATCH": "A900", "CANNOT_UNDERSTAND": "C000"}
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call):
@@ -234,6 +250,30 @@ def statuses_received() -> str:
     rows = [(row.title, row.gloss, row.kind.value, does[row.kind]) for row in statuses.STATUSES.values()]
     rows.append(("any other", statuses.UNKNOWN.gloss, statuses.UNKNOWN.kind.value, does[statuses.UNKNOWN.kind]))
     return table(("status", "meaning", "class", "the delivery is"), rows)
+
+
+def commitment_failures() -> str:
+    """What each Failure Reason (0008,1197) of a report on storage commitment asks for."""
+    does = {
+        commitment.Remedy.RESEND: "the object is sent again, and asked for again; an attempt of its delivery",
+        commitment.Remedy.ASK_AGAIN: "it is asked for again under a new transaction UID",
+        commitment.Remedy.PERSON: "the delivery is parked",
+    }
+    rows = [(f"{reason:04X}", said, does[remedy]) for reason, (remedy, said) in sorted(commitment.FAILURES.items())]
+    remedy, said = commitment.failure(0)
+    return table(("Failure Reason", "meaning", "what is done"), [*rows, ("any other", said, does[remedy])])
+
+
+def report_answers() -> str:
+    """How a report on storage commitment is answered (N-EVENT-REPORT-RSP)."""
+    said = {
+        commitment.SUCCESS: "it is written down, also where it came before",
+        commitment.PROCESSING_FAILURE: "it cannot be kept now: report again",
+        commitment.NO_SUCH_EVENT_TYPE: "an event type that is neither 1 nor 2",
+        commitment.INVALID_ARGUMENT: "it is malformed, or of a transaction UID that this node never asked under",
+        commitment.NOT_AUTHORISED: "it comes from somebody else than the node that was asked",
+    }
+    return table(("status", "because"), [(f"{status:04X}", why) for status, why in said.items()])
 
 
 def rejections_sent() -> str:
@@ -569,6 +609,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "rejections sent": rejections_sent,
     "rejections received": rejections_received,
     "circuit reasons": circuit_reasons,
+    "commitment failures": commitment_failures,
+    "report answers": report_answers,
     **{f"iod {kind}": functools.partial(iod, kind) for kind in _IODS},
     **{f"tree {kind}": functools.partial(content_tree, kind) for kind in ("sr", "text", "key_object", "rejection")},
     "codes": code_set,
