@@ -26,7 +26,10 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_valid
 from cxrnode.errors import ConfigError
 from cxrnode.sections import (
     NODE_KINDS,
+    Alerts,
     AnyNode,
+    Atna,
+    Audit,
     Changes,
     Corrections,
     Database,
@@ -56,6 +59,9 @@ from cxrnode.sections import (
 )
 
 __all__ = [
+    "Alerts",
+    "Atna",
+    "Audit",
     "Changes",
     "Config",
     "Corrections",
@@ -122,6 +128,9 @@ class Config(Section):
     retention: Retention = Field(default_factory=Retention)
     web: Web = Field(default_factory=Web)
     changes: Changes = Field(default_factory=Changes)
+    audit: Audit = Field(default_factory=Audit)
+    alerts: Alerts = Field(default_factory=Alerts)
+    atna: Atna = Field(default_factory=Atna)
     log: Log = Field(default_factory=Log)
     _source: Path | None = PrivateAttr(default=None)
 

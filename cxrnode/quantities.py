@@ -50,6 +50,20 @@ def duration_text(seconds: float) -> str:
     return f"{seconds:g}s"
 
 
+def spoken(seconds: float) -> str:
+    """Return a span of time as people say it, in two units at most: `40 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    rest = round(seconds)
+    if rest < 90:
+        return f"{rest} s"
+    minutes = round(rest / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
 def _duration(value: Any) -> Any:
     if isinstance(value, str):
         return parse_duration(value)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from cxrnode.core.findings import Decision, Finding, Outcome, Reader, Report, Thresholds
 from cxrnode.core.kept import Kept
 from cxrnode.core.lifecycle import job_after
-from cxrnode.store import audit, deliveries, jobs, receipt, rejections, reports, settlements
+from cxrnode.store import audit, deliveries, guards, jobs, receipt, rejections, reports, settlements
 from cxrnode.store.audit import EventFilter
 from cxrnode.store.database import Database
 from cxrnode.store.deliveries import DeliveryClaim
@@ -104,12 +104,14 @@ def database(store_url: str) -> Iterator[Database]:
 def empty(database: Database) -> None:
     """Remove every row, and count ids from 1 again."""
     with database.write() as transaction:
+        guards.remove(transaction.connection)
         if database.is_sqlite:
             for table in reversed(metadata.sorted_tables):
                 transaction.connection.execute(sa.delete(table))
         else:
             names = ", ".join(table.name for table in metadata.sorted_tables)
             transaction.connection.execute(sa.text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+        guards.install(transaction.connection)
 
 
 @pytest.fixture

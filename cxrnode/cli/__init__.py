@@ -12,6 +12,7 @@ import click
 
 from cxrnode import __version__
 from cxrnode.cli.admit import admit_command
+from cxrnode.cli.alerts import alerts
 from cxrnode.cli.audit import audit
 from cxrnode.cli.bench import bench_command
 from cxrnode.cli.calibrate import calibrate_command
@@ -23,6 +24,8 @@ from cxrnode.cli.demo import demo
 from cxrnode.cli.dicom import echo, send
 from cxrnode.cli.evaluate import evaluate
 from cxrnode.cli.explain import explain
+from cxrnode.cli.export import export_command
+from cxrnode.cli.feedback import feedback
 from cxrnode.cli.fleet import fleet
 from cxrnode.cli.health import health
 from cxrnode.cli.imports import import_command, pull_command
@@ -33,6 +36,8 @@ from cxrnode.cli.models import model
 from cxrnode.cli.options import Commands, config_option
 from cxrnode.cli.rules import rules
 from cxrnode.cli.serve import serve
+from cxrnode.cli.stats import stats_command
+from cxrnode.cli.trail import erase_command, rebuild_command, seal_command, verify_command
 from cxrnode.cli.train import train
 from cxrnode.cli.users import users
 
@@ -66,6 +71,7 @@ for _command in (
     users,
     queue,
     changes,
+    alerts,
     db,
     bench_command,
     fleet,
@@ -77,5 +83,9 @@ for _command in (activate_command, shadow_command, disable_command):
     model.add_command(_command)
 for _command in (retry_command, resend_command, withdraw_command, decide_command):
     jobs.add_command(_command)
+for _audit_command in (
+    *(export_command, stats_command, verify_command, seal_command, erase_command, rebuild_command, feedback),
+):
+    audit.add_command(_audit_command)
 
 __all__ = ["main"]

@@ -1,15 +1,22 @@
-"""`cxrnode audit`: the events, as they stand in the trail. They hold no identifier of a patient."""
+"""`cxrnode audit query`: the events as they stand in the trail, or what models said. Neither names a patient."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cxrnode.cli import tables
-from cxrnode.cli.options import config_option, json_option, limit_option, load, open_store, since_option, until_option
+from cxrnode.cli.filters import chosen, filter_options
+from cxrnode.cli.options import config_option, json_option, limit_option, load, open_store
+
+if TYPE_CHECKING:
+    from cxrnode.config import Config
+    from cxrnode.store.records import RecordFilter
 
 
 @click.group()
@@ -18,11 +25,11 @@ def audit() -> None:
 
 
 @audit.command("query")
-@click.option("--job", "job_id", type=int, metavar="ID", help="Of this job.")
-@click.option("--instance", "instance_id", type=int, metavar="ID", help="Of this instance.")
-@click.option("--event", "name", metavar="NAME", help="Of this kind, as accepted, reported, delivery_sent.")
-@since_option
-@until_option
+@click.option("--job", "job_id", type=int, metavar="ID", help="Events of this job.")
+@click.option("--instance", "instance_id", type=int, metavar="ID", help="Events of this instance.")
+@click.option("--event", "name", metavar="NAME", help="Events of this kind, as accepted, reported, delivery_sent.")
+@click.option("--findings", is_flag=True, help="What models said in place of events; the filters below choose.")
+@filter_options
 @limit_option(1000)
 @json_option
 @config_option
@@ -30,18 +37,27 @@ def query_command(
     job_id: int | None,
     instance_id: int | None,
     name: str | None,
-    since: float | None,
-    until: float | None,
+    findings: bool,
     limit: int,
     as_json: bool,
     config_path: Path | None,
+    **filters: Any,
 ) -> None:
-    """Show events, the oldest first."""
+    """Show events, the oldest first; or with --findings what the models said, a line a finding."""
     from cxrnode.store.audit import EventFilter, query
 
-    chosen = EventFilter(job_id=job_id, instance_id=instance_id, name=name, since=since, until=until)
+    wanted = chosen(filters)
+    if findings:
+        if (job_id, instance_id, name) != (None, None, None):
+            raise click.UsageError("--job, --instance and --event are of events")
+        _show_findings(load(config_path), wanted, limit, as_json)
+        return
+    given = [field for field, value in _fields(wanted) if value is not None and field not in ("since", "until")]
+    if given:
+        raise click.UsageError("filters of findings go with --findings")
+    of = EventFilter(job_id=job_id, instance_id=instance_id, name=name, since=wanted.since, until=wanted.until)
     with open_store(load(config_path)) as database:
-        events = list(query(database, chosen, limit=limit))
+        events = list(query(database, of, limit=limit))
     if as_json:
         tables.emit(events)
         return
@@ -55,6 +71,36 @@ def query_command(
     )
     if len(events) == limit:
         tables.aside(f"{limit} events shown; there may be more: --since, --limit")
+
+
+def _fields(wanted: RecordFilter) -> list[tuple[str, Any]]:
+    return [(name, getattr(wanted, name)) for name in wanted.__dataclass_fields__]
+
+
+def _show_findings(config: Config, wanted: RecordFilter, limit: int, as_json: bool) -> None:
+    from cxrnode.roles.rules import configured_words
+    from cxrnode.store.records import records
+
+    with open_store(config) as database:
+        found = list(itertools.islice(records(database, wanted, words=configured_words(config)), limit))
+    if as_json:
+        # The columns of whose film it is are empty here: `audit export` fills them.
+        tables.emit(found)
+        return
+    tables.table(
+        ("job", "received", "from", "model", "state", "outcome", "finding", "score", "decision", "truth"),
+        (
+            (
+                *(one.job, tables.local(one.received_at), one.calling_aet, one.model, one.state, one.outcome),
+                *(one.finding, "" if one.score is None else f"{one.score:.4f}", one.decision.replace("_", " ")),
+                "" if one.truth is None else ("present" if one.truth else "absent"),
+            )
+            for one in found
+        ),
+        numbers="job score",
+    )
+    if len(found) == limit:
+        tables.aside(f"{limit} lines shown; there may be more: --since, --limit, or audit export")
 
 
 def said(detail: object) -> str:

@@ -7,18 +7,36 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from cxrnode.errors import Transient
+from cxrnode import syslog
+from cxrnode.errors import CxrnodeError, Transient
+from cxrnode.roles import channels
+from cxrnode.roles.alerts import tell_alerts, watch_alerts, watch_days
 from cxrnode.roles.context import Context
 from cxrnode.roles.notices import say_not_analysed
+from cxrnode.roles.repository import tell_activity, tell_repository
 from cxrnode.roles.room import RoomWatch
 from cxrnode.roles.rules import configured_words
 from cxrnode.roles.studies import StudySummaries
 from cxrnode.roles.withdraw import make_withdrawals
-from cxrnode.store import associations, clock, commitments, deliveries, duties, fleet, jobs, retention, tallies
+from cxrnode.sections import Syslog
+from cxrnode.store import (
+    associations,
+    clock,
+    commitments,
+    deliveries,
+    duties,
+    erasure,
+    fleet,
+    jobs,
+    retention,
+    seals,
+    tallies,
+)
 from cxrnode.store.jobs import Limits
 from cxrnode.wakeup import wake
 
@@ -141,6 +159,60 @@ def watch_fleet(context: Context) -> None:
             log.error("node_silent", node=member.node, silent_s=round(member.silent_for), remedy=remedy)
 
 
+def seal_day(context: Context) -> None:
+    """Seal the events so far, once a day, and tell the digest outside: in the log, and where `audit.seals` says."""
+    newest = seals.latest(context.database)
+    with context.database.read() as transaction:
+        today = int(transaction.now // tallies.DAY)
+    if newest is not None and int(newest.sealed_at // tallies.DAY) >= today:
+        return
+    taken = seals.take(context.database)
+    if taken is None:
+        return
+    log.info("sealed", seal=taken.id, events=taken.events, last_event=taken.last_event, digest=taken.digest)
+    if context.config.audit.syslog is not None:
+        _tell_seal(context, context.config.audit.syslog, taken)
+    if context.config.audit.seals is not None:
+        _write_seal(context, context.config.audit.seals, seals.export(context.database, taken))
+
+
+def _tell_seal(context: Context, server: Syslog, taken: seals.Seal) -> None:
+    said = f"{context.config.node.ae_title} sealed {taken.events} events up to {taken.last_event}: {taken.digest}"
+    message = syslog.Message(at=taken.sealed_at, severity=syslog.NOTICE, kind="audit-seal", text=said)
+    try:
+        syslog.send(channels.syslog_server(server), [message])
+    except CxrnodeError as fault:
+        log.error(
+            "seal_not_told", seal=taken.id, reason=str(fault), remedy="check audit.syslog; the log has the digest"
+        )
+
+
+def _write_seal(context: Context, folder: Path, kept: seals.Exported) -> None:
+    name = f"{context.config.node.ae_title.replace('/', '_').replace(' ', '_')}-{kept.seal.id:06}.seal.json"
+    temporary = folder / f".{name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(kept.to_json() + "\n", encoding="utf-8")
+        temporary.rename(folder / name)
+    except OSError as error:
+        remedy = "check the folder of audit.seals; `cxrnode audit seal --out FILE` writes the seal, too"
+        log.error("seal_not_written", seal=kept.seal.id, reason=error.strerror, remedy=remedy)
+
+
+def erase_identities(context: Context) -> None:
+    """Forget whose films they were, once their time is over; each is an event."""
+    total = 0
+    while not context.stopping.is_set():
+        done = erasure.retire(context.database, older=context.config.retention.identity, limit=100)
+        for key in done.keys:
+            context.spool.remove(key)
+        total += len(done.instances)
+        if not done.instances:
+            break
+    if total:
+        log.info("identities_erased", films=total)
+
+
 #: Every duty, and how often it is due, in seconds.
 DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("expire_leases", expire_leases, 10.0),
@@ -155,6 +227,12 @@ DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("count_readings", count_readings, 20.0),
     ("forget_associations", forget_associations, 900.0),
     ("watch_fleet", watch_fleet, 60.0),
+    ("seal_day", seal_day, 600.0),
+    ("erase_identities", erase_identities, 3600.0),
+    ("watch_alerts", watch_alerts, 15.0),
+    ("watch_days", watch_days, 3600.0),
+    ("tell_alerts", tell_alerts, 10.0),
+    ("tell_repository", tell_repository, 10.0),
 )
 
 
@@ -174,6 +252,8 @@ def run(context: Context) -> None:
         scheduler.add_job(functools.partial(perform, context, name, duty, every), "interval", seconds=every, id=name)
     scheduler.start()
     context.ready()
+    tell_activity(context, started=True)
     while not context.stopping.wait(1.0):
         context.beat()
     scheduler.shutdown(wait=True)
+    tell_activity(context, started=False)

@@ -53,6 +53,7 @@ def test_the_shipped_file_is_valid_and_gives_nothing_but_its_site_and_the_defaul
 def test_every_commented_out_default_of_the_shipped_file_is_the_default() -> None:
     """Uncommenting a line of a section must change nothing, except where it shows an example."""
     examples = {"timezone", "tls", "ca", "proxy", "chest", "not_chest", "frontal", "lateral"}
+    examples |= {"seals", "email", "webhook", "syslog", "server"}
     section, lines, shown = "", [], []
     for line in template().splitlines():
         if heading := re.match(r"\[(\w+)\]", line):

@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from cxrnode.store import guards
 from cxrnode.store.schema import metadata
 
 connection = context.config.attributes["connection"]
@@ -13,3 +14,4 @@ context.configure(
 )
 with context.begin_transaction():
     context.run_migrations()
+    guards.install(connection)  # anew each time: what alters a table may lose its triggers

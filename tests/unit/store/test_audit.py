@@ -7,7 +7,7 @@ import json
 import pytest
 import sqlalchemy as sa
 
-from cxrnode.store import audit, circuits, jobs, resend, retention, settlements
+from cxrnode.store import audit, circuits, guards, jobs, resend, retention, settlements
 from cxrnode.store.audit import EventFilter, link_hash, note, query
 from cxrnode.store.database import Database
 from cxrnode.store.retention import Periods
@@ -73,6 +73,7 @@ TAMPERINGS = {
 def test_a_changed_event_breaks_the_chain_where_it_stands(database: Database, change: dict[str, object]) -> None:
     job_id = delivered(database)
     with database.write() as transaction:
+        guards.remove(transaction.connection)
         victim = transaction.scalar(
             sa.select(event.c.id).where(event.c.job_id == job_id, event.c.name == "delivery_claimed")
         )
@@ -83,6 +84,7 @@ def test_a_changed_event_breaks_the_chain_where_it_stands(database: Database, ch
 def test_a_removed_event_breaks_the_chain_at_the_next(database: Database) -> None:
     job_id = delivered(database)
     with database.write() as transaction:
+        guards.remove(transaction.connection)
         ids = [one.id for one in transaction.rows(sa.select(event.c.id).where(event.c.job_id == job_id))]
         transaction.connection.execute(sa.delete(event).where(event.c.id == ids[2]))
     assert ids[3] == audit.broken_link(database, job_id)
@@ -91,6 +93,7 @@ def test_a_removed_event_breaks_the_chain_at_the_next(database: Database) -> Non
 def test_a_removed_last_event_shows_in_the_head(database: Database) -> None:
     job_id = delivered(database)
     with database.write() as transaction:
+        guards.remove(transaction.connection)
         last = sa.select(sa.func.max(event.c.id)).where(event.c.job_id == job_id).scalar_subquery()
         transaction.connection.execute(sa.delete(event).where(event.c.id == last))
     assert audit.broken_link(database, job_id) == 0

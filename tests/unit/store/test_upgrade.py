@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 
 import cxrnode.store
 from cxrnode.errors import SchemaMismatch
-from cxrnode.store import fleet
+from cxrnode.store import fleet, guards
 from cxrnode.store.database import Database
 from cxrnode.store.fleet import Process
 from cxrnode.store.schema import metadata, standing
@@ -50,6 +50,18 @@ def test_the_migrations_make_what_the_tables_say(empty: Database) -> None:
     with empty.read() as transaction:
         context = MigrationContext.configure(transaction.connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
+
+
+def test_an_upgrade_makes_the_guards_of_the_audit_trail_anew(empty: Database) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(cxrnode.store.__path__[0]) / "migrations"))
+    with empty.write() as transaction:
+        config.attributes["connection"] = transaction.connection
+        command.upgrade(config, "0001")
+        guards.remove(transaction.connection)
+    assert "event_no_update" in guards.missing(empty)
+    upgrade(empty)
+    assert guards.missing(empty) == ()
 
 
 def test_a_schema_that_differs_would_be_seen(empty: Database) -> None:
