@@ -98,3 +98,10 @@ def test_each_alert_stands_in_the_runbook_where_it_says() -> None:
     for name in re.findall(r"- alert: (\w+)", RULES.read_text()):
         assert f"runbook: docs/operations.md#{name.lower()}\n" in RULES.read_text()
         assert f"\n### {name}\n" in OPERATIONS
+
+
+def test_the_node_s_own_alerts_stand_in_the_runbook() -> None:
+    conditions = (REPOSITORY / "cxrnode" / "roles" / "conditions.py").read_text()
+    rules = set(re.findall(r'rule="(\w+)"', conditions))
+    assert "queue_age" in rules
+    assert {rule for rule in rules if f"\n| `{rule}` |" not in OPERATIONS} == set()
