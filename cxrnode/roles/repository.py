@@ -62,6 +62,8 @@ def tell_activity(context: Context, *, started: bool) -> None:
     """Say that this node starts or stops. Nobody waits for it."""
     if context.config.atna.server is None:
         return
+    if started:  # what happens from now on is told, though the first look comes later
+        followers.begin(context.database, FOLLOWER)
     try:
         _send(context, [atna.application(_node(context), started=started, at=time.time(), source=_source(context))])
     except CxrnodeError as fault:

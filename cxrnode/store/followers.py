@@ -52,6 +52,13 @@ def follow(database: Database, name: str, names: Sequence[str], *, limit: int) -
     return found, found[-1].id if len(found) == limit else max(int(newest), last)
 
 
+def begin(database: Database, name: str) -> None:
+    """Let a follower that is new start here; one that is known goes on where it was."""
+    with database.write() as transaction:
+        newest = transaction.scalar(sa.select(sa.func.max(event.c.id))) or 0
+        transaction.insert_new(follower, {"name": name, "last_event": newest}, unique=("name",))
+
+
 def advance(database: Database, name: str, last_event: int) -> None:
     """Remember that everything up to this event is dealt with."""
     with database.write() as transaction:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from cxrnode.cli import main
 from cxrnode.errors import Rejected, SchemaMismatch
-from cxrnode.store import fleet, jobs, move, upgrade
+from cxrnode.store import fleet, guards, jobs, move, upgrade
 from cxrnode.store.database import Database
 from cxrnode.store.fleet import Process
 from cxrnode.store.schema import event, identity, instance, job, metadata
@@ -142,6 +142,7 @@ def test_a_target_that_holds_anything_else_is_refused_and_left_as_it_was(source:
 def test_one_value_that_differs_is_seen(source: Database, target: Database) -> None:
     move.move(source, target, progress=quietly)
     with target.write() as transaction:
+        guards.remove(transaction.connection)
         transaction.connection.execute(sa.update(event).where(event.c.id == 9).values(detail='{"changed": 1}'))
     with source.write() as transaction:
         transaction.connection.execute(sa.text("UPDATE standing SET moved_to = ''"))

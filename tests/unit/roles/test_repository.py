@@ -115,7 +115,6 @@ def test_what_happens_is_told_once_in_its_order(database: Database, clock: Clock
     with udp_syslog() as got:
         context = make_context(atna=configured(got.port))
         repository.tell_activity(context, started=True)
-        repository.tell_repository(context)
         delivered(database, 2)
         reported(database, 3)
         settlements.settle_parked(database, take_one(database), (), "refused")
