@@ -10,12 +10,14 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.cxrnode-$(shell cat pyproject.toml scripts/make-venv | sha256sum | cut -c1-12)
 PYTEST := $(BIN)/python -m pytest --durations=8
 
-.PHONY: help venv peers tools viewer viewer-proof outputs-proof docs sbom audit-deps bench-check demo test acceptance quick lint format clean
+.PHONY: help venv peers tools viewer viewer-proof outputs-proof docs sbom audit-deps bench-check demo test acceptance torture fuzz quick lint format clean
 
 help:
 	@echo "make demo        set all up and see the main job happen"
 	@echo "make test        set all up and pass the tests (under 15 minutes)"
 	@echo "make acceptance  the long tests: the whole daemon, kills, torture (under 45 minutes)"
+	@echo "make torture     FILMS=500 SEED=1 SEEDS=1 DATABASE=sqlite: films under faults, and an accounting (docs/reliability.md)"
+	@echo "make fuzz        CASES=10000 SEED=1: hostile peers and films against a listener and a decode child"
 	@echo "make quick       lint and the fast tests (a minute)"
 	@echo "make lint        ruff, mypy --strict, the layers"
 	@echo "make viewer-proof  44 real films through the node and a real viewer, with screenshots (20 minutes)"
@@ -71,6 +73,19 @@ test: venv peers tools
 # One at a time: these measure times, kill processes and count what is left.
 acceptance: venv peers viewer
 	$(PYTEST) --timeout=900 -rfEXP tests/acceptance   # P: the tables, counts and times that the tests print
+
+# Films under every fault that a node can meet, from a seed; then the accounting. `make acceptance` has a short form.
+FILMS    ?= 500
+SEED     ?= 1
+SEEDS    ?= 1
+DATABASE ?= sqlite
+torture: venv peers
+	$(BIN)/python -m tests.torture --films $(FILMS) --seed $(SEED) --seeds $(SEEDS) --database $(DATABASE) --json build/torture.json
+
+# Mutated conversations, data sets and films; `make acceptance` has a thousand of them.
+CASES ?= 10000
+fuzz: venv
+	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
 
 # Every kind of output of 44 real films before dciodvfy and DCMTK; `make acceptance` takes 12 of them.
 outputs-proof: venv peers

@@ -410,16 +410,30 @@ class Postgres:
         command = [str(self._programs / "postgres"), "-D", str(self._folder / "cluster")]
         for key, value in settings.items():
             command += ["-c", f"{key}={value}"]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._prefix, *self._as, *command],
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        until = time.monotonic() + _START_SECONDS
+        while True:
+            with (self._folder / "log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    [*self._prefix, *self._as, *command],
+                    cwd=self._folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            try:
+                self._process.wait(0.5)  # it refuses to start while processes of the one that was killed still end
+            except subprocess.TimeoutExpired:
+                break
+            if time.monotonic() > until:
+                break
         wait_until(self._answers, seconds=_START_SECONDS, what="PostgreSQL", process=self._process)
+
+    def crash(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """End it as a crash does: SIGKILL of the postmaster, or SIGQUIT, its immediate shutdown. The data stay."""
+        if self._process is not None:
+            _end(self._process, how)
+            self._process = None
 
     def new_database(self) -> str:
         """Return the SQLAlchemy URL of a fresh, empty database."""

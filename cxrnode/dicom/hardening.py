@@ -7,6 +7,8 @@ Each point was seen to fail without it (tests/integration/test_listener.py and t
   socket has a deadline here;
 - the reason why a connection failed is logged and forgotten: kept here as `fault`;
 - the TLS handshake runs inside accept(), so one idle peer stops all others: it has a thread and 5 s here;
+- a PDU out of turn ends the association, and our answer that was on its way then ends a thread with an exception: here
+  what comes too late for the state is dropped;
 - an idle association is polled by two threads a thousand times a second: here fifty times;
 - a TCP health check costs an association with two threads for the ACSE time-out: here it costs one for an instant;
 - the port is always bound anew: here a socket bound by the supervisor can be adopted, and is left listening.
@@ -19,13 +21,17 @@ import logging
 import re
 import socket
 import ssl
+import struct
 import threading
 import time
 from typing import Any
 
 import pynetdicom.ae
+import pynetdicom.dul
 import pynetdicom.transport
+from pydicom.errors import BytesLengthException
 from pynetdicom import _config, evt
+from pynetdicom.fsm import TRANSITION_TABLE, StateMachine
 from pynetdicom.transport import (
     T_CONNECT,
     AddressInformation,
@@ -40,6 +46,11 @@ MAX_PDU = 256 * 1024
 #: Within a PDU a peer must move at least this many bytes a second, after the network time-out's grace.
 SLOWEST = 1024
 HANDSHAKE_S = 5.0
+#: What a malformed PDU or message makes pydicom and pynetdicom raise; the association ends with it.
+MALFORMED = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError),
+    *(BytesLengthException, RecursionError, TypeError, ValueError, struct.error),
+)
 BACKLOG = 128
 
 
@@ -161,6 +172,32 @@ class BoundedSocket(AssociationSocket):
             pass  # it is closed already, which is what was wanted
 
 
+class TolerantMachine(StateMachine):
+    """The state machine of PS3.8 table 9-10, where an event that the table does not have for a state changes nothing.
+
+    They are our own primitives, sent while the peer was ending the association: everything that a peer can do is in
+    the table.
+    """
+
+    def do_action(self, event: str) -> None:
+        """Do what the table says, if it says anything.
+
+        A peer that was told A-ABORT and sends on what is no PDU is hung up on, as if the timer had run out: the table
+        would answer each six bytes of it with another A-ABORT.
+        """
+        if self.current_state == "Sta13" and event == "Evt19":
+            event = "Evt18"
+        if (event, self.current_state) not in TRANSITION_TABLE:
+            return
+        try:
+            super().do_action(event)
+        except MALFORMED:
+            # An A-ABORT for a reason that there is not, say: as if the peer had hung up.
+            if isinstance(self.dul.socket, BoundedSocket):
+                self.dul.socket.hang_up()
+            self.dul.event_queue.put("Evt17")
+
+
 class BoundedServer(ThreadedAssociationServer):
     """Accepts connections on an adopted or its own socket, at most `seats` at a time, each in its own thread.
 
@@ -274,11 +311,23 @@ def tls_reason(error: OSError) -> str:
 
 
 class _NoIdentifiers(logging.Filter):
-    """Takes values and tracebacks out of pynetdicom's records: they may quote the objects that pass through."""
+    """Takes values and tracebacks out of pynetdicom's records: they may quote the objects that pass through.
+
+    One line of a kind a second is enough of what a broken peer can cause a thousand times.
+    """
 
     _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+    _NUMBERS = re.compile(r"\d+")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = Throttle(period=1.0)
 
     def filter(self, record: logging.LogRecord) -> bool:
+        self._clean(record)
+        return self._said.admits((record.name, self._NUMBERS.sub("", str(record.msg)))) is not None
+
+    def _clean(self, record: logging.LogRecord) -> None:
         if isinstance(record.msg, BaseException):
             record.msg = type(record.msg).__name__
             record.args = ()
@@ -288,13 +337,13 @@ class _NoIdentifiers(logging.Filter):
             kind = record.exc_info[0]
             record.msg = f"{record.msg} ({kind.__name__ if kind else 'exception'})"
             record.exc_info = record.exc_text = None
-        return True
 
 
 def install() -> None:
     """Put all this in force for the process. Calling it again changes nothing."""
     for module in (pynetdicom.ae, pynetdicom.transport):
         setattr(module, "AssociationSocket", BoundedSocket)  # noqa: B010 - neither module exports the name
+    setattr(pynetdicom.dul, "StateMachine", TolerantMachine)  # noqa: B010 - likewise
     _config.LOG_HANDLER_LEVEL = "none"
     _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import queue
 import secrets
-import struct
 import time
 from collections.abc import Callable
 from io import FileIO
@@ -26,6 +25,7 @@ from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.pdu_primitives import P_DATA
 
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
+from cxrnode.dicom.hardening import MALFORMED
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -37,10 +37,6 @@ SUFFIX = ".part"
 MAX_MESSAGE = 1 << 20
 #: Messages that may wait for their turn. We answer (1, 1) to asynchronous operations, so one is the rule.
 MAX_WAITING = 4
-
-#: What a malformed message makes pydicom and pynetdicom raise; the association ends with A-ABORT then.
-_MALFORMED = (ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError)
-_MALFORMED_TOO = (RecursionError, TypeError, ValueError, struct.error)
 
 
 class IncomingFile:
@@ -142,7 +138,7 @@ class IncomingMessages(DIMSEServiceProvider):
             one.presentation_data_value_list.append((context_id, fragment))
             try:
                 self._take(one, context_id, len(fragment))
-            except (*_MALFORMED, *_MALFORMED_TOO):
+            except MALFORMED:
                 self._break_off()
 
     def get_msg(self, block: bool = False) -> tuple[None, None] | tuple[int, DimseServiceType]:

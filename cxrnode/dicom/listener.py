@@ -345,12 +345,16 @@ class Listener:
 
     def _store(self, event: Event) -> Dataset:
         messages: IncomingMessages = event.assoc.dimse  # type: ignore[assignment]
-        file = messages.files[event.dataset_path]
-        file.close()
-        try:
-            answer = self._answer(event, file)
-        finally:
-            messages.forget(file.path)
+        # A request that says that no data set follows, or that came in pieces out of turn, has no file.
+        file = messages.files.get(event.dataset_path)
+        if file is None:
+            answer = Answer(status=statuses.CANNOT_UNDERSTAND, comment="no data set came with the request")
+        else:
+            file.close()
+            try:
+                answer = self._answer(event, file)
+            finally:
+                messages.forget(file.path)
         with self._lock:
             if (counts := self._counts.get(event.assoc)) is not None:
                 counts[1 if answer.status == statuses.SUCCESS else 2] += 1

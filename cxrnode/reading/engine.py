@@ -74,6 +74,14 @@ class Engine(Protocol):
         ...
 
 
+def out_of_memory(fault: BaseException) -> bool:
+    """Whether the device had no memory for a batch; what it keeps for later is given back then."""
+    crowded = isinstance(fault, torch.cuda.OutOfMemoryError)
+    if crowded and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return crowded
+
+
 def prepare(film: Film, given: Input) -> npt.NDArray[np.float32]:
     """Return float32 (channels, size, size): squashed with Pillow's bilinear filter, as in training.
 

@@ -26,7 +26,7 @@ from cxrnode.dicom.header import identity_of, read_header
 from cxrnode.errors import BundleError, CxrnodeError, LeaseLost, Rejected, Transient, UnreadableImage
 from cxrnode.reading.admission import open_engine
 from cxrnode.reading.bundle import Bundle, find_bundle, load_bundle
-from cxrnode.reading.engine import Engine, Reading
+from cxrnode.reading.engine import Engine, Reading, out_of_memory
 from cxrnode.roles.context import Context, work_until_stopped
 from cxrnode.roles.leases import LeaseKeeper
 from cxrnode.roles.line import Line
@@ -101,6 +101,8 @@ class FilmReader:
         self._line = Line(self._read_batch, self._settle_batch)
         self._models = self._load()
         self._switches = changes.Switchboard(context.database)
+        #: How many films are read together: fewer than configured once the device's memory did not do for them.
+        self._most = reading.batch
         #: The last passing fault of this turn, "" without one.
         self._waits = ""
 
@@ -187,7 +189,7 @@ class FilmReader:
             owner=self._context.owner,
             models={name: one.bundle.digest for name, one in self._models.items() if modes[name] != "disabled"},
             engine={name: one.engine.name for name, one in self._models.items()},
-            limit=reading.batch,
+            limit=self._most,
             lease=reading.lease,
             limits=self._limits,
             spread=_SPREAD,
@@ -235,17 +237,29 @@ class FilmReader:
                     looked.keeper.drop(one.claim)
 
     def _forward(self, seen: Sequence[Seen], model: Loaded, keeper: LeaseKeeper[Claim]) -> list[Reading | None]:
-        """Read the films together; where that fails, each alone, so that one film's fault stays its own."""
+        """Read the films together; where that fails, each alone, so that one film's fault stays its own.
+
+        Where the device's memory does not do for them, half of them at a time, from now on.
+        """
         displays = [one.film.display for one in seen if one.film is not None]
         if not displays:
             return []
         try:
             return list(model.engine.read(displays))
         except (Rejected, RuntimeError) as fault:
+            crowded = out_of_memory(fault)
             if len(seen) > 1:
-                log.warning("batch_split", films=len(seen), error=type(fault).__name__)
-                return [reading for one in seen for reading in self._forward([one], model, keeper)]
+                piece = (len(seen) + 1) // 2 if crowded else 1
+                self._most = min(self._most, piece) if crowded else self._most
+                log.warning("batch_split", films=len(seen), into=piece, error=type(fault).__name__)
+                parts = (seen[start : start + piece] for start in range(0, len(seen), piece))
+                return [reading for part in parts for reading in self._forward(part, model, keeper)]
             self._require_engine(model)
+            if crowded:  # all films are read at one size: somebody else had the device's memory
+                self._waits = "the device has no memory for a single film"
+                self._fault(seen[0].claim, self._waits, counts=False)
+                keeper.drop(seen[0].claim)
+                return [None]
             reason = str(fault) if isinstance(fault, Rejected) else f"the forward pass failed ({type(fault).__name__})"
             log.error("model_fault", job=seen[0].claim.job_id, reason=reason)
             self._park(seen[0].claim, reason)

@@ -126,6 +126,8 @@ class Site:
             )
         )
         self.database = Database(url or f"sqlite+pysqlite:///{self.data_dir / 'cxrnode.sqlite'}")
+        #: What the node's processes find in their environment, beside what the test has.
+        self.environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, wait_for: str = "receive") -> float:
@@ -138,6 +140,7 @@ class Site:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **self.environment},
             )
         wait_until(
             lambda: any(e["role"] == wait_for for e in self.logged("role_ready", since=before)),
@@ -239,8 +242,11 @@ class Site:
                 *transaction.rows(sa.select(instance.c.sop_instance_uid)),
                 *transaction.rows(sa.select(output.c.sop_instance_uid, output.c.series_instance_uid)),
             ]
+        chains: dict[int | None, list[str]] = {}
+        for job_id, name in names:
+            chains.setdefault(job_id, []).append(name)
         for row in self.jobs():
-            assert job_after(name for job_id, name in names if job_id == row.id) == row.state
+            assert job_after(chains[row.id]) == row.state
             assert broken_link(self.database, row.id) is None
         log = self.log.read_text(errors="replace")
         values = {value for person in people for value in person if len(value) > 3}

@@ -48,8 +48,11 @@ from tests.peers import RecordingScp, unused_port, wait_until
 class Site:
     """The parts of a node in one process, with films received as a listener hands them over."""
 
-    def __init__(self, folder: Path, nodes: dict[str, tuple[str, int]], *, send_to: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, nodes: dict[str, tuple[str, int]], *, send_to: Sequence[str], bundle: str = "demo"
+    ) -> None:
         self.folder = folder
+        self.bundle = bundle
         self.config = self._configured(nodes, send_to)
         self.database = Database(f"sqlite+pysqlite:///{folder / 'test.sqlite'}")
         upgrade.upgrade(self.database)
@@ -62,7 +65,7 @@ class Site:
             {
                 "node": {"data_dir": str(self.folder), "roles": ["receive", "infer", "send"], "purpose": "demo"},
                 "nodes": {name: {"aet": aet, "host": "127.0.0.1", "port": port} for name, (aet, port) in nodes.items()},
-                "models": {"chest": {"bundle": "demo"}},
+                "models": {"chest": {"bundle": self.bundle}},
                 "rules": [{"name": "all", "unsure": "read", "models": ["chest"], "send_to": list(send_to)}],
                 "reading": {"implausible": "read"},
                 "spool": {"min_free": "1 MiB"},
@@ -145,8 +148,10 @@ MakeSite = Callable[..., Site]
 def make_site(tmp_path: Path) -> Iterator[MakeSite]:
     made: list[Site] = []
 
-    def make(nodes: dict[str, tuple[str, int]] | None = None, *, send_to: Sequence[str] = ()) -> Site:
-        made.append(Site(tmp_path, nodes or {}, send_to=send_to))
+    def make(
+        nodes: dict[str, tuple[str, int]] | None = None, *, send_to: Sequence[str] = (), bundle: str = "demo"
+    ) -> Site:
+        made.append(Site(tmp_path, nodes or {}, send_to=send_to, bundle=bundle))
         return made[-1]
 
     yield make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -30,6 +31,7 @@ from tests.integration.scripted import (
     answered_status,
     await_that,
     certificates,
+    command,
     data_pdu,
     dataset_of,
     film,
@@ -479,10 +481,22 @@ def test_a_pdu_of_two_gigabytes_is_not_buffered(make: Make, pdu_type: int) -> No
         [data_pdu(store_command(), is_command=True, last=True, context_id=99)],
         [data_pdu(store_command(b"1" * 70), is_command=True, last=True), data_pdu(b"xx", is_command=False, last=True)],
         [data_pdu(bytes(200_000), is_command=True, last=False)] * 8,
+        [data_pdu(command((0x0100, b"\xc9")), is_command=True, last=True)],
         [struct.pack(">BBI", 9, 0, 4) + bytes(4)],
+        [struct.pack(">BBIBBBB", 7, 0, 4, 0, 0, 77, 77)],
         [struct.pack(">BBI", 4, 0, 3) + bytes(3)],
     ],
-    ids=["empty", "garbage", "no such context", "long UID", "endless command", "no such PDU", "torn value"],
+    ids=[
+        "empty",
+        "garbage",
+        "no such context",
+        "long UID",
+        "endless command",
+        "odd number",
+        "no such PDU",
+        "odd abort",
+        "torn value",
+    ],
 )
 def test_a_malformed_message_ends_the_association_and_nothing_else(
     make: Make, spool: Path, fragments: list[bytes]
@@ -499,6 +513,53 @@ def test_a_malformed_message_ends_the_association_and_nothing_else(
     assert await_that(lambda: listener.active == 0)
     assert await_that(lambda: not list(spool.iterdir()))
     associated(listener).close()
+
+
+def test_a_peer_that_does_not_wait_to_be_accepted_is_aborted_and_ends_no_thread(
+    make: Make, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by `make fuzz`: our acceptance met the abort on its way, and pynetdicom's thread died of it."""
+    died: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: died.append(str(args.exc_type)))
+    listener = make()
+    for _ in range(20):
+        conversation = connected(listener)
+        message = [data_pdu(store_command(), is_command=True, last=True), data_pdu(b"xx", is_command=False, last=True)]
+        conversation.sendall(request_pdu() + b"".join(message))
+        assert read_pdu(conversation)[0] in (0, 7)
+        conversation.close()
+    assert await_that(lambda: listener.active == 0)
+    associated(listener).close()
+    assert died == []
+
+
+def test_a_request_that_no_data_set_follows_is_told_so(make: Make) -> None:
+    """Found by `make fuzz`: it was answered with a status of pynetdicom's own and without a reason."""
+    listener = make()
+    conversation = associated(listener)
+    said = store_command().replace(struct.pack("<HHIH", 0, 0x0800, 2, 1), struct.pack("<HHIH", 0, 0x0800, 2, 0x0101))
+    conversation.sendall(data_pdu(said, is_command=True, last=True))
+    kind, body = read_pdu(conversation)
+    assert (kind, answered_status(body)) == (4, (0xC000, "no data set came with the request"))
+    conversation.close()
+
+
+def test_garbage_after_an_abort_is_neither_answered_nor_logged_six_bytes_at_a_time(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Found by `make fuzz`: each six bytes cost an A-ABORT and a line of the log."""
+    listener = make()
+    with caplog.at_level(logging.WARNING):
+        conversation = associated(listener)
+        with contextlib.suppress(OSError):
+            conversation.sendall(b"\xfe" * 60_000)
+        answers = 0
+        while read_pdu(conversation)[0]:
+            answers += 1
+        conversation.close()
+        assert await_that(lambda: listener.active == 0)
+    assert answers <= 2
+    assert len([r for r in caplog.records if r.name.startswith("pynetdicom")]) < 10
 
 
 def test_pynetdicoms_log_quotes_nothing_that_passed_through(make: Make, caplog: pytest.LogCaptureFixture) -> None:
