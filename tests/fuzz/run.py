@@ -47,6 +47,7 @@ roles = ["receive"]
 [listen]
 host = "127.0.0.1"
 port = {port}
+processes = 1
 network_timeout = "5s"
 dimse_timeout = "5s"
 acse_timeout = "5s"

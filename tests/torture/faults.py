@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from cxrnode.core.lifecycle import JobState
 from cxrnode.errors import Rejected, Transient
-from cxrnode.store import jobs, withdrawals
+from cxrnode.store import jobs, resend, withdrawals
 from cxrnode.store.jobs import Reader
 from cxrnode.store.schema import job
 from cxrnode.store.withdrawals import Cause
@@ -45,6 +45,8 @@ class World:
     cluster: Postgres | None
     #: Faults that wait for something to strike: the senders need not keep to the pace meanwhile.
     hungry: set[int] = dataclasses.field(default_factory=set)
+    #: Makes a sender send again what was acknowledged already; set once there are senders.
+    send_again: Callable[[random.Random], None] = lambda chance: None
     #: How often each fault struck.
     struck: Counter[str] = dataclasses.field(default_factory=Counter)
     #: (fault, state) -> how often a fault struck while something was in that state.
@@ -60,16 +62,34 @@ class World:
 Strike = Callable[[World, random.Random], bool]
 
 
-def _busy(world: World, role: str, seconds: float) -> Counter[str]:
+def _stir(world: World, wanted: str, chance: random.Random) -> None:
+    """Make something to strike, where no film is left: one is sent, read or its result sent once more."""
+    with contextlib.suppress(Transient, Rejected):
+        if wanted == "receiving":
+            world.send_again(chance)
+            return
+        done = sa.select(job.c.id).where(job.c.state == JobState.DELIVERED, job.c.mode == "active")
+        ids = [row.id for row in world.site.rows(done.order_by(job.c.id))]
+        if ids and wanted == "job reading":
+            _retry(world, chance.choice(ids))
+        elif ids:
+            resend.resend(world.site.database, chance.choice(ids), reason="torture", by="torture")
+
+
+def _busy(world: World, role: str, chance: random.Random, seconds: float = 90.0) -> Counter[str]:
     """The moment at which the role has something in hand, or the one after `seconds`."""
-    until = time.monotonic() + seconds
     wanted = BUSY.get(role)
+    began = stirred = time.monotonic()
     try:
         while True:
             moment = world.site.moment()
-            if wanted is None or moment[wanted] or time.monotonic() > until:
+            now = time.monotonic()
+            if wanted is None or moment[wanted] or now - began > seconds:
                 return moment
             world.hungry.add(threading.get_ident())
+            if now - stirred > 5.0:
+                _stir(world, wanted, chance)
+                stirred = time.monotonic()
     finally:
         world.hungry.discard(threading.get_ident())
 
@@ -77,7 +97,7 @@ def _busy(world: World, role: str, seconds: float) -> Counter[str]:
 def _kill(role: str) -> Strike:
     def strike(world: World, chance: random.Random) -> bool:
         pid = world.site.running(role)
-        moment = _busy(world, role, 60.0)
+        moment = _busy(world, role, chance)
         if pid is None or not is_ours(pid):
             return False
         os.kill(pid, signal.SIGKILL)
@@ -92,7 +112,7 @@ def _stop(role: str) -> Strike:
 
     def strike(world: World, chance: random.Random) -> bool:
         pid = world.site.running(role)
-        moment = _busy(world, role, 60.0)
+        moment = _busy(world, role, chance)
         if pid is None or not is_ours(pid):
             return False
         world.note(f"stop {role}", moment)
@@ -193,13 +213,18 @@ LONG = frozenset({"PACS away for minutes"})
 OF_A_SERVER = frozenset({"kill database", "restart database"})
 
 
-def _while(world: World, over: Callable[[], bool], least: float) -> None:
+def _while(
+    world: World, over: Callable[[], bool], least: float, chance: random.Random, wanted: str = "delivery sending"
+) -> None:
     """Wait `least` seconds, and then until the mood met somebody, who is let come; not for ever."""
-    began = time.monotonic()
+    began = stirred = time.monotonic()
     try:
-        while (passed := time.monotonic() - began) < least or (passed < 60.0 and not over()):
+        while (passed := time.monotonic() - began) < least or (passed < 90.0 and not over()):
             if passed > least:
                 world.hungry.add(threading.get_ident())
+            if time.monotonic() - stirred > 5.0:
+                _stir(world, wanted, chance)
+                stirred = time.monotonic()
             time.sleep(0.05)
     finally:
         world.hungry.discard(threading.get_ident())
@@ -220,7 +245,7 @@ def _answering(answer: Answer, share: float) -> Strike:
 
         world.pacs.answer = say
         try:
-            _while(world, lambda: given > 1, chance.uniform(1.0, 5.0))
+            _while(world, lambda: given > 0, chance.uniform(1.0, 5.0), chance)
         finally:
             world.pacs.answer = lambda number, uid: 0x0000
         return given > 0
@@ -233,7 +258,7 @@ def _late(world: World, chance: random.Random) -> bool:
     before = len(world.pacs.stored)
     world.pacs.delay = DIMSE * 1.5
     try:
-        _while(world, lambda: len(world.pacs.stored) > before, chance.uniform(2.0, 6.0))
+        _while(world, lambda: len(world.pacs.stored) > before, chance.uniform(2.0, 6.0), chance)
     finally:
         world.pacs.delay = 0.0
     return len(world.pacs.stored) > before
@@ -243,7 +268,7 @@ def _rejecting(world: World, chance: random.Random) -> bool:
     before = world.pacs.associations
     world.pacs.refuse = True
     try:
-        _while(world, lambda: world.pacs.associations > before, chance.uniform(1.0, 5.0))
+        _while(world, lambda: world.pacs.associations > before, chance.uniform(1.0, 5.0), chance)
     finally:
         world.pacs.refuse = False
     return world.pacs.associations > before
@@ -256,7 +281,8 @@ def _line(which: str, mood: Mood, least: float, most: float) -> Strike:
         line.turn(mood)
         try:
             # Of a line on which nobody listens it cannot be seen whether anybody called.
-            _while(world, lambda: line.met > before or mood is Mood.AWAY, chance.uniform(least, most))
+            wanted = "delivery sending" if which == "PACS" else "receiving"
+            _while(world, lambda: line.met > before or mood is Mood.AWAY, chance.uniform(least, most), chance, wanted)
         finally:
             line.turn(Mood.GOOD)
         return line.met > before or mood is Mood.AWAY

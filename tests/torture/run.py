@@ -108,6 +108,7 @@ def run_seed(seed: int, films: Sequence[Film], folder: Path, *, bundle: Path, cl
             return done <= min(strikes.share, moods.share) + (0.3 if world.hungry else 0.08)
 
         senders = _senders(world, films, seed, pace)
+        world.send_again = _again(senders)
         for thread in (*senders, strikes, moods):
             thread.start()
         for thread in (strikes, moods, *senders):
@@ -219,6 +220,17 @@ def _senders(world: World, films: Sequence[Film], seed: int, pace: Callable[[flo
         )
     )
     return made
+
+
+def _again(senders: Sequence[Sender]) -> Callable[[random.Random], None]:
+    """Lets the first sender send one film more that it has Success for: nothing but a note comes of it."""
+
+    def again(chance: random.Random) -> None:
+        known = [film for film in senders[0].films if film.path in senders[0].acknowledged]
+        if known:
+            threading.Thread(target=senders[0].send, args=([chance.choice(known)],), daemon=True).start()
+
+    return again
 
 
 def _resend_half_of_the_parked(site: TorturedSite) -> None:

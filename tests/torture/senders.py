@@ -36,14 +36,14 @@ class Sender(threading.Thread):
         self.acknowledged: set[Path] = set()
         self.tries = 0
         self.refused = 0
-        self._films = list(films)
+        self.films = tuple(films)
         self._chance = random.Random(seed)
         self._may_go = may_go
         self._give_up = give_up
 
     def run(self) -> None:
         until = time.monotonic() + self._give_up
-        waiting = list(self._films)
+        waiting = list(self.films)
         while waiting and time.monotonic() < until:
             if not self._may_go():
                 time.sleep(0.1)
