@@ -31,6 +31,7 @@ _CONFIG = """\
 ae_title = "CXRNODE"
 data_dir = {data}
 purpose = "bench"
+roles = ["receive", "infer", "send", "tend"]
 
 [listen]
 host = "127.0.0.1"
