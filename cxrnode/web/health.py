@@ -6,50 +6,17 @@ import dataclasses
 
 from starlette.responses import JSONResponse, Response
 
-from cxrnode.errors import CxrnodeError
-from cxrnode.store import upgrade
+import cxrnode.readiness
+from cxrnode.readiness import Look
 from cxrnode.web.asked import Asked
 from cxrnode.web.console import Console
 from cxrnode.web.gate import is_loopback
 from cxrnode.web.view import View
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """One thing that the node needs, and what to do where it lacks."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
-def readiness(console: Console) -> list[Ready]:
-    """Look at what receiving and reading need: the database with its schema, the spool, room on its disk."""
-    return [_database(console), *_spool(console)]
-
-
-def _database(console: Console) -> Ready:
-    try:
-        upgrade.require(console.database)
-    except CxrnodeError as error:
-        return Ready(name="database", ok=False, detail=str(error))
-    return Ready(name="database", ok=True, detail=f"schema {upgrade.HEAD}")
-
-
-def _spool(console: Console) -> list[Ready]:
-    try:
-        free = console.spool.free()
-    except CxrnodeError as error:
-        return [Ready(name="spool", ok=False, detail=str(error))]
-    writable = console.spool.answers()
-    least = console.config.spool.min_free
-    room = f"{free / 2**30:.1f} GiB free, {least / 2**30:.1f} GiB must be"
-    return [
-        Ready(name="spool", ok=writable, detail="can be written to" if writable else "cannot be written to"),
-        Ready(
-            name="disk", ok=free >= least, detail=room + ("" if free >= least else ": films are refused with 0xA700")
-        ),
-    ]
+def readiness(console: Console) -> tuple[Look, ...]:
+    """Look at what receiving needs: the database with its schema, the spool, room on its disk and in the queue."""
+    return cxrnode.readiness.readiness(console.config, console.database, console.spool)
 
 
 def healthz(_console: Console, _asked: Asked) -> Response:

@@ -38,7 +38,7 @@ def notices(console: Console, now: Overview, found: InForce) -> list[Notice]:
         for one in alerts.open_alerts(console.database)
     ]
     said += [
-        Notice(tone="bad", said=f"{one.name}: {one.detail}", remedy="cxrnode check says what to do")
+        Notice(tone="bad", said=f"{one.name}: {one.detail}", remedy=one.remedy)
         for one in readiness(console)
         if not one.ok
     ]

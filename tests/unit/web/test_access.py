@@ -186,3 +186,19 @@ def test_a_body_that_is_too_large_is_not_read(house: House) -> None:
         "/jobs", content=b"a=" + b"x" * (2 << 20), headers={"content-type": "application/x-www-form-urlencoded"}
     )
     assert answer.status_code == 413
+
+
+def test_a_node_without_room_is_not_ready_and_tells_a_stranger_no_more(make_house: Make) -> None:
+    house = make_house(spool={"min_free": "1000000 GiB"})
+    near, far = house.visitor().get("/readyz"), house.visitor(address="10.0.0.9").get("/readyz")
+    assert (near.status_code, far.status_code) == (503, 503)
+    assert far.json() == {"ok": False}
+    checks = {one["name"]: one for one in near.json()["checks"]}
+    assert {name: one["ok"] for name, one in checks.items()} == {
+        "database": True,
+        "spool": True,
+        "disk": False,
+        "queue": True,
+    }
+    assert "0xA700" in checks["disk"]["remedy"]
+    assert make_house().visitor().get("/readyz").status_code == 200
