@@ -75,6 +75,15 @@ def leave(database: Database, owner: str) -> None:
         transaction.connection.execute(sa.delete(process).where(process.c.owner == owner))
 
 
+def begin(database: Database, node: str) -> None:
+    """Strike out what a machine left behind when it was lost: it starts anew. A process that lives comes back by itself.
+
+    Raises Transient where the database is away.
+    """
+    with database.write() as transaction:
+        transaction.connection.execute(sa.delete(process).where(process.c.node == node))
+
+
 def living(transaction: Transaction) -> Sequence[Process]:
     """The processes that renewed their rows lately."""
     since = transaction.now - SILENT_SECONDS
