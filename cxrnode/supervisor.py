@@ -81,6 +81,8 @@ class Supervisor:
             signal.signal(number, lambda *_: self.stop())
         if "receive" in self._config.node.roles:
             self._listening = bind(self._config.listen.host, self._config.listen.port)
+        with contextlib.suppress(Transient):  # it is for people: the roles wait for the database themselves
+            fleet.begin(self._database, self._config.node_name)
         last_pat, last_note, self._began = 0.0, 0.0, time.monotonic()
         try:
             while not self._stopping:

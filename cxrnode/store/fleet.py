@@ -76,7 +76,7 @@ def leave(database: Database, owner: str) -> None:
 
 
 def begin(database: Database, node: str) -> None:
-    """Strike out what a machine left behind when it was lost: it starts anew. A process that lives comes back by itself.
+    """Strike out what a machine left behind when it was lost: it starts anew, and what lives comes back by itself.
 
     Raises Transient where the database is away.
     """

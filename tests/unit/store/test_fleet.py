@@ -68,3 +68,11 @@ def test_a_process_that_ends_is_struck_out_and_one_that_was_lost_a_while_later(
     clock.turn(3601)
     assert fleet.forget(database, after=3600) == 1
     assert fleet.members(database) == []
+
+
+def test_a_machine_that_starts_anew_leaves_no_ghost_of_its_former_life(database: Database, clock: Clock) -> None:
+    for one in (READER, SENDER, OTHER):
+        fleet.beat(database, one)
+    fleet.begin(database, "one")
+    fleet.beat(database, dataclasses.replace(SENDER, owner="one/send/9"))
+    assert [(one.node, one.roles) for one in fleet.members(database)] == [("one", {"send": 1}), ("two", {"infer": 1})]
