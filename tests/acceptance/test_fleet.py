@@ -360,10 +360,12 @@ def test_a_fleet_loses_nothing_and_reports_nothing_twice(group: Group, tmp_path:
     for one in (a, b):
         one.wait_for("infer")
     steps = [f"both nodes ready after {time.monotonic() - began:.0f} s"]
-    assert {one.node: (one.alive, set(one.models)) for one in fleet.members(group.database)} == {
-        "a": (True, {"chest"}),
-        "b": (True, {"chest"}),
-    }
+    both = {"a": (True, {"chest"}), "b": (True, {"chest"})}
+    wait_until(
+        lambda: {one.node: (one.alive, set(one.models)) for one in fleet.members(group.database)} == both,
+        seconds=30,
+        what="both nodes in the list, with their model",
+    )
     allowed = 3
     addresses = (a.host.address, b.host.address)
     modalities = [
