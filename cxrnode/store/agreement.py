@@ -100,39 +100,40 @@ def _present(told: Iterable[_Told]) -> int:
 
 def _told(database: Database, model: str, label: str | None, since: float, until: float) -> tuple[list[_Told], bool]:
     """The newest truth of each film and finding with the model's newest standing score, by keyset pages."""
-    columns = (feedback.c.id, feedback.c.instance_id, feedback.c.label, feedback.c.truth)
-    of_job = (job.c.instance_id == feedback.c.instance_id) & (job.c.model == model)
-    chosen = (
-        sa.select(*columns, job.c.id.label("job"), finding.c.score, finding.c.decision, instance.c.received_at)
-        .join_from(feedback, instance, instance.c.id == feedback.c.instance_id)
-        .join(job, of_job)
-        .join(finding, (finding.c.job_id == job.c.id) & (finding.c.label == feedback.c.label))
-        .where(
-            feedback.c.truth.is_not(None),
-            job.c.state.not_in((JobState.SUPERSEDED, JobState.WITHDRAWN)),
-            instance.c.received_at >= since,
-            instance.c.received_at < until,
-        )
-    )
+    page = sa.select(feedback.c.id, feedback.c.instance_id, feedback.c.label, feedback.c.truth)
+    page = page.where(feedback.c.truth.is_not(None)).order_by(feedback.c.id.desc()).limit(_PAGE)
     if label is not None:
-        chosen = chosen.where(feedback.c.label == label)
+        page = page.where(feedback.c.label == label)
     newest: dict[tuple[int, str], Row] = {}
-    before = None
-    for _ in range(MOST // _PAGE):
-        page = chosen if before is None else chosen.where(feedback.c.id < before)
+    last = 1 << 62
+    for _ in range(max(1, MOST // _PAGE)):
+        here = page.where(feedback.c.id < last)
+        # The page is a table of its own: else SQLite begins with the films, of which there may be a million.
+        some = here.subquery()
+        of_job = (job.c.instance_id == some.c.instance_id) & (job.c.model == model)
+        chosen = (
+            sa.select(some, finding.c.score, finding.c.decision, instance.c.received_at)
+            .join_from(some, instance, instance.c.id == some.c.instance_id)
+            .join(job, of_job)
+            .join(finding, (finding.c.job_id == job.c.id) & (finding.c.label == some.c.label))
+            .where(
+                job.c.state.not_in((JobState.SUPERSEDED, JobState.WITHDRAWN)),
+                instance.c.received_at >= since,
+                instance.c.received_at < until,
+            )
+            .order_by(some.c.id.desc(), job.c.id.desc())
+        )
         with database.read() as transaction:
-            rows = transaction.rows(page.order_by(feedback.c.id.desc(), job.c.id.desc()).limit(_PAGE))
-        for row in rows:
-            newest.setdefault((row.instance_id, row.label), row)
-        if len(rows) < _PAGE:
-            return [_of(row) for row in newest.values()], False
-        before = rows[-1].id + 1  # its other jobs may stand on the next page
-        if rows[0].id == rows[-1].id:
-            before -= 1
-    return [_of(row) for row in newest.values()], True
+            ids = [row.id for row in transaction.rows(here)]
+            for row in transaction.rows(chosen) if ids else ():
+                newest.setdefault((row.instance_id, row.label), row)
+        if len(ids) < _PAGE:
+            return [_told_of(row) for row in newest.values()], False
+        last = ids[-1]
+    return [_told_of(row) for row in newest.values()], True
 
 
-def _of(row: Row) -> _Told:
+def _told_of(row: Row) -> _Told:
     return _Told(
         label=row.label,
         received_at=row.received_at,

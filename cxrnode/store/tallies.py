@@ -326,7 +326,8 @@ def count_hours(database: Database, *, most: int = 24) -> int:
     if counted is None and first is None:
         return 0
     # The newest hour that was counted may have been young then; the one before it may have been, too.
-    start = int(first // HOUR) if first is not None else int(counted) - 1
+    # A database from before there were tallies starts two months ago: `sources` looks no further, `rebuild` does.
+    start = max(int(first // HOUR), int(now // HOUR) - 1440) if first is not None else int(counted) - 1
     hours = range(start, min(int(now // HOUR), start + most - 1) + 1)
     for hour in hours:
         count_hour(database, hour)
