@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_a_parked_film_is_said_to_be_not_analysed_and_two_films_get_one_page(
     site = make_site((orthanc.aet, orthanc.dicom_port), phantoms=True)
     configured = site.config.read_text() + _SETTINGS
     # Received where nothing reads yet, so that the film is lost before it is read.
-    site.config.write_text(configured.replace("[node]\n", '[node]\nroles = ["receive"]\n'))
+    site.config.write_text(re.sub(r"^roles = .*$", 'roles = ["receive"]', configured, flags=re.MULTILINE))
     site.start()
     dcmtk.send(site.port, films[0], calling="MODALITY", called="CXRNODE")
     [(key,)] = site.rows(sa.select(instance.c.spool_key))
