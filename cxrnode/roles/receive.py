@@ -16,7 +16,7 @@ from cxrnode.core.kept import Kept
 from cxrnode.core.routing import Association, Rule, Verdict, route
 from cxrnode.core.words import WordList
 from cxrnode.dicom.commitment import report_context, report_handler
-from cxrnode.dicom.header import identity_of, read_header, to_header
+from cxrnode.dicom.header import PARSE_FAULTS, identity_of, read_header, to_header
 from cxrnode.dicom.kept_header import keep_header
 from cxrnode.dicom.listener import Answer, Listener, Received, Timeouts
 from cxrnode.dicom.seats import Seats
@@ -81,8 +81,11 @@ class Receiver:
         if calling_aet in self._reporters and not self._may_store(calling_aet):
             return Answer(status=NOT_AUTHORISED, comment="this AE may report here, not store: can_send is false")
         dataset = read_header(received.path)
-        kept_header = keep_header(dataset)  # before anything decodes it
-        header, identity = to_header(dataset), identity_of(dataset)
+        try:
+            kept_header = keep_header(dataset)  # before anything decodes it
+            header, identity = to_header(dataset), identity_of(dataset)
+        except PARSE_FAULTS as fault:  # a value of a kind that there is not, say: it will be the same next time
+            raise Rejected(f"an attribute of the data set cannot be read ({type(fault).__name__})") from None
         if identity.sop_uid and identity.sop_uid != received.sop_instance_uid:
             raise Rejected("SOP Instance UID differs between request and data set")
         if not received.sop_instance_uid or len(received.sop_instance_uid) > 64:

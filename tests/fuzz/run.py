@@ -176,7 +176,26 @@ def fuzz_listener(listening: Listening, cases: int, seed: int, result: Result) -
         ending = conversation.converse(listening.port, plain_case(number))
         if ending.status != 0:
             result.wrong.append(f"a plain film was answered {ending}")
+    # As many at once, and as odd, as what follows: threads, tables and the heap's arenas are there then.
+    _together(listening, WARM_UP, seed + 1000, Result(cases=WARM_UP))
     first = listening.resident
+    _together(listening, cases, seed, result)
+    until = time.monotonic() + 30
+    while listening.alive and listening.threads > 12 and time.monotonic() < until:
+        time.sleep(0.2)
+    if not listening.alive:
+        result.wrong.append("the listener ended")
+        return
+    result.rss = (first, listening.resident)
+    if result.rss[1] > 1.1 * first:
+        result.wrong.append(f"resident memory grew from {first:.1f} to {result.rss[1]:.1f} MiB")
+    if conversation.converse(listening.port, plain_case(WARM_UP)).status != 0:
+        result.wrong.append("a plain film is no longer taken")
+    result.wrong += said_wrong(listening)
+
+
+def _together(listening: Listening, cases: int, seed: int, result: Result) -> None:
+    """Hold the conversations of a seed, `THREADS` at a time."""
     numbers = iter(range(cases))
     lock = threading.Lock()
 
@@ -204,18 +223,6 @@ def fuzz_listener(listening: Listening, cases: int, seed: int, result: Result) -
         thread.start()
     for thread in threads:
         thread.join()
-    until = time.monotonic() + 30
-    while listening.alive and listening.threads > 12 and time.monotonic() < until:
-        time.sleep(0.2)
-    if not listening.alive:
-        result.wrong.append("the listener ended")
-        return
-    result.rss = (first, listening.resident)
-    if result.rss[1] > 1.1 * first:
-        result.wrong.append(f"resident memory grew from {first:.1f} to {result.rss[1]:.1f} MiB")
-    if conversation.converse(listening.port, plain_case(WARM_UP)).status != 0:
-        result.wrong.append("a plain film is no longer taken")
-    result.wrong += said_wrong(listening)
 
 
 #: Lines of the log that no peer may cause.
