@@ -82,7 +82,8 @@ def test_check_says_ok_of_a_site_that_is_well(tmp_path: Path, storescp: tuple[in
     names = [one["name"] for one in answer["checks"]]
     assert (answer["ok"], [one for one in answer["checks"] if not one["ok"]]) == (True, [])
     assert names == [
-        *("configuration", "rules", "database", "clock", "spool", "model chest", "node PACS", "time zone", "port")
+        *("configuration", "rules", "database", "queue", "clock", "spool", "model chest", "node PACS", "time zone"),
+        "port",
     ]
     table = clinic.run("check")
     assert (table.exit_code, "FAULT" in table.stdout, "DEMONSTRATION MODEL" in table.stdout) == (0, False, True)
