@@ -160,7 +160,7 @@ class FilmReader:
             for claim in keeper.held:
                 self._give_back(claim, keeper)
             raise
-        except BaseException:
+        except BaseException:  # an interrupt too: the threads of the line end before the role does; it goes on
             self._end_line()
             raise
         finally:

@@ -60,7 +60,7 @@ class Line(Generic[LookedT, ReadT]):
             raise _Dropped
         try:
             return step(batch)
-        except BaseException:
+        except BaseException:  # whatever it was, the batches behind it are dropped; it goes on to who waits for it
             self._failed = True
             raise
 
