@@ -75,7 +75,9 @@ def _summarise(context: Context, one: Due) -> bool:
     predecessors = tuple(SentObject(**dataclasses.asdict(sent)) for sent in one.predecessors)
     outputs = build_study_summary(films, settings, at=one.at, predecessors=predecessors)
     with spooled(context, outputs) as files:
-        files.wanted = studies.record(context.database, one, files.stored)
+        files.wanted = studies.record(
+            context.database, one, files.stored, retract=context.config.corrections.withdraw_superseded
+        )
     if files.wanted:
         log.info("study_summarised", job=one.job_id, revision=one.revision, films=len(one.films))
     return files.wanted

@@ -90,7 +90,9 @@ def _outputs(context: Context, order: Order) -> tuple[Output, ...]:
         subject = Subject(source, order.report, settings, at=order.at, act=("withdrawal", repr(order.at), *taken))
         return (build_withdrawn_message(subject, order.note),)
     kinds = {"rejection"}
-    if not node.iocm:
+    # Of a study's summary the next one says itself that it takes its place; a second page beside it, with the word
+    # "withdrawn", would be taken for the report of a film that stands.
+    if not node.iocm and not order.summary:
         kinds.add("notice")
     withdrawal = Withdrawal(
         rejection=_REJECTIONS[order.rejection],
@@ -98,5 +100,6 @@ def _outputs(context: Context, order: Order) -> tuple[Output, ...]:
         at=order.at,
         objects=tuple(SentObject(**dataclasses.asdict(one)) for one in order.objects),
         replaced=order.replaced,
+        summary=order.summary,
     )
     return build_withdrawal(source, order.report, withdrawal, settings, frozenset(kinds))

@@ -24,6 +24,8 @@ from cxrnode.store.schema import circuit, delivery, delivery_output, identity, j
 
 #: The act of a delivery that takes back what others brought.
 WITHDRAWAL = "withdrawal"
+#: How the act of a delivery begins that takes back the summary of a study that has a newer one: its revision follows.
+RETRACTION = "retract-"
 #: The act of a delivery that says of a film that it has no result (store.notices).
 NOTICE = "notice"
 
@@ -170,10 +172,15 @@ def lock_deliveries(transaction: Transaction, *job_ids: int) -> Sequence[Row]:
     """Lock and return the deliveries of jobs but for withdrawals, before the jobs' rows are locked."""
     return transaction.rows(
         sa.select(delivery)
-        .where(delivery.c.job_id.in_(job_ids), delivery.c.act != WITHDRAWAL)
+        .where(delivery.c.job_id.in_(job_ids), ~takes_back(delivery.c.act))
         .order_by(delivery.c.id)
         .with_for_update()
     )
+
+
+def takes_back(act: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Whether a delivery of this act takes back what others brought: the one way to tell it apart in a query."""
+    return sa.or_(act == WITHDRAWAL, act.startswith(RETRACTION))
 
 
 def _expired(now: float) -> tuple[sa.ColumnElement[bool], ...]:
@@ -274,8 +281,8 @@ def replaced(transaction: Transaction, delivery_id: int, state: JobState) -> boo
         later.c.revision > study_summary.c.revision,
     )
     its = sa.select(delivery.c.act, job.c.outcome, newer.label("newer")).join(job, job.c.id == delivery.c.job_id)
-    row = transaction.row(its.where(delivery.c.id == delivery_id))
-    if row is None or row.act == WITHDRAWAL:
+    row = transaction.row(its.where(delivery.c.id == delivery_id, ~takes_back(delivery.c.act)))
+    if row is None:
         return False
     if state in (JobState.SUPERSEDED, JobState.WITHDRAWN) or row.newer:
         return True

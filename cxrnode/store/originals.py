@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from cxrnode.core.lifecycle import DeliveryEvent, DeliveryState
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database
-from cxrnode.store.deliveries import WITHDRAWAL, DeliveryClaim, cancel_if_replaced, fence, move
+from cxrnode.store.deliveries import DeliveryClaim, cancel_if_replaced, fence, move, takes_back
 from cxrnode.store.schema import delivery, identity, instance, job
 
 
@@ -37,7 +37,7 @@ def original_of(database: Database, held: DeliveryClaim) -> Original | None:
         .join(job, job.c.id == delivery.c.job_id)
         .join(instance, instance.c.id == job.c.instance_id)
         .join(identity, identity.c.instance_id == job.c.instance_id)
-        .where(delivery.c.id == held.delivery_id, delivery.c.act != WITHDRAWAL)
+        .where(delivery.c.id == held.delivery_id, ~takes_back(delivery.c.act))
     )
     with database.read() as transaction:
         row = transaction.row(its)

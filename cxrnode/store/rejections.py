@@ -15,7 +15,7 @@ from cxrnode.core.findings import Outcome, Reader, Report
 from cxrnode.core.lifecycle import DeliveryEvent, DeliveryState, JobState
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Row, Transaction
-from cxrnode.store.deliveries import WITHDRAWAL, lock_job, move
+from cxrnode.store.deliveries import RETRACTION, lock_job, move, takes_back
 from cxrnode.store.reports import SentOutput, StoredOutput, insert_output, sent_outputs
 from cxrnode.store.schema import delivery, delivery_output, identity, instance, job, notice, output
 
@@ -24,6 +24,7 @@ from cxrnode.store.schema import delivery, delivery_output, identity, instance, 
 class Order:
     """One withdrawal from one destination. `objects` are all that it has or may have: none where nothing reached it.
 
+    `summary` says that they are the summary of a study alone, which has a newer one, and that the job's report stands.
     `header` is the film's header as `dicom.kept_header` keeps it, empty where the identity was erased.
     """
 
@@ -37,6 +38,7 @@ class Order:
     report: Report
     header: bytes
     transfer_syntax_uid: str
+    summary: bool
     objects: tuple[SentOutput, ...]
 
     def __repr__(self) -> str:
@@ -50,13 +52,14 @@ def due(database: Database, destinations: Sequence[str], *, limit: int) -> list[
     busy = sa.exists().where(
         sent.c.job_id == delivery.c.job_id,
         sent.c.destination == delivery.c.destination,
-        sent.c.act != WITHDRAWAL,
+        ~takes_back(sent.c.act),
         sent.c.state.in_((DeliveryState.PENDING, DeliveryState.SENDING)),
     )
     with database.read() as transaction:
         rows = transaction.rows(
             sa.select(
-                *(delivery.c.id, delivery.c.job_id, delivery.c.destination, job.c.state),
+                *(delivery.c.id, delivery.c.job_id, delivery.c.destination, delivery.c.act, delivery.c.created_at),
+                job.c.state,
                 # A film whose reading was late may have been withdrawn before it was read.
                 sa.func.coalesce(job.c.report, notice.c.report).label("report"),
                 *(job.c.rejection, job.c.rejection_note, job.c.rejected_at, job.c.reason, job.c.model),
@@ -76,33 +79,42 @@ def due(database: Database, destinations: Sequence[str], *, limit: int) -> list[
             .order_by(delivery.c.id)
             .limit(limit)
         )
-        return [
-            Order(
-                delivery_id=row.id,
-                job_id=row.job_id,
-                destination=row.destination,
-                rejection=row.rejection,
-                note=row.rejection_note,
-                at=row.rejected_at,
-                # Of a film that is not this patient's, no reading takes the place.
-                replaced=row.state == JobState.SUPERSEDED and row.rejection != "worklist",
-                report=_report(row),
-                header=row.header or b"",
-                transfer_syntax_uid=row.transfer_syntax_uid,
-                objects=sent_outputs(transaction, row.job_id, destination=row.destination),
-            )
-            for row in rows
-        ]
+        return [_order(transaction, row) for row in rows]
 
 
-def _report(row: Row) -> Report:
+def _order(transaction: Transaction, row: Row) -> Order:
+    summary = row.act.startswith(RETRACTION)
+    at = row.created_at if summary else row.rejected_at
+    return Order(
+        delivery_id=row.id,
+        job_id=row.job_id,
+        destination=row.destination,
+        rejection="quality" if summary else row.rejection,
+        note="a newer summary of this study takes its place" if summary else row.rejection_note,
+        at=at,
+        # Of a film that is not this patient's, no reading takes the place.
+        replaced=summary or (row.state == JobState.SUPERSEDED and row.rejection != "worklist"),
+        report=_report(row, at),
+        header=row.header or b"",
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        summary=summary,
+        objects=sent_outputs(
+            transaction,
+            row.job_id,
+            destination=row.destination,
+            act=f"study-{row.act.removeprefix(RETRACTION)}" if summary else None,
+        ),
+    )
+
+
+def _report(row: Row, at: float) -> Report:
     """What was said of the film. One that was never read may have sent the summary of its study, and nothing else."""
     if row.report:
         return Report.from_json(row.report)
     return Report(
         outcome=Outcome.NOT_ANALYSED,
         reason=row.reason,
-        read_at=row.rejected_at,
+        read_at=at,
         revision=1,
         reader=Reader(
             name=row.model,

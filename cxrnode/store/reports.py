@@ -17,7 +17,7 @@ from cxrnode.core.lifecycle import DeliveryEvent, JobEvent, JobState, advance_de
 from cxrnode.errors import Transient
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Transaction
-from cxrnode.store.deliveries import NOTICE, WITHDRAWAL, cancel_notices, lock_deliveries, lock_job
+from cxrnode.store.deliveries import NOTICE, cancel_notices, lock_deliveries, lock_job, takes_back
 from cxrnode.store.disputes import (
     Dispute,
     Known,
@@ -80,7 +80,7 @@ def sent_outputs(
 
     `act`: only those of such deliveries.
     """
-    where = [delivery.c.job_id == job_id, delivery.c.act != WITHDRAWAL, delivery_output.c.had.is_(True)]
+    where = [delivery.c.job_id == job_id, ~takes_back(delivery.c.act), delivery_output.c.had.is_(True)]
     if act is not None:
         where.append(delivery.c.act == act)
     if destination is not None:

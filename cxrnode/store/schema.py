@@ -180,7 +180,7 @@ delivery = sa.Table(
     sa.Column("id", _ID, primary_key=True),
     sa.Column("job_id", _ID, sa.ForeignKey("job.id"), nullable=False, index=True),
     sa.Column("destination", sa.String(64), nullable=False),
-    sa.Column("act", sa.String(16), nullable=False),  # report | withdrawal | notice | study-N
+    sa.Column("act", sa.String(16), nullable=False),  # report | withdrawal | notice | study-N | retract-N
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("reason", sa.Text, nullable=False, default=""),
     sa.Column("held", sa.Boolean, nullable=False, default=False),

@@ -2,7 +2,7 @@
 
 A summary is of one study and one model. It is sent under the newest of its jobs, as deliveries of an act of its own; a
 study that changes (a film more, one read again, one withdrawn) gets the next revision, and the one before is cancelled
-where it did not go out, named as predecessor where it did.
+where it did not go out, named as predecessor and retracted where it did.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from cxrnode.core.findings import Outcome, Report
-from cxrnode.core.lifecycle import DeliveryEvent, DeliveryState, JobState
+from cxrnode.core.lifecycle import DeliveryEvent, DeliveryState, JobState, advance_delivery
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Row, Transaction
-from cxrnode.store.deliveries import move
+from cxrnode.store.deliveries import RETRACTION, move
 from cxrnode.store.notices import announce
 from cxrnode.store.reports import SentOutput, StoredOutput, sent_outputs
-from cxrnode.store.schema import delivery, identity, instance, job, notice, reader, study_summary
+from cxrnode.store.schema import delivery, delivery_output, identity, instance, job, notice, reader, study_summary
 
 _UNREAD = (JobState.QUEUED, JobState.READING)
 _UNDER_WAY = (DeliveryState.PENDING, DeliveryState.SENDING)
@@ -250,8 +250,10 @@ def _predecessors(transaction: Transaction, before: Sequence[Row]) -> tuple[Sent
     return ()
 
 
-def record(database: Database, one: Due, outputs: Sequence[StoredOutput]) -> bool:
+def record(database: Database, one: Due, outputs: Sequence[StoredOutput], *, retract: bool = True) -> bool:
     """Record a summary with its outputs and deliveries in one transaction; cancel what did not go of the one before.
+
+    What went of it, or may have gone, is ordered back, unless `retract` is False.
 
     Returns False where it is not to be sent as it is: another node was faster, or one of the jobs that it lists or an
     earlier summary moved on meanwhile. The caller then removes the files that it spooled.
@@ -288,6 +290,8 @@ def record(database: Database, one: Due, outputs: Sequence[StoredOutput]) -> boo
             return False
         for row in before:
             _cancel(transaction, row)
+            if retract:
+                _retract(transaction, row)
         note(
             transaction,
             "study_summarised",
@@ -314,3 +318,40 @@ def _cancel(transaction: Transaction, before: Row) -> None:
     for row in waiting:
         move(transaction, row.id, DeliveryState.PENDING, DeliveryEvent.CANCELLED)
         note(transaction, DeliveryEvent.CANCELLED, job_id=before.job_id, delivery_id=row.id)
+
+
+def _retract(transaction: Transaction, before: Row) -> None:
+    """Order an earlier summary back, once, from each destination that has or may have it.
+
+    One that is withdrawn with its job is not ordered back a second time. Nothing is locked: what waits was
+    cancelled, or `deliveries.begin` gives it up; what is being sent now is judged when it rests.
+    """
+    if before.state == JobState.WITHDRAWN:
+        return
+    had = sa.exists().where(delivery_output.c.delivery_id == delivery.c.id, delivery_output.c.had.is_(True))
+    rows = transaction.rows(
+        sa.select(delivery.c.destination, delivery.c.rank)
+        .where(
+            delivery.c.job_id == before.job_id,
+            delivery.c.act == before.act,
+            sa.or_(delivery.c.state == DeliveryState.SENDING, had),
+        )
+        .order_by(delivery.c.id)
+    )
+    for row in rows:
+        key = {
+            "job_id": before.job_id,
+            "destination": row.destination,
+            "act": f"{RETRACTION}{before.revision}",
+        }
+        ordered = {"state": advance_delivery(None, DeliveryEvent.ORDERED), "rank": row.rank}
+        made = transaction.insert_new(delivery, {**key, **ordered, "created_at": transaction.now}, unique=tuple(key))
+        if made is not None:
+            note(
+                transaction,
+                DeliveryEvent.ORDERED,
+                job_id=before.job_id,
+                delivery_id=made.id,
+                destination=row.destination,
+                study_revision=before.revision,
+            )

@@ -26,8 +26,10 @@ from cxrnode.reading.engine import Reading
 from cxrnode.roles.infer import FilmReader, Loaded
 from cxrnode.roles.notices import say_not_analysed
 from cxrnode.roles.studies import StudySummaries
+from cxrnode.roles.withdraw import make_withdrawals
 from cxrnode.store import jobs, notices
 from cxrnode.store.database import CommitUnknown
+from cxrnode.store.listing import JobFilter, list_jobs
 from cxrnode.store.schema import delivery, instance, job, notice, output
 from tests.integration.test_faults import Site, reading
 from tests.peers import RecordingScp, wait_until
@@ -258,7 +260,7 @@ def test_a_study_of_two_films_gets_one_summary_and_a_third_film_makes_the_next(
         site.receive(tmp_path / "third.dcm")
         turn(site, reader, keeper)
         wait_until(lambda: _summaries(site, summarise) == 2, seconds=20, what="the next summary")
-    sent(site, recording_scp, len(site.all(sa.select(output.c.id))))
+    recording_scp.wait_for(len(site.all(sa.select(output.c.id))))
     archived = {ds.SOPInstanceUID: ds for many in objects(recording_scp).values() for ds in many}
     first, second = (
         [archived[r[0]] for r in site.all(sa.select(output.c.sop_instance_uid).where(output.c.kind == kind))]
@@ -269,6 +271,34 @@ def test_a_study_of_two_films_gets_one_summary_and_a_third_film_makes_the_next(
     assert [one.ReferencedSOPInstanceUID for one in named] == [first[0].SOPInstanceUID]
     assert all(NAME in one.data for one in recording_scp.stored)
     assert [len(ds.SourceImageSequence) for ds in second] == [2, 3]
+    _the_first_is_retracted_alone(site, recording_scp, [first[0], second[0]])
+
+
+def _the_first_is_retracted_alone(site: Site, archive: RecordingScp, withdrawn: Sequence[Dataset]) -> None:
+    """Of a study that has a newer summary one rejection note goes, of the old summary and nothing else."""
+    before = len(archive.stored)
+    retractions = sa.select(delivery.c.state).where(delivery.c.act == "retract-1")
+    assert site.all(retractions) == [("waiting",)]
+
+    def made() -> bool:
+        make_withdrawals(site.context())  # waits until the newer summary has gone
+        return site.all(retractions) != [("waiting",)]
+
+    wait_until(made, seconds=20, what="the retraction")
+    sent(site, archive, before + 1)
+    (note,) = [one.dataset() for one in archive.stored[before:]]
+    assert note.ConceptNameCodeSequence[0].CodeValue == "113001"  # Rejected for Quality Reasons
+    (study,) = note.CurrentRequestedProcedureEvidenceSequence
+    rejected = {
+        one.ReferencedSOPInstanceUID
+        for series in study.ReferencedSeriesSequence
+        for one in series.ReferencedSOPSequence
+    }
+    assert rejected == {ds.SOPInstanceUID for ds in withdrawn}
+    said = note.ContentSequence[-1].TextValue
+    assert "newer summary" in said and "reports of the single films stand" in said and "AI RESULT WITHDRAWN" not in said
+    assert site.states() == ["delivered"] * 3
+    assert not any(row.withdrawals for row in list_jobs(site.database, JobFilter(), limit=9))
 
 
 def _summaries(site: Site, summarise: StudySummaries) -> int:

@@ -72,6 +72,10 @@ class Study:
         return any(one.report.reader.demonstration for one in self.subjects)
 
 
+#: What a summary says that has a predecessor: an archive may still show that one.
+TAKES_THE_PLACE = "This summary takes the place of an earlier one of this study: use the newest."
+
+
 def arranged(films: Sequence[FilmRead], settings: OutputSettings) -> Study:
     """The films in the order they were taken.
 

@@ -16,7 +16,16 @@ from cxrnode.dicom.outputs.capture import Series, build_capture
 from cxrnode.dicom.outputs.common import DEMONSTRATION, DISCLAIMER, Subject, quantity
 from cxrnode.dicom.outputs.content import Container, Item, Relation
 from cxrnode.dicom.outputs.encoding import ascii_text
-from cxrnode.dicom.outputs.films import NEVER_AVERAGED, FilmRead, Row, Study, arranged, film_line, headline
+from cxrnode.dicom.outputs.films import (
+    NEVER_AVERAGED,
+    TAKES_THE_PLACE,
+    FilmRead,
+    Row,
+    Study,
+    arranged,
+    film_line,
+    headline,
+)
 from cxrnode.dicom.outputs.report import document_file, observer
 from cxrnode.dicom.outputs.settings import (
     BASIC_TEXT_SR,
@@ -91,7 +100,11 @@ def _document(subject: Subject, study: Study) -> Item:
         )
         for row in study.rows
     )
-    said = [*headline(study), NEVER_AVERAGED, *([f"{DEMONSTRATION}."] if study.demonstration else [])]
+    said = [*headline(study), NEVER_AVERAGED]
+    if subject.predecessors:
+        said.append(TAKES_THE_PLACE)
+    if study.demonstration:
+        said.append(f"{DEMONSTRATION}.")
     films = tuple(
         Item(Relation.CONTAINS, codes.FILM, ascii_text(film_line(number, one)))
         for number, one in enumerate(study.subjects, start=1)

@@ -22,7 +22,7 @@ from cxrnode.dicom.outputs.drawing import (
     shortened,
     text_width,
 )
-from cxrnode.dicom.outputs.films import NEVER_AVERAGED, Row, Study, film_line, headline
+from cxrnode.dicom.outputs.films import NEVER_AVERAGED, TAKES_THE_PLACE, Row, Study, film_line, headline
 from cxrnode.dicom.outputs.frame import badge_width
 from cxrnode.dicom.outputs.source import taken_at, view_of
 from cxrnode.dicom.outputs.summary import INKS, WORDS
@@ -65,6 +65,8 @@ def _page(subject: Subject, study: Study, shown: range, which: str, *, preview: 
         y = page.paragraph(_MARGIN, y, width, shortened(sentence, BODY, _LINES * width), BODY, AMBER) + 2
     y = _draw_table(page, study, shown, y + 14, preview) + 12
     y = page.paragraph(_MARGIN, y, width, NEVER_AVERAGED, SMALL) + 4
+    if subject.predecessors:
+        y = page.paragraph(_MARGIN, y, width, TAKES_THE_PLACE, SMALL) + 4
     for at in shown:
         y = page.paragraph(_MARGIN, y, width, film_line(at + 1, study.subjects[at]), SMALL, MUTED) + 2
     made = f"Made {subject.moment.spoken}. Thresholds and maps: the pages of each film. Check on the films themselves."

@@ -73,7 +73,8 @@ class Withdrawal:
     """The taking back of what one report has sent.
 
     `reason` is the person's own words; `at` is when they said so, in seconds since 1970; `objects` are all that were
-    sent to the destination; `replaced` says that a later reading takes their place.
+    sent to the destination; `replaced` says that a later reading takes their place; `summary` that they are the summary
+    of a study alone, and the reading stands.
     """
 
     rejection: Rejection
@@ -81,6 +82,7 @@ class Withdrawal:
     at: float
     objects: tuple[SentObject, ...]
     replaced: bool = False
+    summary: bool = False
 
 
 def build_withdrawal(
@@ -121,6 +123,8 @@ def build_withdrawal(
 def withdrawn_text(subject: Subject, withdrawal: Withdrawal) -> str:
     """What was withdrawn and why, in sentences that stand alone."""
     reason = ascii_text(withdrawal.reason).strip().rstrip(".") or "no reason recorded"
+    if withdrawal.summary:
+        return ascii_text(f"AI STUDY SUMMARY REPLACED. Reason: {reason}. The reports of the single films stand.")
     parts = [f"{WITHDRAWN}.", f"Reason: {reason}.", f"{_which(subject)}.", DO_NOT_USE, _what_now(withdrawal)]
     return ascii_text(" ".join(parts))
 
