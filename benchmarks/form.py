@@ -22,6 +22,7 @@ class Form:
     def __init__(self, reader: Reader, labels: Mapping[str, Thresholds | None], limit: float) -> None:
         """`limit`: of plausibility."""
         self.labels = tuple(labels)
+        self._limit = limit
         self._thresholds = tuple((t.rule_out, t.rule_in) if t else (None, None) for t in labels.values())
         refused = Report(
             outcome=Outcome.NOT_ANALYSED,
@@ -52,13 +53,17 @@ class Form:
         self, values: Mapping[str, Any], film_of: tuple[int, str, str], scores: Sequence[float], decided: Sequence[int]
     ) -> str:
         """The canonical JSON of a report with findings; `values` are the job's columns."""
-        said = _said(values, film_of, 0.45 + (film_of[0] % 311) / 622)
+        said = _said(values, film_of, _distance(film_of[0], analysed=True))
         parts = (forms[found] % score for forms, found, score in zip(self._findings, decided, scores, strict=True))
         return self._analysed % {**said, "findings": ",".join(parts)}
 
     def refuse(self, values: Mapping[str, Any], film_of: tuple[int, str, str]) -> str:
         """The canonical JSON of a report on a film that is implausible."""
-        return self._refused % _said(values, film_of, 1.65 + (film_of[0] % 311) / 622)
+        return self._refused % _said(values, film_of, _distance(film_of[0], analysed=False))
+
+    def ratio(self, film_id: int, *, analysed: bool) -> float:
+        """The plausibility distance of a film over the limit."""
+        return _distance(film_id, analysed=analysed) / self._limit
 
     def findings(self, job_id: int, scores: Sequence[float], decided: Sequence[int]) -> list[tuple[Any, ...]]:
         """The rows of the findings."""
@@ -66,6 +71,10 @@ class Form:
             (job_id, label, score, "score", DECISIONS[found], *thresholds)
             for label, score, found, thresholds in zip(self.labels, scores, decided, self._thresholds, strict=True)
         ]
+
+
+def _distance(film_id: int, *, analysed: bool) -> float:
+    return (0.45 if analysed else 1.65) + (film_id % 311) / 622
 
 
 def _said(values: Mapping[str, Any], film_of: tuple[int, str, str], distance: float) -> dict[str, Any]:

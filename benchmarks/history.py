@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,22 @@ import click
 import numpy as np
 import sqlalchemy as sa
 
+from benchmarks import records as film_records
+from benchmarks import tallied, told
 from benchmarks.bulk import Bulk, bulk
 from benchmarks.form import Form
-from benchmarks.population import SENDERS, Fate, draw, score
-from benchmarks.records import COLUMNS, Model, Records
+from benchmarks.population import SENDERS, Fate, draw, score, second
+from benchmarks.records import Model, Records
+from benchmarks.tallied import Tallied
 from cxrnode.core.findings import Reader
 from cxrnode.errors import CxrnodeError
 from cxrnode.reading.bundle import SHIPPED, WEIGHTS, read_manifest
 from cxrnode.reading.manifest import Manifest
 from cxrnode.store.database import Database
-from cxrnode.store.schema import instance, metadata
+from cxrnode.store.schema import alert, association, feedback, hourly, instance, metadata, reader
 from cxrnode.store.upgrade import upgrade
 
+_COLUMNS = film_records.COLUMNS | tallied.COLUMNS | told.COLUMNS
 #: Films between two writes.
 _BATCH = 10_000
 #: In this part of the history the node ran the bundle before.
@@ -61,13 +65,18 @@ def build(database: Database, size: Size, said: Callable[[str], None] = lambda _
     random = np.random.default_rng(size.seed)
     card, digest = read_manifest(SHIPPED / "demo")
     films = draw(random, jobs=size.jobs, until=until, days=size.days)
-    records = Records(until=until, events=size.events / size.jobs, reports=size.reports)
+    counted = Tallied([label.name for label in card.labels])
+    records = Records(until=until, events=size.events / size.jobs, reports=size.reports, tallied=counted)
+    followed = told.Followed(random, until)
     older, newer, candidate = _models(card, digest)
     senders = list(SENDERS)
     with bulk(database) as into:
         for first in range(0, len(films.at), _BATCH):
             count = min(_BATCH, len(films.at) - first)
-            scores, decided = (part.tolist() for part in score(random, films, first, count, card, until))
+            drawn = score(random, films, first, count, card, until)
+            scores, decided = (part.tolist() for part in drawn)
+            other, others = (part.tolist() for part in second(random, drawn[0], card))
+            truths: list[tuple[Any, ...]] = []
             for i in range(count):
                 at, fate = float(films.at[first + i]), Fate(int(films.fate[first + i]))
                 film = records.film(at, senders[films.sender[first + i]], fate)
@@ -78,13 +87,19 @@ def build(database: Database, size: Size, said: Callable[[str], None] = lambda _
                 if fate in _LATER and (at > until - 7200 or records.jobs + 2 >= size.jobs - size.waiting):
                     fate = Fate.DELIVERED
                 one = records.read(film, at, model, fate, scores[i], decided[i], waits=waits)
+                if fate is Fate.DELIVERED and not waits:
+                    truths += followed.of(film[0], one, at, model.form.labels, scores[i])
                 if fate is Fate.READ_AGAIN:
                     later: dict[str, Any] = {"waits": waits, "predecessor": one, "revision": 2}
                     records.read(film, at + 600, newer, fate, scores[i], decided[i], **later)
                 if films.shadowed[first + i]:
-                    records.read(film, at, candidate, Fate.DELIVERED, scores[i], decided[i], waits=waits)
-            _write(into, records)
+                    records.read(film, at, candidate, Fate.DELIVERED, other[i], others[i], waits=waits)
+            last = first + count == len(films.at)
+            _write(into, records.take() | counted.take(last=last) | {feedback: truths})
             said(f"{records.jobs} jobs, {records.events} events")
+        beside = {hourly: told.hours(films, until), association: told.associations(until), alert: told.alerts(until)}
+        in_use = [(one.name, one.reader) for one in (newer, candidate)]
+        _write(into, {**beside, reader: told.readers(in_use, until)})
         said("indexes")
     return records.jobs, records.events
 
@@ -109,11 +124,10 @@ def _models(card: Manifest, digest: str) -> tuple[Model, Model, Model]:
     )
 
 
-def _write(into: Bulk, records: Records) -> None:
-    rows = records.take()
+def _write(into: Bulk, rows: Mapping[sa.Table, Sequence[tuple[Any, ...]]]) -> None:
     for table in metadata.sorted_tables:
         if rows.get(table):
-            into.write(table, rows[table], COLUMNS[table])
+            into.write(table, rows[table], _COLUMNS[table])
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -107,14 +107,25 @@ def score(
     """Scores float64 (count, C) of the films from `first` on, and their decisions as indices into DECISIONS."""
     thresholds = [label.thresholds or Thresholds(rule_out=0.5, rule_in=0.5) for label in card.labels]
     high = np.array([one.rule_in for one in thresholds])
-    low = np.array([one.rule_out for one in thresholds])
     odds = np.log(high / (1 - high)) - 1.7 + 1.05 * random.standard_normal((count, len(high)))
     chosen = slice(first, first + count)
     drifting = (films.sender[chosen] == list(SENDERS).index(DRIFTING)) & (films.at[chosen] > until - DRIFT_DAYS * 86400)
     names = [label.name for label in card.labels]
     if DRIFT_LABEL in names:
         odds[drifting, names.index(DRIFT_LABEL)] += DRIFT
+    return _decided(odds, card)
+
+
+def second(random: np.random.Generator, scores: Floats, card: Manifest) -> tuple[Floats, Integers]:
+    """What another model says of the same films: near, and not the same."""
+    odds = np.log(scores / (1 - scores))
+    return _decided(odds + 0.15 + 0.5 * random.standard_normal(scores.shape), card)
+
+
+def _decided(odds: Floats, card: Manifest) -> tuple[Floats, Integers]:
+    thresholds = [label.thresholds or Thresholds(rule_out=0.5, rule_in=0.5) for label in card.labels]
     scores: Floats = np.round(1 / (1 + np.exp(-odds)), 6)
-    decided = (scores >= low).astype(np.int64) + (scores >= high)
+    decided = (scores >= np.array([one.rule_out for one in thresholds])).astype(np.int64)
+    decided += scores >= np.array([one.rule_in for one in thresholds])
     decided[:, [label.assessed is None for label in card.labels]] = DECISIONS.index(Decision.NOT_ASSESSED)
     return scores, decided

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from benchmarks.form import IMPLAUSIBLE, Form
 from benchmarks.population import DECISIONS, Fate
+from benchmarks.tallied import Reading, Tallied
 from cxrnode.core.findings import Decision, Reader
 from cxrnode.core.header import Header
 from cxrnode.core.identity import identity_digest
@@ -55,6 +56,7 @@ COLUMNS: dict[sa.Table, tuple[str, ...]] = {
         *("claimed_at", "settled_at", "wanted", "token", "bundle_digest", "config_digest", "engine", "pixel_digest"),
         *("identity_digest", "duplicate_of", "predecessor", "rejection", "rejection_note", "rejected_at", "report"),
         *("report_sha256", "saliency_key", "saliency_sha256", "preview_key", "preview_sha256", "chain_head"),
+        "counted",
     ),
     film: ("pixel_digest", "identity_digest", "model", "job_id"),
     finding: ("job_id", "label", "score", "scale", "decision", "rule_out", "rule_in"),
@@ -111,11 +113,15 @@ class Model:
 class Records:
     """Collects the rows of films; `take` hands them over and begins anew. Ids count up over the whole history."""
 
-    def __init__(self, *, until: float, events: float, reports: bool) -> None:
+    def __init__(self, *, until: float, events: float, reports: bool, tallied: Tallied | None = None) -> None:
         """`events`: how many a job is to have in the mean; what is missing are tries at a PACS that was busy.
 
         `until`: the end of the history, seconds since 1970. `reports`: whether jobs keep their report's JSON.
+        `tallied` counts what was reported.
         """
+        self._tallied = tallied
+        self._film: dict[str, Any] = {}  # of the film at hand, what its readings are counted by
+        self._active: Reading | None = None  # what was read of it first
         self.jobs = self.events = 0
         self._until, self._per_job, self._reports = until, events, reports
         self._instances = self._outputs = self._deliveries = 0
@@ -132,6 +138,8 @@ class Records:
         accession, number, accepted = f"A{one - one % 2:09d}", f"P{patient:07d}", fate is not Fate.IGNORED
         age = 18 + patient % 78
         header = _header(sender, accepted, one % 3 == 0, "MF"[patient % 2], age)
+        self._film = {"sender": sender, "view": "AP" if one % 3 == 0 else "PA", "sex": "MF"[patient % 2], "age": age}
+        self._film["received"], self._active = at, None
         reason = "rule `frontal chest films`" if accepted else "no rule matches: Modality is CT"
         key = random[:32] if at > self._until - _KEPT_DAYS * 86400 else None
         self._rows[instance].append(
@@ -173,7 +181,7 @@ class Records:
         values |= {"mode": model.mode, "state": "queued", "outcome": "", "reason": "", "rank": at, "created_at": at}
         values |= {"wanted": _WANTED, "token": 0, "bundle_digest": "", "config_digest": "c" * 64, "engine": ""}
         values |= {"pixel_digest": "", "identity_digest": "", "predecessor": predecessor, "rejection": ""}
-        values |= {"rejection_note": "", "report_sha256": "", "saliency_sha256": "", "preview_sha256": ""}
+        values |= {"rejection_note": "", "report_sha256": "", "saliency_sha256": "", "preview_sha256": "", "counted": 0}
         said: dict[str, Any] = {"model": model.name, "mode": model.mode, "revision": revision}
         head = self._note("", at, "enqueued", instance_id, one, **said)
         if not waits:
@@ -183,6 +191,8 @@ class Records:
             bundle = model.reader.bundle_digest
             head = self._note(head, claimed, "claimed", None, one, owner=owner, token=1, alone=False, bundle=bundle)
             head = self._settle(head, one, values, film_of, read, model, fate, scores, decided)
+            if values["report"] is not None and self._tallied is not None:
+                self._tally(self._tallied, values, read, model, film_of[0], scores, decided)
         self._rows[job].append(tuple({**values, "chain_head": head}.values()))
         return one
 
@@ -232,6 +242,40 @@ class Records:
             if fate is Fate.DELIVERED:
                 self._last = (one, film_of[1], film_of[2])
         return head
+
+    def _tally(
+        self,
+        tallied: Tallied,
+        values: dict[str, Any],
+        read: float,
+        model: Model,
+        film_id: int,
+        scores: Sequence[float],
+        decided: Sequence[int],
+    ) -> None:
+        """Count a reading as `tend` would have."""
+        delivered = values["settled_at"] if values["state"] == "delivered" else None
+        one = Reading(
+            **self._film,
+            model=model.name,
+            mode=model.mode,
+            bundle=values["bundle_digest"],
+            revision=values["revision"],
+            analysed=values["outcome"] == "analysed",
+            ratio=model.form.ratio(film_id, analysed=values["outcome"] == "analysed"),
+            created=values["created_at"],
+            claimed=values["claimed_at"],
+            reported=read,
+            delivered=delivered,
+            scores=scores,
+            decided=decided,
+        )
+        tallied.add(one)
+        if model.mode == "active":
+            self._active = one
+        elif self._active is not None:
+            tallied.pair(self._active, one)
+        values["counted"] = 1 if values["state"] == "failed" else 2
 
     def _outputs_of(self, one: int, shown: Sequence[str], kept: bool) -> list[int]:
         kinds = [("sr", "", _SR, 9_000), ("summary", "", _SC, 700_000)]

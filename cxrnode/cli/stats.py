@@ -47,7 +47,7 @@ def stats_command(
 ) -> None:
     """Positives, drift against the days before, turnaround, agreement with truth, and each sender's silence."""
     with open_store(load(config_path)) as database:
-        found = _stats(database, model, days, reference)
+        found = stats_of(database, model, days, reference)
     if png is not None:
         png.write_bytes(_drawn(found))
     if as_json:
@@ -58,7 +58,8 @@ def stats_command(
         tables.aside(f"drawn: {png}")
 
 
-def _stats(database: Database, model: str | None, days: int, reference: int) -> Stats:
+def stats_of(database: Database, model: str | None, days: int, reference: int) -> Stats:
+    """What the tables and the picture show. Raises Rejected where nothing was counted of the model."""
     from cxrnode.store import agreement, series, sources
 
     known = series.models(database)

@@ -3,6 +3,8 @@
     for one in agreement.agreement(database, "chest", since=t0, until=t1):       # an Agreement a finding
         one.films, one.positives, one.auroc.value, one.auroc.low, one.sensitivity.value, one.specificity.value
     agreement.by_month(database, "chest", "Effusion", since=t0, until=t1)        # the same month by month
+    told = agreement.told(database, "chest", since=t0, until=t1)                 # what both are made of, read once
+    told.by_finding(since=t2), told.by_month("Effusion")
 
 `since` and `until` are seconds since 1970, of the film's receipt. The result that counts is the model's newest that
 was neither superseded nor withdrawn; of several truths of a film and finding the last one given. Sensitivity and
@@ -26,7 +28,7 @@ from cxrnode.store.database import Database, Row
 from cxrnode.store.schema import feedback, finding, instance, job
 
 #: Truths that are looked at, at most, and those of one read (design, rule 13).
-MOST = 20_000
+MOST = 10_000
 _PAGE = 1000
 
 
@@ -47,7 +49,7 @@ class Agreement:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Told:
+class _One:
     """One film's score and truth of one finding."""
 
     label: str
@@ -57,25 +59,41 @@ class _Told:
     truth: bool
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Truths beside what a model said of the same films; `capped`: there are older ones that were not looked at."""
+
+    films: tuple[_One, ...]
+    capped: bool
+
+    def by_finding(self, *, since: float = 0.0) -> tuple[Agreement, ...]:
+        """The agreement by finding, of films received from `since` on; findings without any truth are left out."""
+        groups: defaultdict[str, list[_One]] = defaultdict(list)
+        for one in self.films:
+            if one.received_at >= since:
+                groups[one.label].append(one)
+        return tuple(_measured(label, "", groups[label], self.capped) for label in sorted(groups))
+
+    def by_month(self, label: str) -> tuple[Agreement, ...]:
+        """The agreement on one finding, month by month (in UTC) of the film's receipt."""
+        groups: defaultdict[str, list[_One]] = defaultdict(list)
+        for one in self.films:
+            if one.label == label:
+                groups[f"{datetime.datetime.fromtimestamp(one.received_at, datetime.UTC):%Y-%m}"].append(one)
+        return tuple(_measured(label, month, groups[month], self.capped) for month in sorted(groups))
+
+
 def agreement(database: Database, model: str, *, since: float, until: float) -> tuple[Agreement, ...]:
     """How a model agrees with the truth, by finding; findings without any truth are left out."""
-    told, capped = _told(database, model, None, since, until)
-    groups: defaultdict[str, list[_Told]] = defaultdict(list)
-    for one in told:
-        groups[one.label].append(one)
-    return tuple(_measured(label, "", groups[label], capped) for label in sorted(groups))
+    return told(database, model, since=since, until=until).by_finding()
 
 
 def by_month(database: Database, model: str, label: str, *, since: float, until: float) -> tuple[Agreement, ...]:
     """How a model agrees with the truth of one finding, month by month (in UTC) of the film's receipt."""
-    told, capped = _told(database, model, label, since, until)
-    groups: defaultdict[str, list[_Told]] = defaultdict(list)
-    for one in told:
-        groups[f"{datetime.datetime.fromtimestamp(one.received_at, datetime.UTC):%Y-%m}"].append(one)
-    return tuple(_measured(label, month, groups[month], capped) for month in sorted(groups))
+    return told(database, model, label=label, since=since, until=until).by_month(label)
 
 
-def _measured(label: str, month: str, told: Sequence[_Told], capped: bool) -> Agreement:
+def _measured(label: str, month: str, told: Sequence[_One], capped: bool) -> Agreement:
     ill = [one for one in told if one.truth]
     well = [one for one in told if not one.truth]
     hits, alarms = _present(ill), _present(well)
@@ -94,11 +112,11 @@ def _measured(label: str, month: str, told: Sequence[_Told], capped: bool) -> Ag
     )
 
 
-def _present(told: Iterable[_Told]) -> int:
+def _present(told: Iterable[_One]) -> int:
     return sum(one.present for one in told)
 
 
-def _told(database: Database, model: str, label: str | None, since: float, until: float) -> tuple[list[_Told], bool]:
+def told(database: Database, model: str, *, since: float, until: float, label: str | None = None) -> Told:
     """The newest truth of each film and finding with the model's newest standing score, by keyset pages."""
     page = sa.select(feedback.c.id, feedback.c.instance_id, feedback.c.label, feedback.c.truth)
     page = page.where(feedback.c.truth.is_not(None)).order_by(feedback.c.id.desc()).limit(_PAGE)
@@ -128,13 +146,13 @@ def _told(database: Database, model: str, label: str | None, since: float, until
             for row in transaction.rows(chosen) if ids else ():
                 newest.setdefault((row.instance_id, row.label), row)
         if len(ids) < _PAGE:
-            return [_told_of(row) for row in newest.values()], False
+            return Told(films=tuple(map(_one, newest.values())), capped=False)
         last = ids[-1]
-    return [_told_of(row) for row in newest.values()], True
+    return Told(films=tuple(map(_one, newest.values())), capped=True)
 
 
-def _told_of(row: Row) -> _Told:
-    return _Told(
+def _one(row: Row) -> _One:
+    return _One(
         label=row.label,
         received_at=row.received_at,
         score=row.score,

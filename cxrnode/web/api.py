@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from cxrnode.core.access import Role
 from cxrnode.errors import Rejected
-from cxrnode.store import agreement, alerts, changes, series, sources
+from cxrnode.store import alerts, changes, series, sources
 from cxrnode.store.associations import list_associations
 from cxrnode.store.audit import EventFilter, query
 from cxrnode.store.details import reveal
@@ -228,7 +228,7 @@ def quality(console: Console, asked: Asked) -> Response:
     wish = qa.wished(asked, known)
     span, window = series.last_days(console.database, wish.days), series.last_days(console.database, qa.WINDOW)
     reference = series.Span(first=span.first, last=window.first - 1)
-    since, until = span.first * 86400.0, (span.last + 1) * 86400.0
+    since = span.first * 86400.0
     return answer(
         asked,
         {
@@ -238,7 +238,7 @@ def quality(console: Console, asked: Asked) -> Response:
             "drift": series.drift(console.database, wish.model, reference=reference, window=window),
             "turnaround": series.turnaround(console.database, span, model=wish.model),
             "sources": sources.sources(console.database),
-            "agreement": agreement.agreement(console.database, wish.model, since=since, until=until),
+            "agreement": qa.agreed(console, wish, span).by_finding(since=since),
         },
     )
 

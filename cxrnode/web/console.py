@@ -8,9 +8,9 @@ import hashlib
 import threading
 import time
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jinja2
 from markupsafe import Markup
@@ -27,7 +27,11 @@ from cxrnode.web import charts, words
 from cxrnode.web.asked import Asked
 from cxrnode.web.throttle import Throttle
 
+T = TypeVar("T")
+
 HERE = Path(__file__).parent
+#: What is kept of figures that many pages ask for, at most.
+_MOST_KEPT = 64
 #: A result that a session looks at again within so many seconds is no new look.
 _SAME_LOOK = 600.0
 
@@ -55,6 +59,7 @@ class Console:
     #: What a page keeps from one request to the next, by its name.
     kept: dict[str, object] = dataclasses.field(default_factory=dict)
     _looks: dict[tuple[str, str, int], float] = dataclasses.field(default_factory=dict)
+    _figures: dict[str, tuple[float, object]] = dataclasses.field(default_factory=dict)
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -105,6 +110,21 @@ class Console:
         """The database's time."""
         with self.database.read() as transaction:
             return transaction.now
+
+    def lately(self, name: str, seconds: float, make: Callable[[], T]) -> T:
+        """What `make` said of `name` within so many seconds, or says now: figures of thousands of rows.
+
+        Two who ask at once may both make it. Never for what somebody may see and another may not.
+        """
+        found = self._figures.get(name)
+        if found is not None and time.monotonic() - found[0] < seconds:
+            return cast(T, found[1])
+        made = make()
+        with self._lock:
+            if len(self._figures) >= _MOST_KEPT:
+                del self._figures[min(self._figures, key=lambda one: self._figures[one][0])]
+            self._figures[name] = (time.monotonic(), made)
+        return made
 
     def in_force(self) -> InForce:
         """What people changed while the node runs."""

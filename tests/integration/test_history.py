@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from benchmarks.history import Size, build
+from benchmarks.history import build
 from cxrnode.core.findings import Report
 from cxrnode.core.lifecycle import job_after
+from cxrnode.core.words import WordList
 from cxrnode.errors import CxrnodeError
-from cxrnode.store import guards, jobs, listing
+from cxrnode.store import guards, jobs, listing, tallies
 from cxrnode.store.audit import broken_link
 from cxrnode.store.database import Database
 from cxrnode.store.jobs import Limits
-from cxrnode.store.schema import event, job, metadata
-from tests.peers import Postgres
+from cxrnode.store.schema import association, daily, daily_pair, daily_time, event, feedback, hourly, job, metadata
+from tests.histories import SIZE, history, url
 
-SIZE = Size(jobs=600, events=6000, waiting=20, days=90)
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.peers)], scope="module")
-def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    if request.param == "sqlite":
-        return f"sqlite+pysqlite:///{tmp_path_factory.mktemp('history') / 'history.sqlite'}"
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.new_database()
-
-
-@pytest.fixture(scope="module")
-def history(url: str) -> Iterator[Database]:
-    database = Database(url)
-    build(database, SIZE)
-    yield database
-    database.close()
+__all__ = ["history", "url"]
 
 
 def test_it_has_as_many_jobs_and_events_as_were_asked_for(history: Database) -> None:
@@ -107,3 +92,38 @@ def test_the_command_takes_a_path(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "40 jobs" in done.output or "41 jobs" in done.output
     assert path.exists()
+
+
+def _tallies(database: Database) -> dict[str, dict[tuple[Any, ...], tuple[Any, ...]]]:
+    """The rows of the tallies by their keys; sums of differences to nine digits."""
+    found: dict[str, dict[tuple[Any, ...], tuple[Any, ...]]] = {}
+    for table in (daily, daily_time, daily_pair, hourly):
+        key, rest = list(table.primary_key.columns), [c for c in table.c if not c.primary_key]
+        with database.read() as transaction:
+            rows = transaction.rows(sa.select(*key, *rest))
+        found[table.name] = {
+            tuple(row)[: len(key)]: tuple(round(one, 9) for one in tuple(row)[len(key) :]) for row in rows
+        }
+    return found
+
+
+def test_its_tallies_are_those_that_are_made_anew_from_the_jobs(history: Database) -> None:
+    written = _tallies(history)
+    with history.read() as transaction:
+        flags = transaction.rows(sa.select(job.c.id, job.c.counted).order_by(job.c.id))
+    tallies.rebuild(history, WordList())
+    anew = _tallies(history)
+    last = max(hour for hour, _ in written["hourly"])  # an hour may have begun meanwhile
+    anew["hourly"] = {key: row for key, row in anew["hourly"].items() if key[0] <= last}
+    for name in written:
+        assert written[name] == anew[name], name
+    assert len(written["daily"]) > 1000 and len(written["daily_pair"]) > 10
+    with history.read() as transaction:
+        assert transaction.rows(sa.select(job.c.id, job.c.counted).order_by(job.c.id)) == flags
+
+
+def test_what_people_found_out_is_among_it(history: Database) -> None:
+    with history.read() as transaction:
+        assert transaction.scalar(sa.select(sa.func.count()).select_from(association)) == 15_000
+        truths = transaction.rows(sa.select(feedback.c.job_id, feedback.c.label).limit(5))
+    assert all(row.label for row in truths)

@@ -26,6 +26,8 @@ PARTS = {"aet": "sender", "device": "device", "view": "view", "sex": "sex", "age
 WINDOW = 7
 #: Points that a line over time has, at most.
 _POINTS = 60
+#: Seconds for which figures that are made of thousands of rows stand.
+_KEPT = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,7 @@ def page(console: Console, asked: Asked) -> Response:
     by_group = series.positives(database, wish.model, span, label=chosen, by=wish.by) if chosen else ()
     since, until = span.first * DAY, (span.last + 1) * DAY
     hours = series.volume(database, since=until - 7 * DAY, until=until)
+    truths = agreed(console, wish, span)
     days = {one.day: one for one in series.turnaround_by_day(database, span, model=wish.model)}
     return console.page(
         "qa.html",
@@ -126,12 +129,19 @@ def page(console: Console, asked: Asked) -> Response:
         p50=tuple(days[day].p50 if day in days else None for day in range(span.first, span.last + 1)),
         p95=tuple(days[day].p95 if day in days else None for day in range(span.first, span.last + 1)),
         days_axis=tuple(series.date_of(day).strftime("%d %b") for day in range(span.first, span.last + 1)),
-        sources=sources.sources(database),
+        sources=console.lately("sources", _KEPT, lambda: sources.sources(database)),
         volume=_volume(hours, until),
-        agreement=agreement.agreement(database, wish.model, since=since, until=until),
-        months=agreement.by_month(database, wish.model, chosen, since=since - 365 * DAY, until=until) if chosen else (),
+        agreement=truths.by_finding(since=since),
+        months=truths.by_month(chosen) if chosen else (),
         shadows=[one.model for one in known if "shadow" in one.modes and one.model != wish.model],
     )
+
+
+def agreed(console: Console, wish: Wished, span: Span) -> agreement.Told:
+    """The truths of the span and of the year before it, beside what the model said."""
+    since, until = (span.first - 365) * DAY, (span.last + 1) * DAY
+    name = f"agreement {wish.model} {span.first} {span.last}"
+    return console.lately(name, _KEPT, lambda: agreement.told(console.database, wish.model, since=since, until=until))
 
 
 def _volume(hours: Sequence[series.Hour], until: float) -> dict[str, tuple[int, ...]]:

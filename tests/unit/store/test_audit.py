@@ -180,3 +180,19 @@ def test_the_event_of_a_delivery_counts_the_statuses(database: Database) -> None
     settlements.settle_sent(database, held, taken(held))
     (found,) = query(database, EventFilter(job_id=job_id, name="delivery_sent"), limit=2)
     assert json.loads(json.dumps(found.detail)) == {"statuses": {"0x0000": 2}, "warnings": []}
+
+
+def test_events_of_a_name_are_found_among_many_by_windows_and_by_the_index_of_the_unusual(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_WINDOW", 7)
+    with database.write() as transaction:
+        for number in range(60):
+            audit.note(
+                transaction, "received" if number % 20 == 3 else "alert_raised" if number % 9 == 0 else "logged_in"
+            )
+    for name, expected in (("received", 3), ("alert_raised", 7), ("circuit_opened", 0), ("accepted", 0)):
+        found = list(audit.query(database, EventFilter(name=name), limit=100, page=2))
+        assert (name, len(found)) == (name, expected)
+        assert [one.id for one in found] == sorted({one.id for one in found})
+    assert len(list(audit.query(database, EventFilter(name="received"), limit=2))) == 2
