@@ -1,5 +1,9 @@
 """The errors of cxrnode. The axis that matters is said by class: may the same thing work later, or never?"""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 class CxrnodeError(Exception):
     """Something went wrong that cxrnode knows about."""
@@ -38,3 +42,13 @@ class IllegalTransition(CxrnodeError):
 
 class SchemaMismatch(Rejected):
     """The database schema is not the one this version works with."""
+
+
+class DatabaseDamaged(Rejected):
+    """An SQLite file is not whole; nothing is written to it any more."""
+
+    def __init__(self, file: Path, found: str) -> None:
+        super().__init__(
+            f"the database {file} is damaged ({' '.join(found.split())}): move it and its -journal to a safe place, "
+            "and bring the last backup back with `cxrnode db restore DIR`; docs/operations.md says more"
+        )

@@ -15,6 +15,8 @@ import threading
 import time
 from pathlib import Path
 
+import structlog
+
 from cxrnode import __version__, telemetry
 from cxrnode.config import Config, load_config
 from cxrnode.errors import ConfigError, CxrnodeError
@@ -49,11 +51,15 @@ def open_spool(config: Config) -> Spool:
 
 
 def serve(config: Config, *, announce: bool = True) -> None:
-    """Run the node until SIGTERM. Raises ConfigError, SchemaMismatch or Transient where it cannot start."""
+    """Run the node until SIGTERM.
+
+    Raises ConfigError, DatabaseDamaged, SchemaMismatch or Transient where it cannot start.
+    """
     from cxrnode.supervisor import Supervisor, addresses, modality_lines
 
     telemetry.configure(level=config.log.level, format=config.log.format, role="supervisor")
     database = open_database(config)
+    _require_whole(database)
     upgrade.upgrade(database)
     open_spool(config)
 
@@ -62,6 +68,19 @@ def serve(config: Config, *, announce: bool = True) -> None:
             print("\n".join(modality_lines(config, addresses(config.listen.host))), file=sys.stderr, flush=True)
 
     Supervisor(config, database, config_path=str(config.source) if config.source else None, on_ready=ready).run()
+
+
+def _require_whole(database: Database) -> None:
+    """Look at an SQLite file before it is used, for a bounded time. Raises DatabaseDamaged."""
+    from cxrnode.store import integrity
+
+    if database.file is None or not database.file.is_file():
+        return
+    looked = integrity.require_whole(database.file)
+    if looked.left:
+        remedy = "nothing is known against it; `cxrnode db backup` looks at the whole, in its copy"
+        took = round(looked.seconds, 1)
+        structlog.get_logger().warning("database_not_looked_through", left=looked.left, seconds=took, remedy=remedy)
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""`cxrnode db`: the database's schema, and the way to another database."""
+"""`cxrnode db`: the database's schema, the way to another database, and its backup (`cli.backup`)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from pathlib import Path
 import click
 
 from cxrnode.cli import tables
+from cxrnode.cli.backup import backup_command, restore_command
 from cxrnode.cli.options import config_option, connect, json_option, load, open_store, told
 
 
 @click.group("db")
 def db() -> None:
     """The database."""
+
+
+db.add_command(backup_command)
+db.add_command(restore_command)
 
 
 @db.command("upgrade")

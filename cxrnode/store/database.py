@@ -10,6 +10,7 @@ import dataclasses
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -87,6 +88,8 @@ class Database:
         parsed = sa.make_url(url)
         self.url = parsed.render_as_string(hide_password=True)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        #: The file of SQLite; None for a server, and for a database in memory.
+        self.file = Path(parsed.database) if self.is_sqlite and parsed.database not in (None, "", ":memory:") else None
         # SQLite's own wait for the writer's lock is a sleep, under which some threads of a busy process starve.
         self._turn: contextlib.AbstractContextManager[object] = (
             threading.RLock() if self.is_sqlite else contextlib.nullcontext()

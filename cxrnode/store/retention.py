@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 
@@ -139,12 +139,32 @@ def _notes_over(now: float, periods: Periods) -> sa.Select[tuple[int, str, int]]
     )
 
 
+#: Where rows keep the keys of files.
+_KEYS = (instance.c.spool_key, output.c.spool_key, job.c.saliency_key, job.c.preview_key)
+
+
+def known_keys(database: Database, *, page: int = 1000) -> Iterator[list[str]]:
+    """Every key that a row has, by pages in the order of the keys."""
+    for column in _KEYS:
+        last = ""
+        while True:
+            with database.read() as transaction:
+                found = [
+                    row[0]
+                    for row in transaction.rows(sa.select(column).where(column > last).order_by(column).limit(page))
+                ]
+            if not found:
+                break
+            yield found
+            last = found[-1]
+
+
 def unknown_keys(database: Database, keys: Sequence[str]) -> list[str]:
     """Those of the keys that no row has."""
     if not keys:
         return []
     known: set[str] = set()
     with database.read() as transaction:
-        for column in (instance.c.spool_key, output.c.spool_key, job.c.saliency_key, job.c.preview_key):
+        for column in _KEYS:
             known |= {row[0] for row in transaction.rows(sa.select(column).where(column.in_(keys)))}
     return [key for key in keys if key not in known]

@@ -72,6 +72,8 @@ def test_the_commands_are_those_of_the_design() -> None:
                 "alerts ls",
                 "alerts test",
                 "db upgrade",
+                "db backup",
+                "db restore",
                 "db migrate-to",
                 "fleet ls",
             ),

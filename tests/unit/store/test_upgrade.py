@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
@@ -17,11 +17,12 @@ from alembic.script import ScriptDirectory
 
 import cxrnode.store
 from cxrnode.errors import SchemaMismatch
-from cxrnode.store import fleet, guards
+from cxrnode.store import fleet, guards, jobs, receipt
 from cxrnode.store.database import Database
 from cxrnode.store.fleet import Process
-from cxrnode.store.schema import metadata, standing
+from cxrnode.store.schema import job, metadata, standing
 from cxrnode.store.upgrade import HEAD, OLDEST, current, require, upgrade
+from tests import stores
 
 
 @pytest.fixture
@@ -160,6 +161,121 @@ def shape(connection: sa.Connection) -> dict[str, dict[str, Column]]:
         for table in inspector.get_table_names()
         if table != "alembic_version"
     }
+
+
+def migrate(database: Database, revision: str) -> None:
+    """Bring a database to a schema of our past."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(cxrnode.store.__path__[0]) / "migrations"))
+    with database.write() as transaction:
+        config.attributes["connection"] = transaction.connection
+        command.upgrade(config, revision)
+
+
+def revisions() -> list[str]:
+    """Every schema that there was, oldest first."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(cxrnode.store.__path__[0]) / "migrations"))
+    return sorted(one.revision for one in ScriptDirectory.from_config(config).walk_revisions())
+
+
+def rows_of(database: Database, columns: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The rows of these columns of these tables, in whatever order."""
+    with database.read() as transaction:
+        found = {}
+        for table, names in columns.items():
+            chosen: sa.Select[*tuple[Any, ...]] = sa.select(*(sa.column(name) for name in names)).select_from(
+                sa.table(table)
+            )
+            # SQLite has no truth of its own: 0 and 1.
+            plain = ([int(one) if isinstance(one, bool) else one for one in row] for row in transaction.rows(chosen))
+            found[table] = sorted(map(repr, plain))
+        return found
+
+
+@pytest.fixture
+def lived(tmp_path: Path) -> Iterator[Database]:
+    """A store at the newest schema with jobs in every state, whose rows fill the older ones."""
+    opened = stores.open_store(f"sqlite+pysqlite:///{tmp_path / 'lived.sqlite'}")
+    stores.delivered(opened, 1)
+    again = jobs.retry(opened, 1, reason="the window was wrong")
+    (held,) = stores.claim(opened)
+    assert held.job_id == again
+    stores.settle(opened, held)
+    stores.enqueue(opened, 2)
+    (held,) = stores.claim(opened)
+    jobs.park(opened, held, "it will not work as it is")
+    stores.reported(opened, 3, mode="shadow")
+    stores.enqueue(opened, 4)
+    stores.settle(opened, stores.claim_one(opened), pixels="instance 1")  # a duplicate
+    stores.reported(opened, 5)
+    stores.enqueue(opened, 6)
+    receipt.record(opened, stores.arrival(7, accepted=False), [], ageing=60.0, config_digest="")
+    assert {row[0] for row in all_states(opened)} == {"superseded", "reported", "failed", "queued"}
+    yield opened
+    opened.close()
+
+
+def all_states(database: Database) -> list[tuple[str, int]]:
+    with database.read() as transaction:
+        states = sa.select(job.c.state, sa.func.count()).group_by(job.c.state)
+        return [(row[0], row[1]) for row in transaction.rows(states)]
+
+
+@pytest.mark.parametrize("revision", revisions())
+def test_a_database_of_each_schema_is_upgraded_with_its_rows_and_works_on(
+    empty: Database, lived: Database, revision: str
+) -> None:
+    old = empty
+    migrate(old, revision)
+    with old.read() as transaction:
+        inspector = sa.inspect(transaction.connection)
+        there = {name: [c["name"] for c in inspector.get_columns(name)] for name in inspector.get_table_names()}
+    columns = {
+        t.name: [c.name for c in t.columns if c.name in there[t.name]]
+        for t in metadata.sorted_tables
+        if t.name in there
+    }
+    columns.pop("standing", None)
+    fill(lived, old, columns)
+    before = rows_of(old, columns)
+    assert before == rows_of(lived, columns)
+    assert len(before["job"]) == 7
+    assert upgrade(old) is (revision != HEAD)
+    require(old)
+    assert rows_of(old, columns) == before  # nothing lost, nothing changed
+    with old.read() as transaction:
+        context = MigrationContext.configure(transaction.connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    stores.assert_sound(old)
+    # The node works on with what was under way: the pending delivery is sent, the waiting film is read.
+    assert sorted(row.job_id for row in stores.take(old)) != []
+    (held,) = stores.claim(old)
+    assert stores.settle(old, held)
+    assert stores.delivered(old, "after the upgrade")
+    stores.assert_sound(old)
+    assert guards.missing(old) == ()
+
+
+def fill(source: Database, target: Database, columns: dict[str, list[str]]) -> None:
+    """Copy the rows of these columns, as a node of that time would have written them."""
+    with source.read() as reading, target.write() as writing:
+        for table in (one for one in metadata.sorted_tables if one.name in columns):
+            names = columns[table.name]
+            rows = reading.rows(sa.select(*(table.c[name] for name in names)).order_by(*table.primary_key.columns))
+            if rows:
+                lean = sa.table(table.name, *(sa.column(name) for name in names))
+                writing.connection.execute(sa.insert(lean), [dict(row._mapping) for row in rows])
+            key = table.autoincrement_column
+            if key is not None and rows and not target.is_sqlite:
+                sequence = sa.func.pg_get_serial_sequence(table.name, key.name)
+                writing.scalar(sa.select(sa.func.setval(sequence, max(row._mapping[key.name] for row in rows))))
+
+
+def test_there_is_no_way_back_to_an_older_schema() -> None:
+    """A migration only ever goes forward: who needs the older version restores the backup from before the upgrade."""
+    folder = Path(cxrnode.store.__path__[0]) / "migrations" / "versions"
+    assert [path.name for path in sorted(folder.glob("0*.py")) if "def downgrade" in path.read_text()] == []
 
 
 def test_an_empty_database_is_not_worked_with(empty: Database) -> None:
