@@ -38,9 +38,10 @@ $(STAMP): pyproject.toml scripts/make-venv
 peers:
 	@scripts/install-peers
 
-# The programs that check deploy/ and the dependencies, in an environment of their own (.tools).
+# The programs that check deploy/ and the dependencies (.tools), and an inference server (.oip), in their own environments.
 tools: venv
 	@scripts/install-tools "$(PYTHON)"
+	@scripts/install-oip "$(PYTHON)"
 
 # The page of the OHIF viewer, 50 MB from npm, and axe-core, which the acceptance tests alone look at.
 viewer:
@@ -117,4 +118,4 @@ format: venv
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .tools .oip .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

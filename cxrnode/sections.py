@@ -209,6 +209,15 @@ class Auth(Section):
         return self
 
 
+def _keep_secret(url: str, auth: Auth | None, tls: ClientTls | None) -> None:
+    """Raise ValueError where a secret would be told to the network, or TLS is asked for without it."""
+    parts = urlsplit(url)
+    if auth and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise ValueError("auth over http:// tells the secret to the network; give an https:// url")
+    if tls and parts.scheme == "http":
+        raise ValueError("tls is for https:// urls; change the url or remove tls")
+
+
 class StowNode(Section):
     """`[nodes.X]` with `kind = "stow"`: a DICOMweb server that gets our results by STOW-RS. It never sends to us."""
 
@@ -222,11 +231,7 @@ class StowNode(Section):
 
     @model_validator(mode="after")
     def _keeps_its_secret(self) -> Self:
-        parts = urlsplit(self.url)
-        if self.auth and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-            raise ValueError("auth over http:// tells the secret to the network; give an https:// url")
-        if self.tls and parts.scheme == "http":
-            raise ValueError("tls is for https:// urls; change the url or remove tls")
+        _keep_secret(self.url, self.auth, self.tls)
         return self
 
 
@@ -258,11 +263,41 @@ AnyNode = Annotated[
 ]
 
 
+class Server(Section):
+    """`models.X.server`: an inference server that speaks the Open Inference Protocol, version 2, over HTTP.
+
+    Durations in seconds. `model` is the model's name there, that of the bundle where it is empty.
+    """
+
+    url: Annotated[str, AfterValidator(_web_url)]
+    model: Annotated[str, Field(max_length=128, pattern=r"^[\w.-]*$")] = ""
+    timeout: Duration = 20.0
+    connect_timeout: Duration = 3.0
+    auth: Auth | None = None
+    tls: ClientTls | None = None
+
+    @model_validator(mode="after")
+    def _keeps_its_secret(self) -> Self:
+        _keep_secret(self.url, self.auth, self.tls)
+        return self
+
+
 class Model(Section):
-    """`[models.X]`: a bundle in use. A shadow one reads and is recorded, and never sends."""
+    """`[models.X]`: a bundle in use. A shadow one reads and is recorded, and never sends.
+
+    `engine`: "local" for one of this machine, "kserve" for the one that `server` names.
+    """
 
     bundle: Annotated[str, Field(min_length=1)]
     mode: Literal["active", "shadow"] = "active"
+    engine: Literal["local", "kserve"] = "local"
+    server: Server | None = None
+
+    @model_validator(mode="after")
+    def _has_its_server(self) -> Self:
+        if (self.engine == "kserve") != (self.server is not None):
+            raise ValueError('engine = "kserve" and server belong together; give both or neither')
+        return self
 
 
 class Rule(Section):

@@ -36,6 +36,7 @@ from cxrnode.cli.models import model
 from cxrnode.cli.options import Commands, config_option
 from cxrnode.cli.rules import rules
 from cxrnode.cli.serve import serve
+from cxrnode.cli.serving import export_model_command
 from cxrnode.cli.stats import stats_command
 from cxrnode.cli.trail import erase_command, rebuild_command, seal_command, verify_command
 from cxrnode.cli.train import train
@@ -77,7 +78,7 @@ for _command in (
     fleet,
 ):
     main.add_command(_command)
-for _command in (pull_command, import_command, calibrate_command, admit_command):
+for _command in (pull_command, import_command, calibrate_command, admit_command, export_model_command):
     model.add_command(_command)
 for _command in (activate_command, shadow_command, disable_command):
     model.add_command(_command)

@@ -29,6 +29,8 @@ from cxrnode.errors import CxrnodeError
 if TYPE_CHECKING:
     from cxrnode.config import Config
     from cxrnode.dicom.sender import Timeouts
+    from cxrnode.reading.bundle import Bundle
+    from cxrnode.sections import Server
 
 #: A clock further from the database's than this makes leases and times wrong, in seconds.
 MOST_SKEW = 2.0
@@ -220,6 +222,8 @@ def _models(config: Config) -> Iterator[Checked]:
         words = [f"{card.name} {card.version}", f"digest {bundle.digest[:12]}", model.mode]
         words += ["DEMONSTRATION MODEL"] if card.demonstration else []
         yield Checked(name=f"model {name}", ok=True, detail=", ".join(words))
+        if model.server is not None:
+            yield _server(f"server of {name}", bundle, model.server, config.node.data_dir)
         if model.mode == "active" and not card.demonstration:
             assessed |= {label.name for label in card.labels if label.report and label.assessed is not None}
     # A misspelt finding would flag nothing, and nobody would miss it.
@@ -231,6 +235,24 @@ def _models(config: Config) -> Iterator[Checked]:
                 detail="no model in use assesses it; a demonstration or shadow model flags nothing",
                 remedy="write key_object.findings as `cxrnode model show` writes the findings, or remove it",
             )
+
+
+def _server(name: str, bundle: Bundle, server: Server, data_dir: Path) -> Checked:
+    """Whether a model's inference server answers, is the one that was admitted, and serves this very bundle."""
+    import numpy as np
+
+    from cxrnode.reading.remote import RemoteEngine
+
+    patient = server.model_copy(update={"timeout": min(server.timeout, _PATIENCE)})
+    try:
+        engine = RemoteEngine(bundle, patient, data_dir)
+        engine.require_admission()
+        if not engine.ready():
+            return Checked(name=name, ok=False, detail=engine.trouble, remedy="start it, or see docs/scale.md")
+        engine.read([np.full((512, 512), 128, np.uint8)])
+    except CxrnodeError as error:
+        return _fault(name, error, "" if ";" in str(error) else "start it, or see docs/scale.md")
+    return Checked(name=name, ok=True, detail=f"{engine.name} serves digest {bundle.digest[:12]}")
 
 
 def _nodes(config: Config) -> Iterator[Checked]:

@@ -7,17 +7,13 @@ fastest is taken. A restart reads what was written down and measures nothing, so
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from enum import StrEnum
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +21,12 @@ import torch
 from cxrnode.core.findings import decide
 from cxrnode.errors import BundleError, Rejected
 from cxrnode.reading.bundle import Bundle
-from cxrnode.reading.engine import Arithmetic, Film, NetworkEngine, Reading, TorchEngine
+from cxrnode.reading.choice import Admission, EngineKind, Trial, read_choice, write_choice
+from cxrnode.reading.engine import Arithmetic, Engine, Film, NetworkEngine, Reading, TorchEngine
 from cxrnode.reading.onnx_engine import OnnxEngine, export, exportable
+from cxrnode.reading.remote import RemoteEngine
+
+__all__ = ["Admission", "EngineKind", "Trial", "admission_of", "admit", "admit_remote", "compare", "open_engine"]
 
 #: The largest difference allowed between a score and the reference's, before and after calibration.
 TOLERANCE = 0.005
@@ -35,41 +35,6 @@ MAP_TOLERANCE = 0.05
 _CPUINFO = Path("/proc/cpuinfo")
 #: What a processor must have for bf16 to be worth a try.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert"})
-
-
-class EngineKind(StrEnum):
-    """The engines that a bundle can be admitted with."""
-
-    TORCH = "torch-float32"
-    TORCH_BF16 = "torch-bf16"
-    ONNX = "onnxruntime"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """What one engine did beside the reference. `ms`: per film, at the batch that was tried; differences as above;
-    `decisions`: those that came out otherwise, as people read them; `refused`: why it cannot be taken, "" if it can.
-    """
-
-    kind: EngineKind
-    name: str
-    ms: float
-    score_difference: float
-    map_difference: float
-    decisions: tuple[str, ...]
-    refused: str = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
-    """The choice for one bundle on one machine. `graph_sha256`: of the exported file, "" where there is none."""
-
-    bundle_digest: str
-    machine_digest: str
-    kind: EngineKind
-    name: str
-    graph_sha256: str = ""
-    trials: tuple[Trial, ...] = ()
 
 
 def machine_digest() -> str:
@@ -94,19 +59,7 @@ def _flags() -> set[str]:
 
 def admission_of(bundle: Bundle, data_dir: Path) -> Admission | None:
     """The admission of a bundle on this machine, or None. Raises BundleError where it cannot be read."""
-    path = _path(bundle, data_dir)
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text())
-        trials = tuple(
-            Trial(**{**t, "kind": EngineKind(t["kind"]), "decisions": tuple(t["decisions"])}) for t in raw["trials"]
-        )
-        return Admission(**{**raw, "kind": EngineKind(raw["kind"]), "trials": trials})
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError) as fault:
-        raise BundleError(
-            f"{path.name}: the choice of an engine cannot be read ({type(fault).__name__}); `cxrnode model admit` anew"
-        ) from None
+    return read_choice(_path(bundle, data_dir))
 
 
 def open_engine(bundle: Bundle, data_dir: Path, *, threads: int | None = None) -> NetworkEngine:
@@ -133,6 +86,8 @@ def _open(kind: EngineKind, bundle: Bundle, data_dir: Path, threads: int | None)
             return TorchEngine(bundle, threads=threads, arithmetic=Arithmetic.BF16)
         case EngineKind.ONNX:
             return OnnxEngine(bundle, _graph(bundle, data_dir), threads=threads)
+        case EngineKind.KSERVE:
+            raise BundleError("an inference server is named in the configuration; `cxrnode model admit` anew")
 
 
 def _folder(data_dir: Path) -> Path:
@@ -210,13 +165,37 @@ def admit(
         graph_sha256=graph_sha256 if chosen.kind is EngineKind.ONNX else "",
         trials=trials,
     )
-    part = _path(bundle, data_dir).with_suffix(".part")
-    part.write_text(json.dumps(dataclasses.asdict(made), indent=1, sort_keys=True))
-    os.replace(part, _path(bundle, data_dir))
+    write_choice(_path(bundle, data_dir), made)
     return made
 
 
-def _timed(engines: dict[EngineKind, NetworkEngine], films: Sequence[Film], rounds: int) -> dict[EngineKind, float]:
+def admit_remote(
+    bundle: Bundle, engine: RemoteEngine, films: Sequence[Film], *, threads: int | None = None, rounds: int = 3
+) -> Admission:
+    """Try what an inference server serves beside the reference on `films`, and write it down where it agrees.
+
+    Raises Rejected where it does not, and Transient where the server is away or serves another model.
+    """
+    name = engine.look()
+    engines: dict[EngineKind, Engine] = {
+        EngineKind.TORCH: TorchEngine(bundle, threads=threads),
+        EngineKind.KSERVE: engine,
+    }
+    readings = {kind: one.read(films) for kind, one in engines.items()}
+    times = _timed(engines, films[:4], rounds)
+    names = {EngineKind.TORCH: engines[EngineKind.TORCH].name, EngineKind.KSERVE: name}
+    trials = tuple(
+        _compared(bundle, kind, names[kind], times[kind], readings[EngineKind.TORCH], readings[kind])
+        for kind in engines
+    )
+    if trials[1].refused:
+        raise Rejected(f"{name} is not admitted for this bundle: {trials[1].refused}")
+    made = Admission(bundle_digest=bundle.digest, machine_digest="", kind=EngineKind.KSERVE, name=name, trials=trials)
+    write_choice(engine.path, made)
+    return made
+
+
+def _timed(engines: Mapping[EngineKind, Engine], films: Sequence[Film], rounds: int) -> dict[EngineKind, float]:
     """Milliseconds a film: medians over rounds in which the engines take turns, so that a disturbance meets all."""
     taken: dict[EngineKind, list[float]] = {kind: [] for kind in engines}
     for _ in range(rounds):

@@ -32,7 +32,7 @@ from cxrnode.reading.manifest import (
 )
 
 if TYPE_CHECKING:
-    from cxrnode.reading.engine import Engine, Reading
+    from cxrnode.reading.readings import Engine, Reading
 
 WEIGHTS = "weights.safetensors"
 PLAUSIBILITY = "plausibility.safetensors"

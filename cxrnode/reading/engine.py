@@ -7,71 +7,35 @@ bf16 to what its admission allowed), another engine to what `reading.admission` 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cxrnode.errors import Rejected, UnreadableImage
 from cxrnode.reading.bundle import Bundle
-from cxrnode.reading.manifest import REGIONS, Evidence, Input, Saliency
+from cxrnode.reading.manifest import REGIONS, Evidence, Saliency
 from cxrnode.reading.network import Network, Pass, build_network
 from cxrnode.reading.plausibility import Clouds, layouts_of
+from cxrnode.reading.readings import Engine, Film, NotFinite, Observation, Reading, judged, prepare
 
-Film = npt.NDArray[np.uint8]
-
-
-class NotFinite(Rejected):
-    """The model gave a score, map or distance that is not a finite number: nothing can be said about the film."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Reading:
-    """What the network gives for one film, before any threshold.
-
-    scores: float32 (C,) in [0, 1]; saliency: float16 (C, h, w), >= 0, unscaled Grad-CAM in units of the logit,
-    row 0 = top of the film, None where the bundle makes no maps; distance: >= 0, from the training films; about 1 for
-    the farthest of good films.
-    """
-
-    scores: npt.NDArray[np.float32]
-    saliency: npt.NDArray[np.float16] | None
-    distance: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Observation:
-    """What one forward pass gives for one film: `scores` and `saliency` as in `Reading`, and where the film lies.
-
-    layout: float64 (64,), the film as 8 x 8 cells of grey; features: float32 (K,), what the manifest's `Evidence`
-    names: the pooled activations, or the channels halfway, each as 3 x 3 means over regions by rows.
-    """
-
-    scores: npt.NDArray[np.float32]
-    saliency: npt.NDArray[np.float16] | None
-    layout: npt.NDArray[np.float64]
-    features: npt.NDArray[np.float32]
-
-
-class Engine(Protocol):
-    """A way to run a bundle. `name` says library, version, device and arithmetic; it stands in every report."""
-
-    @property
-    def name(self) -> str:
-        """What ran the model."""
-        ...
-
-    def read(self, films: Sequence[Film]) -> list[Reading]:
-        """Read films, each uint8 (H, W), 0 = black, row 0 = top. Raises NotFinite or UnreadableImage."""
-        ...
+__all__ = [
+    "Arithmetic",
+    "Engine",
+    "Film",
+    "NetworkEngine",
+    "NotFinite",
+    "Observation",
+    "Reading",
+    "TorchEngine",
+    "cores",
+    "out_of_memory",
+    "prepare",
+]
 
 
 def out_of_memory(fault: BaseException) -> bool:
@@ -80,21 +44,6 @@ def out_of_memory(fault: BaseException) -> bool:
     if crowded and torch.cuda.is_available():
         torch.cuda.empty_cache()
     return crowded
-
-
-def prepare(film: Film, given: Input) -> npt.NDArray[np.float32]:
-    """Return float32 (channels, size, size): squashed with Pillow's bilinear filter, as in training.
-
-    Raises UnreadableImage for what is no film: another type, shape or no pixels.
-    """
-    if film.dtype != np.uint8 or film.ndim != 2 or 0 in film.shape:
-        raise UnreadableImage(f"a film is uint8 (H, W) with pixels, not {film.dtype} {film.shape}")
-    small = Image.fromarray(film).resize((given.size, given.size), Image.Resampling.BILINEAR)
-    grey = np.asarray(small, np.float32) / np.float32(255)
-    mean = np.array(given.mean, np.float32)[:, None, None]
-    std = np.array(given.std, np.float32)[:, None, None]
-    prepared: npt.NDArray[np.float32] = (grey[None] - mean) / std
-    return prepared
 
 
 class Arithmetic(StrEnum):
@@ -128,17 +77,7 @@ class NetworkEngine:
 
     def read(self, films: Sequence[Film]) -> list[Reading]:
         """Read films, each uint8 (H, W), 0 = black, row 0 = top. Raises NotFinite or UnreadableImage."""
-        seen = self.observe(films)
-        if not seen:
-            return []
-        layouts, features = (np.stack(part) for part in zip(*((s.layout, s.features) for s in seen), strict=True))
-        distances = self._clouds.distances(layouts, features)
-        if not np.isfinite(distances).all():
-            raise NotFinite
-        return [
-            Reading(scores=s.scores, saliency=s.saliency, distance=float(distance))
-            for s, distance in zip(seen, distances, strict=True)
-        ]
+        return judged(self.observe(films), self._clouds)
 
     def observe(self, films: Sequence[Film]) -> list[Observation]:
         """Return what the network gives for films before plausibility is judged: what an export measures."""

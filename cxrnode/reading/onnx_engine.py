@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,19 +94,23 @@ def export(bundle: Bundle, path: Path) -> None:
     """Write a bundle's network as ONNX, any number of films at a time. Raises BundleError where that cannot be done."""
     given = bundle.manifest.input
     network = build_network(bundle.weights, bundle.manifest.shape).requires_grad_(False)
-    film = torch.zeros((1, given.channels, given.size, given.size))
-    many: dict[str, Any] = {name: {0: "films"} for name in ("film", *_NAMES)}
+    write_graph(_Graph(network), torch.zeros((1, given.channels, given.size, given.size)), path, _NAMES)
+
+
+def write_graph(graph: nn.Module, film: Tensor, path: Path, names: Sequence[str]) -> None:
+    """Write a module as ONNX, from `film` (N, ...) to `names`, each with the films first. Raises BundleError."""
+    many: dict[str, Any] = {name: {0: "films"} for name in ("film", *names)}
     part = path.with_suffix(".part")
     with warnings.catch_warnings():
         # The exporter that needs `onnx` alone; its successor brings three more libraries for the same graph.
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
-                _Graph(network).eval(),
+                graph.eval(),
                 (film,),
                 str(part),
                 input_names=["film"],
-                output_names=list(_NAMES),
+                output_names=list(names),
                 dynamic_axes=many,
                 opset_version=_OPSET,
                 dynamo=False,

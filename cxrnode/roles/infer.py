@@ -1,4 +1,4 @@
-"""The infer role: films become reports and outputs. The one role that loads torch.
+"""The infer role: films become reports and outputs. The one role that loads torch, unless a server reads for it.
 
 A film is decoded in a child that may die; everything that stands after a reading is durable in the spool before the
 one transaction that makes the job `reported`.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,15 +19,16 @@ import numpy as np
 import structlog
 from pydicom.dataset import Dataset
 
+from cxrnode.config import Model
 from cxrnode.core.findings import Outcome, Report
 from cxrnode.core.header import Header, Identity
 from cxrnode.core.routing import IntendedUse, within_intended_use
 from cxrnode.dicom.decoder import Decoded, Decoder, DecoderDied
 from cxrnode.dicom.header import identity_of, read_header
-from cxrnode.errors import BundleError, CxrnodeError, LeaseLost, Rejected, Transient, UnreadableImage
-from cxrnode.reading.admission import open_engine
+from cxrnode.errors import BundleError, ConfigError, CxrnodeError, LeaseLost, Rejected, Transient, UnreadableImage
 from cxrnode.reading.bundle import Bundle, find_bundle, load_bundle
-from cxrnode.reading.engine import Engine, Reading, out_of_memory
+from cxrnode.reading.readings import Engine, Reading
+from cxrnode.reading.remote import RemoteEngine
 from cxrnode.roles.context import Context, work_until_stopped
 from cxrnode.roles.leases import LeaseKeeper
 from cxrnode.roles.line import Line
@@ -105,6 +107,8 @@ class FilmReader:
         self._most = reading.batch
         #: The last passing fault of this turn, "" without one.
         self._waits = ""
+        #: Models whose server cannot read for them now: their films wait in the queue.
+        self._away: set[str] = set()
 
     def _load(self) -> dict[str, Loaded]:
         loaded: dict[str, Loaded] = {}
@@ -112,14 +116,15 @@ class FilmReader:
             self._context.beat()
             try:
                 bundle = load_bundle(find_bundle(model.bundle, self._context.config.node.data_dir))
-                engine = open_engine(bundle, self._context.config.node.data_dir)
-            except BundleError as error:
+                engine = _opened(bundle, model, self._context.config.node.data_dir)
+            except (BundleError, ConfigError) as error:
                 # Its jobs wait; the other models go on.
                 log.error("model_refused", model=name, reason=str(error))
                 continue
             loaded[name] = Loaded(bundle=bundle, engine=engine)
-            # The first pass sets up kernels and memory: nobody's film should wait for that.
-            self._line.run(functools.partial(engine.read, [_PLAIN]))
+            if not isinstance(engine, RemoteEngine):
+                # The first pass sets up kernels and memory: nobody's film should wait for that.
+                self._line.run(functools.partial(engine.read, [_PLAIN]))
             notices.loaded(self._context.database, name, bundle.reader(loaded[name].engine))
             log.info("model_loaded", model=name, bundle=bundle.digest, engine=loaded[name].engine.name)
         if not loaded:
@@ -187,7 +192,11 @@ class FilmReader:
         return jobs.claim(
             self._context.database,
             owner=self._context.owner,
-            models={name: one.bundle.digest for name, one in self._models.items() if modes[name] != "disabled"},
+            models={
+                name: one.bundle.digest
+                for name, one in self._models.items()
+                if modes[name] != "disabled" and self._can_read(name, one.engine)
+            },
             engine={name: one.engine.name for name, one in self._models.items()},
             limit=self._most,
             lease=reading.lease,
@@ -195,6 +204,19 @@ class FilmReader:
             spread=_SPREAD,
             modes=modes,
         )
+
+    def _can_read(self, name: str, engine: Engine) -> bool:
+        """Whether films may be claimed for a model; a server that is away keeps no other model's films waiting."""
+        if not isinstance(engine, RemoteEngine):
+            return True
+        good = engine.ready()
+        if not good and name not in self._away:
+            self._away.add(name)
+            log.error("engine_away", model=name, engine=engine.name, reason=engine.trouble)
+        elif good and name in self._away:
+            self._away.remove(name)
+            log.info("engine_back", model=name, engine=engine.name)
+        return good
 
     def _look_at(self, claims: Sequence[Claim], name: str, keeper: LeaseKeeper[Claim]) -> Looked:
         seen: list[Seen] = []
@@ -215,6 +237,11 @@ class FilmReader:
         clear = [one for one in looked.seen if one.film is not None and not one.reason]
         try:
             read = self._forward(clear, looked.model, looked.keeper)
+        except Transient as away:  # the server is away, or has another model: no film's fault
+            for one in clear:
+                self._fault(one.claim, str(away), counts=False)
+                looked.keeper.drop(one.claim)
+            return {}
         except EngineBroken as broken:
             for one in clear:
                 # One of these may have broken it: each comes again alone, and counts where it was alone already.
@@ -247,7 +274,7 @@ class FilmReader:
         try:
             return list(model.engine.read(displays))
         except (Rejected, RuntimeError) as fault:
-            crowded = out_of_memory(fault)
+            crowded = _out_of_memory(fault)
             if len(seen) > 1:
                 piece = (len(seen) + 1) // 2 if crowded else 1
                 self._most = min(self._most, piece) if crowded else self._most
@@ -432,6 +459,27 @@ class FilmReader:
         """End the decode child and the threads."""
         self._line.close()
         self._decoder.close()
+
+
+def _opened(bundle: Bundle, model: Model, data_dir: Path) -> Engine:
+    """The engine of a model. Raises BundleError or ConfigError where there is none."""
+    if model.server is not None:
+        remote = RemoteEngine(bundle, model.server, data_dir)
+        remote.require_admission()
+        return remote
+    # A process whose films are all read by servers never loads torch.
+    from cxrnode.reading.admission import open_engine
+
+    return open_engine(bundle, data_dir)
+
+
+def _out_of_memory(fault: BaseException) -> bool:
+    """Whether a device had no memory for a batch."""
+    if "torch" not in sys.modules:
+        return False
+    from cxrnode.reading.engine import out_of_memory
+
+    return out_of_memory(fault)
 
 
 def run(context: Context) -> None:

@@ -1,0 +1,1 @@
+"""NVIDIA's Triton as the tests start it (scripts/install-oip)."""
