@@ -58,6 +58,7 @@ def test_the_commands_are_those_of_the_design() -> None:
                 "model pull",
                 "model import",
                 "model calibrate",
+                "model export",
                 "train",
                 "evaluate",
                 "explain",
