@@ -1,8 +1,7 @@
 """Measures for quality assurance: drift of a distribution, agreement with truth, percentiles of a histogram. Pure.
 
 Distributions are counts over fixed bins. Where something cannot be measured the value is None, never a number that
-looks like one. `training.statistics` measures films at hand with numpy; this module is what the daemon loads, and a
-test holds the two against each other.
+looks like one. The daemon loads this module: no numpy. `training.statistics` takes its intervals from here.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxrnode.core.findings import Scale
+from cxrnode.core.quality import Interval, Share, share
 from cxrnode.errors import UnreadableImage
 from cxrnode.reading.bundle import Bundle
 from cxrnode.reading.engine import Engine, Film
@@ -21,17 +22,14 @@ from cxrnode.training.readers import BadList, BadRow, FilmList, FilmRow, targets
 from cxrnode.training.readers.picture import open_row
 from cxrnode.training.refusal import Refusal
 from cxrnode.training.statistics import (
-    Interval,
     OperatingPoint,
     Reliability,
-    Share,
     auroc,
     operating_point,
     precision,
     reliability,
     resample,
     roc,
-    wilson,
 )
 from cxrnode.training.subgroups import Subgroup, subgroups
 
@@ -177,7 +175,7 @@ def evaluate(
         films=len(read),
         patients=len(set(patients)),
         bad_rows=(*films.bad, *bad),
-        implausible=wilson(int((distances > bundle.manifest.plausibility.limit).sum()), len(read)),
+        implausible=share(int((distances > bundle.manifest.plausibility.limit).sum()), len(read)),
         mean=_mean(kept, truth, patients),
         mean_within=sum(within) / len(within) if within else None,
         mean_ill=sum(apart) / len(apart) if apart else None,

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from cxrnode.core.quality import Share, share
 from cxrnode.reading.engine import Film, prepare
 from cxrnode.reading.explain import Explainer, Method, explainer
 from cxrnode.reading.manifest import Input
@@ -24,7 +25,6 @@ from cxrnode.training.readers import BadList, FilmRow
 from cxrnode.training.readers.boxes import read_box_list
 from cxrnode.training.readers.labels import key
 from cxrnode.training.readers.picture import open_row
-from cxrnode.training.statistics import Share, wilson
 
 #: Pixels along a side on which maps and boxes are compared.
 SIDE = 224
@@ -125,7 +125,7 @@ def locate(
                     finding=finding,
                     method=name,
                     films=len(here),
-                    pointing=wilson(round(sum(hit for hit, _, _ in values)), len(here)),
+                    pointing=share(round(sum(hit for hit, _, _ in values)), len(here)),
                     iou=sum(iou for _, iou, _ in values) / len(here),
                     empty=sum(empty for _, _, empty in values),
                 )

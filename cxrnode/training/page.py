@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from cxrnode.core.quality import Interval, Share
 from cxrnode.training.evaluation import Evaluation, Judged
-from cxrnode.training.statistics import Interval, Reliability, Share
+from cxrnode.training.statistics import Reliability
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1b2733;background:#fff}

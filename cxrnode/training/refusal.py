@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cxrnode.core.quality import Interval, Share, share
 from cxrnode.errors import UnreadableImage
 from cxrnode.reading.engine import Engine, Film
 from cxrnode.training.listed import find_films
 from cxrnode.training.readers import BadList, BadRow
 from cxrnode.training.readers.picture import open_film
-from cxrnode.training.statistics import Interval, Share, delong, wilson
+from cxrnode.training.statistics import delong
 
 _BATCH = 16
 
@@ -99,7 +100,7 @@ def measure_refusal(
                 kind=kind,
                 films=len(far),
                 auroc=delong(np.concatenate([films, far]), truth),
-                refused=wilson(int((far > limit).sum()), len(far)),
+                refused=share(int((far > limit).sum()), len(far)),
             )
         )
     return tuple(found), tuple(bad)

@@ -1,4 +1,4 @@
-"""Measures of a test with their 95 % intervals: AUROC, average precision, shares, calibration. Pure numpy.
+"""Measures of a test with their 95 % intervals: AUROC, average precision, shares, calibration. Pure.
 
 Nothing here is fitted. Where a class is missing the value is None, never a number that looks like one.
 """
@@ -12,32 +12,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cxrnode.core import quality
+from cxrnode.core.quality import Interval, Share, share
 from cxrnode.training.measure import auc
 
 Floats = npt.NDArray[np.floating]
-
-#: The 97.5 % point of the normal distribution.
-Z = 1.959963984540054
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """A value with its 95 % interval; all three None where it cannot be measured."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """A share of `count` in `of`, with Wilson's 95 % interval; None where `of` is 0."""
-
-    count: int
-    of: int
-    value: float | None
-    low: float | None
-    high: float | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,41 +49,9 @@ class Reliability:
     bins: tuple[Bin, ...]
 
 
-def wilson(count: int, of: int) -> Share:
-    """Return a share with its interval by score (Wilson, 1927): it holds near 0 and 1, and for few films."""
-    if of == 0:
-        return Share(count=count, of=of, value=None, low=None, high=None)
-    share, weight = count / of, Z * Z / of
-    middle = (share + weight / 2) / (1 + weight)
-    half = Z * math.sqrt(share * (1 - share) / of + weight / (4 * of)) / (1 + weight)
-    return Share(count=count, of=of, value=share, low=max(0.0, middle - half), high=min(1.0, middle + half))
-
-
 def delong(scores: Floats, truth: Floats) -> Interval:
-    """Return the AUROC with the interval of DeLong et al. (1988) by ranks (Sun and Xu, 2014), on the logit scale.
-
-    The logit keeps the ends inside [0, 1]. At exactly 0 or 1 the variance is 0 and says nothing: there the interval
-    is that of Wilson for the smaller class. Supposes films that are independent: one for each patient.
-    """
-    positive, negative = scores[truth == 1].astype(np.float64), scores[truth == 0].astype(np.float64)
-    m, n = len(positive), len(negative)
-    if not m or not n:
-        return Interval(value=None)
-    together = _midranks(np.concatenate([positive, negative]))
-    # For each positive the share of negatives below it, for each negative the share of positives above it.
-    over = (together[:m] - _midranks(positive)) / n
-    under = 1 - (together[m:] - _midranks(negative)) / m
-    area = float(over.mean())
-    if m < 2 or n < 2:
-        return Interval(value=area)
-    variance = float(over.var(ddof=1) / m + under.var(ddof=1) / n)
-    if not 0 < area < 1 or variance == 0:
-        least = min(m, n)
-        bound = wilson(round(area * least), least)
-        return Interval(value=area, low=bound.low, high=bound.high)
-    logit = math.log(area / (1 - area))
-    half = Z * math.sqrt(variance) / (area * (1 - area))
-    return Interval(value=area, low=_expit(logit - half), high=_expit(logit + half))
+    """Return the AUROC with its interval as `core.quality.auroc` measures it, for truth of 0 and 1."""
+    return quality.auroc(scores[truth == 1].tolist(), scores[truth == 0].tolist())
 
 
 def average_precision(scores: Floats, truth: Floats) -> float:
@@ -165,10 +112,10 @@ def operating_point(scores: Floats, truth: Floats, threshold: float) -> Operatin
     misses, passed = int((~called & has).sum()), int((~called & ~has).sum())
     return OperatingPoint(
         threshold=threshold,
-        sensitivity=wilson(hits, hits + misses),
-        specificity=wilson(passed, passed + false_alarms),
-        ppv=wilson(hits, hits + false_alarms),
-        npv=wilson(passed, passed + misses),
+        sensitivity=share(hits, hits + misses),
+        specificity=share(passed, passed + false_alarms),
+        ppv=share(hits, hits + false_alarms),
+        npv=share(passed, passed + misses),
     )
 
 
@@ -184,7 +131,7 @@ def reliability(scores: Floats, truth: Floats, *, bins: int = 10) -> Reliability
     for place in np.unique(places):
         here = places == place
         mean, count = float(scores[here].mean()), int(here.sum())
-        observed = wilson(int((truth[here] == 1).sum()), count)
+        observed = share(int((truth[here] == 1).sum()), count)
         distance += count / len(scores) * abs(mean - observed.count / count)
         low, high = float(scores[here].min()), float(scores[here].max())
         found.append(Bin(low=low, high=high, mean_score=mean, observed=observed))
@@ -199,13 +146,3 @@ def roc(scores: Floats, truth: Floats) -> list[tuple[float, float]]:
     hits, alarms = np.cumsum(has)[last], np.cumsum(~has)[last]
     points = zip(alarms / max(int(alarms[-1]), 1), hits / max(int(hits[-1]), 1), strict=True)
     return [(0.0, 0.0), *((float(x), float(y)) for x, y in points)]
-
-
-def _midranks(values: Floats) -> npt.NDArray[np.float64]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: npt.NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return ranks
-
-
-def _expit(value: float) -> float:
-    return 1 / (1 + math.exp(-value))

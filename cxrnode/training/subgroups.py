@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cxrnode.core.quality import Interval
 from cxrnode.training.readers import FilmRow
-from cxrnode.training.statistics import Interval, auroc
+from cxrnode.training.statistics import auroc
 
 #: Films with and without a finding that a subgroup needs before a number is told of it.
 FEWEST_IN_GROUP = 5

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from cxrnode.core.quality import share
 from cxrnode.training.statistics import (
     auroc,
     average_precision,
@@ -16,7 +17,6 @@ from cxrnode.training.statistics import (
     reliability,
     resample,
     roc,
-    wilson,
 )
 
 
@@ -93,12 +93,12 @@ def test_draws_without_a_value_do_not_count_and_too_many_of_them_leave_no_interv
 )
 def test_shares_have_the_published_intervals_of_wilson(count: int, of: int, low: float, high: float) -> None:
     """81 of 263 is the example of Newcombe (Stat Med 1998)."""
-    found = wilson(count, of)
+    found = share(count, of)
     assert [found.low, found.high] == pytest.approx([low, high], abs=1e-4)
 
 
 def test_a_share_of_nothing_is_none() -> None:
-    assert wilson(0, 0).value is None
+    assert share(0, 0).value is None
 
 
 def test_an_operating_point_counts_what_equals_its_threshold_as_present() -> None:
