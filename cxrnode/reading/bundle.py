@@ -20,16 +20,8 @@ from safetensors.numpy import save as save_tensors
 
 from cxrnode.core.findings import Finding, Plausibility, Reader, Scale, decide
 from cxrnode.errors import BundleError
-from cxrnode.reading.manifest import (
-    NAME,
-    BundleFile,
-    IntendedUse,
-    Label,
-    Manifest,
-    Saliency,
-    format_manifest,
-    parse_manifest,
-)
+from cxrnode.reading.manifest import NAME, BundleFile, IntendedUse, Label, Manifest, Saliency
+from cxrnode.reading.manifest_text import format_manifest, parse_manifest
 
 if TYPE_CHECKING:
     from cxrnode.reading.readings import Engine, Reading

@@ -27,7 +27,6 @@ from cxrnode.errors import BundleError, Rejected
 from cxrnode.reading.bundle import SHIPPED, WEIGHTS, load_bundle, write_bundle
 from cxrnode.reading.engine import Film, TorchEngine
 from cxrnode.reading.manifest import (
-    FORMAT,
     Calibration,
     Evidence,
     Input,
@@ -38,8 +37,8 @@ from cxrnode.reading.manifest import (
     PlausibilityLimit,
     Saliency,
     Training,
-    parse_manifest,
 )
+from cxrnode.reading.manifest_text import FORMAT, parse_manifest
 from cxrnode.reading.network import Architecture, Shape, build_network
 from cxrnode.reading.plausibility import Cloud, Clouds
 from cxrnode.training.concepts import CONCEPTS

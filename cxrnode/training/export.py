@@ -18,7 +18,6 @@ from cxrnode.errors import Rejected, UnreadableImage
 from cxrnode.reading.bundle import Bundle, load_bundle, write_bundle
 from cxrnode.reading.engine import Film, Observation, TorchEngine
 from cxrnode.reading.manifest import (
-    FORMAT,
     Calibration,
     Evidence,
     Head,
@@ -31,6 +30,7 @@ from cxrnode.reading.manifest import (
     Saliency,
     Training,
 )
+from cxrnode.reading.manifest_text import FORMAT
 from cxrnode.reading.network import Network, weights_of
 from cxrnode.reading.plausibility import CELLS, Cloud, Clouds
 from cxrnode.reading.shape import Shape

@@ -11,6 +11,7 @@ import torch
 
 from cxrnode.core.findings import Concept, Thresholds
 from cxrnode.reading import manifest as m
+from cxrnode.reading import manifest_text
 from cxrnode.reading.bundle import write_bundle
 from cxrnode.reading.network import Architecture, Network, Shape, new_network, weights_of
 from cxrnode.reading.plausibility import CELLS, Cloud, Clouds
@@ -35,7 +36,7 @@ def label(name: str, *, positives: int = 60) -> m.Label:
 def card(labels: tuple[m.Label, ...] | None = None) -> m.Manifest:
     """A whole manifest; its digests are filled in when it is written."""
     return m.Manifest(
-        format=m.FORMAT,
+        format=manifest_text.FORMAT,
         name="tiny",
         version="1",
         architecture=Architecture.DENSENET121,
@@ -98,8 +99,8 @@ def folder(made_once: Path, tmp_path: Path) -> Path:
 def rewrite(folder: Path, **changes: object) -> None:
     """Change fields of the manifest on disk, as a hand would."""
     path = folder / m.NAME
-    changed = dataclasses.replace(m.parse_manifest(path.read_text()), **changes)  # type: ignore[arg-type]
-    path.write_text(m.format_manifest(changed))
+    changed = dataclasses.replace(manifest_text.parse_manifest(path.read_text()), **changes)  # type: ignore[arg-type]
+    path.write_text(manifest_text.format_manifest(changed))
 
 
 @pytest.fixture

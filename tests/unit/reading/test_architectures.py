@@ -14,6 +14,7 @@ from torch import nn
 from cxrnode.errors import BundleError
 from cxrnode.phantom.film import draw_film
 from cxrnode.reading import manifest as m
+from cxrnode.reading import manifest_text
 from cxrnode.reading.bundle import Bundle, load_bundle, write_bundle
 from cxrnode.reading.engine import TorchEngine
 from cxrnode.reading.network import Architecture, Network, Shape, build_network, new_network, weights_of
@@ -210,14 +211,14 @@ def test_a_manifest_that_does_not_fit_the_weights_is_refused_by_key(
     ],
 )
 def test_a_card_that_cannot_be_is_refused_by_key(tmp_path: Path, old: str, new: str, message: str) -> None:
-    text = m.format_manifest(bundle_of("nih15-cnn", tmp_path / "made").manifest)
+    text = manifest_text.format_manifest(bundle_of("nih15-cnn", tmp_path / "made").manifest)
     assert text.count(old) == 1
     with pytest.raises(BundleError, match=message):
-        m.parse_manifest(text.replace(old, new))
+        manifest_text.parse_manifest(text.replace(old, new))
 
 
 def test_inception_needs_a_film_of_some_size() -> None:
-    text = m.format_manifest(
+    text = manifest_text.format_manifest(
         dataclasses.replace(
             card(),
             files=(m.BundleFile(name="weights.safetensors", sha256="0" * 64),),
@@ -225,4 +226,4 @@ def test_inception_needs_a_film_of_some_size() -> None:
         )
     )
     with pytest.raises(BundleError, match=r"input\.size: inceptionv3 needs 75 or more, not 64"):
-        m.parse_manifest(text)
+        manifest_text.parse_manifest(text)

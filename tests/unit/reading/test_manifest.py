@@ -10,6 +10,7 @@ import pytest
 
 from cxrnode.errors import BundleError
 from cxrnode.reading import manifest as m
+from cxrnode.reading import manifest_text
 
 from .conftest import card, label
 
@@ -27,14 +28,14 @@ def written() -> str:
         calibration=dataclasses.replace(whole.calibration, weights_sha256=W),
         plausibility=dataclasses.replace(whole.plausibility, weights_sha256=W),
     )
-    return m.format_manifest(whole)
+    return manifest_text.format_manifest(whole)
 
 
 def test_a_manifest_comes_back_as_it_was_written() -> None:
     text = written()
-    assert m.format_manifest(m.parse_manifest(text)) == text
-    assert m.parse_manifest(text).description == card().description
-    assert m.parse_manifest(text).labels == card().labels
+    assert manifest_text.format_manifest(manifest_text.parse_manifest(text)) == text
+    assert manifest_text.parse_manifest(text).description == card().description
+    assert manifest_text.parse_manifest(text).labels == card().labels
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_what_is_wrong_is_refused_by_its_key(old: str, new: str, said: str) -> N
     text = written()
     assert old in text
     with pytest.raises(BundleError) as caught:
-        m.parse_manifest(text.replace(old, new, 1))
+        manifest_text.parse_manifest(text.replace(old, new, 1))
     assert said in str(caught.value)
     assert str(caught.value).startswith("manifest.toml: ")
 
@@ -93,24 +94,26 @@ def test_what_is_wrong_is_refused_by_its_key(old: str, new: str, said: str) -> N
 def test_a_part_made_for_other_weights_is_refused_and_named(part: str) -> None:
     head, tail = written().split(f"[{part}]", 1)
     with pytest.raises(BundleError, match=f"{part} was made for weights cccccccccccc"):
-        m.parse_manifest(f"{head}[{part}]{tail.replace(W, 'c' * 64, 1)}")
+        manifest_text.parse_manifest(f"{head}[{part}]{tail.replace(W, 'c' * 64, 1)}")
 
 
 def test_a_reported_label_needs_a_coded_concept_and_a_silent_one_does_not() -> None:
     with pytest.raises(BundleError, match=r"labels\.Mass\.concept: missing"):
-        m.parse_manifest(_with(dataclasses.replace(label("Mass"), concept=None)))
+        manifest_text.parse_manifest(_with(dataclasses.replace(label("Mass"), concept=None)))
     silent = dataclasses.replace(label("Mass"), concept=None, report=False)
-    assert m.parse_manifest(_with(silent)).labels == (silent,)
+    assert manifest_text.parse_manifest(_with(silent)).labels == (silent,)
 
 
 def test_a_representative_set_and_another_prevalence_are_refused_together() -> None:
     moved = dataclasses.replace(
         label("Mass"), calibration=m.LabelCalibration(positives=60, prevalence=0.1, shown_prevalence=0.01)
     )
-    told = dataclasses.replace(m.parse_manifest(written()).calibration, population="there", representative=True)
-    whole = dataclasses.replace(m.parse_manifest(_with(label("Mass"))), labels=(moved,), calibration=told)
+    told = dataclasses.replace(
+        manifest_text.parse_manifest(written()).calibration, population="there", representative=True
+    )
+    whole = dataclasses.replace(manifest_text.parse_manifest(_with(label("Mass"))), labels=(moved,), calibration=told)
     with pytest.raises(BundleError, match="a representative set has the prevalence itself; remove one of the two"):
-        m.parse_manifest(m.format_manifest(whole))
+        manifest_text.parse_manifest(manifest_text.format_manifest(whole))
 
 
 def test_fewer_than_fifty_positives_leave_a_label_without_usable_thresholds() -> None:
@@ -141,5 +144,5 @@ def test_the_card_of_a_model_is_read_without_torch() -> None:
 
 
 def _with(one: m.Label) -> str:
-    whole = m.parse_manifest(written())
-    return m.format_manifest(dataclasses.replace(whole, labels=(one,)))
+    whole = manifest_text.parse_manifest(written())
+    return manifest_text.format_manifest(dataclasses.replace(whole, labels=(one,)))

@@ -24,7 +24,8 @@ from cxrnode.core.findings import NIH14, Thresholds
 from cxrnode.errors import BundleError
 from cxrnode.reading.bundle import load_bundle
 from cxrnode.reading.engine import TorchEngine
-from cxrnode.reading.manifest import LabelCalibration, format_manifest, parse_manifest
+from cxrnode.reading.manifest import LabelCalibration
+from cxrnode.reading.manifest_text import format_manifest, parse_manifest
 from cxrnode.reading.network import Architecture, Shape, build_network
 from cxrnode.reading.oracle import made_films
 from cxrnode.training.checkpoint import BadCheckpoint, import_checkpoint, read_checkpoint
