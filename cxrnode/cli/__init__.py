@@ -34,6 +34,7 @@ from cxrnode.cli.instances import instances
 from cxrnode.cli.jobs import jobs
 from cxrnode.cli.models import model
 from cxrnode.cli.options import Commands, config_option
+from cxrnode.cli.plan import plan_command
 from cxrnode.cli.rules import rules
 from cxrnode.cli.serve import serve
 from cxrnode.cli.serving import export_model_command
@@ -76,6 +77,7 @@ for _command in (
     db,
     bench_command,
     fleet,
+    plan_command,
 ):
     main.add_command(_command)
 for _command in (pull_command, import_command, calibrate_command, admit_command, export_model_command):

@@ -77,6 +77,7 @@ def test_the_commands_are_those_of_the_design() -> None:
                 "db restore",
                 "db migrate-to",
                 "fleet ls",
+                "plan",
             ),
         )
     )
