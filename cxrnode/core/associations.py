@@ -15,14 +15,27 @@ class Cause(StrEnum):
     LIMIT = "limit"
     BUSY = "busy"
     TLS = "tls"
+    SPEAKS_TLS = "speaks_tls"
     CONNECTIONS = "connections"
+    PDU = "pdu"
+    SILENT = "silent"
+    BROKEN = "broken"
 
 
-def admitting(cause: str, *, calling_aet: str, called_aet: str, address: str, node: str = "", limit: int = 50) -> str:
+def admitting(
+    cause: str,
+    *,
+    calling_aet: str,
+    called_aet: str,
+    address: str,
+    node: str = "",
+    limit: int = 50,
+    authority: str = "",
+) -> str:
     """The lines of the configuration that would admit this peer, "" where none would. Fit to be copied as they are.
 
-    `node` is the name of the configured node with its AE title. They go to the end of the file, except where they name
-    a table that stands there already.
+    `node` is the name of the configured node with its AE title, `authority` the file of `listen.tls.ca`. They go to the
+    end of the file, except where they name a table that stands there already.
     """
     match cause:
         case Cause.UNKNOWN:
@@ -39,7 +52,11 @@ def admitting(cause: str, *, calling_aet: str, called_aet: str, address: str, no
             return f"[nodes.{node or calling_aet}]\ncan_send = true"
         case Cause.CALLED_AET:
             return f'[node]\nae_title = "{_quoted(called_aet)}"'
-        case Cause.LIMIT:
+        case Cause.TLS if authority:
+            return f'[listen.tls]\nca = "{_quoted(authority)}"'
+        case Cause.SPEAKS_TLS:
+            return '[listen.tls]\ncert = "node.pem"\nkey = "node-key.pem"\nca = "authority.pem"'
+        case Cause.LIMIT | Cause.CONNECTIONS:
             return f"[listen]\nmax_associations = {2 * limit}"
         case _:
             return ""

@@ -39,6 +39,7 @@ class Code:
 
 
 ACTIVITY = Code("110100", "Application Activity")
+BEGUN = Code("110102", "Begin Transferring DICOM Instances")
 ACCESSED = Code("110103", "DICOM Instances Accessed")
 TRANSFERRED = Code("110104", "DICOM Instances Transferred")
 SECURITY = Code("110113", "Security Alert")
@@ -100,6 +101,12 @@ def application(process: Participant, *, started: bool, at: float, source: str) 
     who = dataclasses.replace(process, role=_APPLICATION)
     kind = START if started else STOP
     return Record(event=ACTIVITY, action="E", at=at, source=source, participants=(who,), kinds=(kind,))
+
+
+def begun(sender: Participant, receiver: Participant, patient: Patient, *, at: float, source: str) -> Record:
+    """A.5.3.3: a process begins to send instances of one patient to another."""
+    parts = (dataclasses.replace(sender, role=_SOURCE), dataclasses.replace(receiver, role=_DESTINATION))
+    return Record(event=BEGUN, action="E", at=at, source=source, participants=parts, patient=patient)
 
 
 def transferred(

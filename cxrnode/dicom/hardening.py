@@ -57,10 +57,12 @@ BACKLOG = 128
 class BoundedSocket(AssociationSocket):
     """The socket of an association, with a cap on lengths and a deadline on every wait.
 
-    `fault` is why connecting failed; `moved_at` and `heard_at` (monotonic seconds) are when bytes last left and came.
+    `fault` is why connecting failed, `unread` why reading ended; `moved_at` and `heard_at` (monotonic seconds) are when
+    bytes last left and came.
     """
 
     fault: OSError | None = None
+    unread: OSError | None = None
     moved_at: float = 0.0
     heard_at: float = 0.0
 
@@ -124,6 +126,13 @@ class BoundedSocket(AssociationSocket):
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read `nr_bytes`, or fewer if the peer closes. Raises OSError past the cap, TimeoutError past the deadline."""
+        try:
+            return self._read(nr_bytes)
+        except OSError as error:
+            self.unread = error
+            raise
+
+    def _read(self, nr_bytes: int) -> bytearray:
         if nr_bytes > PDU_CAP:
             raise OSError(errno.EMSGSIZE, f"a PDU of {nr_bytes} bytes is over the cap of {PDU_CAP}")
         if self.socket is None:
@@ -276,6 +285,9 @@ class BoundedServer(ThreadedAssociationServer):
                 request = self.ssl_context.wrap_socket(request, server_side=True)
             elif not self._speaks(request):
                 return
+            elif self._shakes_hands(request):
+                self.speaks_tls(client_address)
+                return
         except OSError as error:
             self.handshake_failed(client_address, error)
             return
@@ -291,8 +303,18 @@ class BoundedServer(ThreadedAssociationServer):
         except OSError:
             return False
 
+    def _shakes_hands(self, request: socket.socket) -> bool:
+        """Whether the first byte is that of a TLS handshake (RFC 8446 section 5.1); no PDU begins with it."""
+        try:
+            return request.recv(1, socket.MSG_PEEK) == b"\x16"
+        except OSError:
+            return False
+
     def overcrowded(self, client_address: Any) -> None:
         """Say that a connection was closed because there are too many; overridden by the listener."""
+
+    def speaks_tls(self, client_address: Any) -> None:
+        """Say that a peer began a TLS handshake on a port without TLS; overridden by the listener."""
 
     def handshake_failed(self, client_address: Any, error: OSError) -> None:
         """Say that a TLS handshake failed; overridden by the listener."""

@@ -8,6 +8,7 @@ status and keeps its film.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import socket
 import ssl
 import threading
@@ -29,6 +30,7 @@ from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import RequestHandler
 
+from cxrnode.core.associations import Cause
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.core.routing import Association
 from cxrnode.dicom import contexts, hardening, statuses
@@ -94,6 +96,8 @@ class Refusal(Enum):
 class Ended:
     """An association that is over or was not granted: `refusal` says which, None where it was.
 
+    `cause`: why a connection did not get as far as to be granted or refused.
+
     `accepted`: (SOP class, transfer syntax) of the presentation contexts; `refused`: (SOP class, proposed transfer
     syntaxes, why). Of a refused association `refused` holds all that was proposed, without a why. `objects` were
     answered with Success, `faults` with anything else.
@@ -103,6 +107,7 @@ class Ended:
     called_aet: str
     address: str
     refusal: Refusal | None
+    cause: Cause | None = None
     reason: str = ""
     accepted: tuple[tuple[str, str], ...] = ()
     refused: tuple[tuple[str, tuple[str, ...], str], ...] = ()
@@ -166,6 +171,7 @@ class Listener:
         self._seats = seats
         self._admitted: dict[Wire, int] = {}
         self._connected: set[Wire] = set()
+        self._refused: set[Wire] = set()
         self._said = hardening.Throttle()
 
         entity = ApplicationEntity(ae_title)
@@ -266,9 +272,15 @@ class Listener:
         with self._lock:
             self._connected.discard(wire)
             seat = self._admitted.pop(wire, None)
+            told = wire in self._refused
+            self._refused.discard(wire)
             began, objects, faults = self._counts.pop(wire, (time.monotonic(), 0, 0))
         if seat is not None and self._seats is not None:
             self._seats.give(seat)
+        cause, reason = _why_unread(wire)
+        if seat is None and not told:
+            *_, address = _titles(wire)
+            self.report_address("connection_failed", address, cause or Cause.BROKEN, reason=reason)
         if seat is not None and self._observe is not None:
             calling, called, address = _titles(wire)
             self._observe(
@@ -277,6 +289,7 @@ class Listener:
                     called_aet=called,
                     address=address,
                     refusal=None,
+                    reason=reason if cause is not None else "",
                     accepted=_accepted(wire),
                     refused=_not_accepted(wire),
                     objects=int(objects),
@@ -322,6 +335,9 @@ class Listener:
     def report(self, event: str, kind: object, wire: Wire, **fields: str) -> None:
         """Log a warning about a peer, at most once a minute for the same one and the same kind."""
         calling, called, address = _titles(wire)
+        if isinstance(kind, Refusal):
+            with self._lock:
+                self._refused.add(wire)
         if isinstance(kind, Refusal) and self._observe is not None:
             self._observe(
                 Ended(
@@ -337,8 +353,13 @@ class Listener:
         if held is not None:
             log.warning(event, calling_aet=calling, called_aet=called, address=address, held_back=held, **fields)
 
-    def report_address(self, event: str, address: str, **fields: str) -> None:
+    def report_address(self, event: str, address: str, cause: Cause, **fields: str) -> None:
         """Log a warning about an address that has not said who it is, at most once a minute."""
+        if self._observe is not None:
+            reason = fields.get("reason", "")
+            self._observe(
+                Ended(calling_aet="", called_aet="", address=address, refusal=None, cause=cause, reason=reason)
+            )
         held = self._said.admits((event, address))
         if held is not None:
             log.warning(event, address=address, held_back=held, **fields)
@@ -423,15 +444,25 @@ class _Server(hardening.BoundedServer):
     listener: Listener
 
     def overcrowded(self, client_address: Any) -> None:
-        self.listener.report_address("connection_closed", client_address[0], reason="too many connections")
+        address, said = client_address[0], "too many connections"
+        self.listener.report_address("connection_closed", address, Cause.CONNECTIONS, reason=said)
 
     def handshake_failed(self, client_address: Any, error: OSError) -> None:
         self.listener.report_address(
-            "tls_handshake_failed", client_address[0], reason=hardening.tls_reason(error), remedy="[listen.tls] ca"
+            *("tls_handshake_failed", client_address[0], Cause.TLS),
+            reason=hardening.tls_reason(error),
+            remedy="[listen.tls] ca",
+        )
+
+    def speaks_tls(self, client_address: Any) -> None:
+        self.listener.report_address(
+            *("tls_handshake_failed", client_address[0], Cause.SPEAKS_TLS),
+            reason="the peer speaks TLS, this port does not",
+            remedy="[listen.tls]",
         )
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        self.listener.report_address("connection_failed", client_address[0])
+        self.listener.report_address("connection_failed", client_address[0], Cause.BROKEN, reason="it was given up")
 
 
 def _abort(wire: Wire) -> None:
@@ -450,6 +481,16 @@ def _titles(wire: Wire) -> tuple[str, str, str]:
         return "", "", wire.requestor.address
     calling, called = primitive.calling_ae_title, primitive.called_ae_title
     return (calling or "").strip(), (called or "").strip(), wire.requestor.address
+
+
+def _why_unread(wire: Wire) -> tuple[Cause | None, str]:
+    """Why nothing more was read of a peer: in one word, None where it closed by itself, and in words."""
+    unread = wire.dul.socket.unread if isinstance(wire.dul.socket, hardening.BoundedSocket) else None
+    if isinstance(unread, TimeoutError):
+        return Cause.SILENT, "it fell silent in the middle of a PDU"
+    if unread is not None and unread.errno == errno.EMSGSIZE:
+        return Cause.PDU, str(unread.strerror)
+    return None, "what came was no association request"
 
 
 #: Presentation contexts that are told of one association, at most: PS3.8 allows 128.

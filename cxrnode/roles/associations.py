@@ -52,16 +52,20 @@ class AssociationLog:
 
     def _asked(self, ended: Ended) -> Asked:
         contexts: dict[str, Any] = {}
-        if ended.refusal is not None:
+        if ended.cause is not None:
+            outcome = "failed"
+        elif ended.refusal is not None:
+            outcome = "rejected"
             contexts["proposed"] = [[sop, list(syntaxes)] for sop, syntaxes, _ in ended.refused]
         else:
+            outcome = "accepted"
             contexts["accepted"] = dict(ended.accepted)
             contexts["refused"] = [[sop, list(syntaxes), why] for sop, syntaxes, why in ended.refused]
         return Asked(
             calling_aet=ended.calling_aet,
             called_aet=ended.called_aet,
             address=ended.address,
-            outcome="accepted" if ended.refusal is None else "rejected",
+            outcome=outcome,
             cause=self._cause(ended),
             reason=ended.reason,
             contexts=contexts,
@@ -73,7 +77,7 @@ class AssociationLog:
     def _cause(self, ended: Ended) -> str:
         match ended.refusal:
             case None:
-                return ""
+                return ended.cause or ""
             case Refusal.CALLING_AET:
                 return Cause.MAY_NOT_SEND if ended.calling_aet in self._known else Cause.UNKNOWN
             case other:

@@ -1,7 +1,8 @@
 """Audit messages to a repository (DICOM PS3.15 A.5, IHE ATNA), made of the events as they happen. Off by default.
 
-Application activity; instances transferred in and out; instances and results accessed; logins; security alerts. A
-server that does not answer is tried again, and nothing is left out over TLS; UDP tells nobody of what it loses.
+Application activity; instances transferred in and out, and when that begins; instances and results accessed; logins;
+security alerts, of peers that were refused, too. A server that does not answer is tried again, and nothing is left out
+over TLS; UDP tells nobody of what it loses.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ log = structlog.get_logger()
 FOLLOWER = "atna"
 _LIMIT = 200
 _RECEIVED, _SENT = ("received",), ("delivery_sent", "delivery_parked")
+_BEGUN, _REFUSED = ("delivery_claimed",), ("association_refused",)
 _SEEN = ("identity_viewed", "result_viewed")
 _ACCOUNTS = ("account_added", "account_changed")
 _LOGINS = ("logged_in", "logged_out", "login_refused")
 #: Events that become messages.
-NAMES = (*_RECEIVED, *_SENT, *_SEEN, *_LOGINS, *_ACCOUNTS)
+NAMES = (*_RECEIVED, *_BEGUN, *_SENT, *_SEEN, *_LOGINS, *_ACCOUNTS, *_REFUSED)
 
 
 def tell_repository(context: Context) -> None:
@@ -105,7 +107,7 @@ def _record(context: Context, one: Event) -> atna.Record | None:
         with context.database.read() as transaction:
             film = _film(transaction, one.instance_id)
         return atna.transferred(sender, here, film, at=one.at, source=source)
-    if one.name in _SENT:
+    if one.name in (*_BEGUN, *_SENT):
         return _sent(context, one, here, source)
     if one.name in _SEEN:
         with context.database.read() as transaction:
@@ -120,6 +122,12 @@ def _record(context: Context, one: Event) -> atna.Record | None:
             at=one.at,
             source=source,
         )
+    if one.name in _REFUSED:
+        said = f"association refused: {one.detail['reason'] or one.detail['cause']}"
+        peer = str(one.detail["calling_aet"] or "unknown")
+        nodes = (str(one.detail["address"]),)
+        who = Participant(user=here.user, aets=here.aets, name=f"refused {peer}", address=here.address)
+        return atna.security_alert(atna.NODE_AUTHENTICATION, who, said=said, at=one.at, source=source, nodes=nodes)
     said = f"{one.name.replace('_', ' ')}: {one.detail.get('account', '')}"
     return atna.security_alert(atna.USER_ATTRIBUTES, _person(one), said=said, at=one.at, source=source)
 
@@ -150,7 +158,7 @@ def _film(transaction: Transaction, instance_id: int | None, job_id: int | None 
 
 
 def _sent(context: Context, one: Event, here: Participant, source: str) -> atna.Record | None:
-    """Results that went out to a DICOM node or web server, or were refused there."""
+    """Results that begin to go out to a DICOM node or web server, did, or were refused there."""
     with context.database.read() as transaction:
         row = transaction.row(
             sa.select(delivery.c.destination, job.c.instance_id)
@@ -174,6 +182,9 @@ def _sent(context: Context, one: Event, here: Participant, source: str) -> atna.
         address=node.host if isinstance(node, RemoteNode) else "",
     )
     made = Patient(identity=film.identity, instances=tuple(sorted(Counter(c.sop_class_uid for c in classes).items())))
+    if one.name in _BEGUN:
+        begins = Participant(user=here.user, aets=here.aets, address=here.address, requestor=True)
+        return atna.begun(begins, there, made, at=one.at, source=source)
     outcome = atna.Outcome.SUCCESS if one.name == "delivery_sent" else atna.Outcome.MINOR
     sender = Participant(user=here.user, aets=here.aets, address=here.address, requestor=True)
     return atna.transferred(sender, there, made, at=one.at, source=source, outcome=outcome)

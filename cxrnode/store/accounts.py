@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import secrets
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from cxrnode.core.access import ROLES
 from cxrnode.errors import Rejected
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Row, Transaction
 from cxrnode.store.schema import account, session
+from cxrnode.store.schema import secret as common
 
 BROWSER, TOKEN = "browser", "token"
 #: A session's last use is written down at most so often, in seconds: a page should not cost a commit.
@@ -44,6 +47,20 @@ class Session:
     purpose: str
     created_at: float
     until: float
+
+
+def shared_secret(database: Database, name: str) -> bytes:
+    """32 bytes that everybody who works with this store has under this name; the first who asks makes them."""
+    known = sa.select(common.c.value).where(common.c.name == name)
+    with database.read() as transaction:
+        found = transaction.scalar(known)
+    if found is None:
+        with database.write() as transaction:
+            make = sqlite.insert if database.is_sqlite else postgresql.insert
+            row = {"name": name, "value": secrets.token_hex(32), "made_at": transaction.now}
+            transaction.connection.execute(make(common).values(row).on_conflict_do_nothing())
+            found = transaction.scalar(known)
+    return bytes.fromhex(str(found))
 
 
 def digest_of(secret: str) -> str:

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from cxrnode.core.findings import Decision
 from cxrnode.core.lifecycle import JobState
 from cxrnode.core.quality import Interval, Share, auroc, share
-from cxrnode.store.database import Database, Row
+from cxrnode.store.database import Database
 from cxrnode.store.schema import feedback, finding, instance, job
 
 #: Truths that are looked at, at most, and those of one read (design, rule 13).
@@ -122,7 +122,7 @@ def told(database: Database, model: str, *, since: float, until: float, label: s
     page = page.where(feedback.c.truth.is_not(None)).order_by(feedback.c.id.desc()).limit(_PAGE)
     if label is not None:
         page = page.where(feedback.c.label == label)
-    newest: dict[tuple[int, str], Row] = {}
+    newest: dict[tuple[int, str], _One] = {}
     last = 1 << 62
     for _ in range(max(1, MOST // _PAGE)):
         here = page.where(feedback.c.id < last)
@@ -130,7 +130,8 @@ def told(database: Database, model: str, *, since: float, until: float, label: s
         some = here.subquery()
         of_job = (job.c.instance_id == some.c.instance_id) & (job.c.model == model)
         chosen = (
-            sa.select(some, finding.c.score, finding.c.decision, instance.c.received_at)
+            sa.select(some.c.instance_id, some.c.label, some.c.truth)
+            .add_columns(finding.c.score, finding.c.decision, instance.c.received_at)
             .join_from(some, instance, instance.c.id == some.c.instance_id)
             .join(job, of_job)
             .join(finding, (finding.c.job_id == job.c.id) & (finding.c.label == some.c.label))
@@ -143,19 +144,12 @@ def told(database: Database, model: str, *, since: float, until: float, label: s
         )
         with database.read() as transaction:
             ids = [row.id for row in transaction.rows(here)]
-            for row in transaction.rows(chosen) if ids else ():
-                newest.setdefault((row.instance_id, row.label), row)
+            found = transaction.rows(chosen) if ids else ()
+        for film, name, truth, score, decision, at in found:  # ten thousand of them: by place, not by name
+            if (film, name) not in newest:
+                present = decision == Decision.PRESENT
+                newest[film, name] = _One(label=name, received_at=at, score=score, present=present, truth=bool(truth))
         if len(ids) < _PAGE:
-            return Told(films=tuple(map(_one, newest.values())), capped=False)
+            return Told(films=tuple(newest.values()), capped=False)
         last = ids[-1]
-    return Told(films=tuple(map(_one, newest.values())), capped=True)
-
-
-def _one(row: Row) -> _One:
-    return _One(
-        label=row.label,
-        received_at=row.received_at,
-        score=row.score,
-        present=row.decision == Decision.PRESENT,
-        truth=bool(row.truth),
-    )
+    return Told(films=tuple(newest.values()), capped=True)

@@ -1,7 +1,7 @@
 """Associations that peers asked for: the newest accepted and rejected ones, what was proposed, and why it was refused.
 
-A bounded table: `prune` keeps the newest. A peer that is refused again and again has one row that counts. AE titles,
-addresses and SOP classes stand here, and nothing of any object.
+A bounded table: `prune` keeps the newest. A peer that is refused again and again has one row that counts, and one event
+`association_refused` an hour. AE titles, addresses and SOP classes stand here, and nothing of any object.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cxrnode.store.database import Database
+from cxrnode.store.audit import note
+from cxrnode.store.database import Database, Transaction
 from cxrnode.store.schema import association
 
 #: Rows that are kept of each outcome.
 KEPT = 5000
 #: A refusal like the last one of its peer is counted there when it comes within so many seconds.
 _SAME_SECONDS = 3600.0
+#: Refusals of one hour that are events: who makes up AE titles must not fill the audit trail.
+_MOST_EVENTS = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,18 @@ def record(database: Database, some: Sequence[Asked]) -> None:
                         .values(at=transaction.now, times=association.c.times + 1, contexts=values["contexts"])
                     )
                     continue
+                if _few_refused(transaction):
+                    said = {key: values[key] for key in ("calling_aet", "called_aet", "address", "cause", "reason")}
+                    note(transaction, "association_refused", **said)
             transaction.connection.execute(sa.insert(association).values(at=transaction.now, **values))
+
+
+def _few_refused(transaction: Transaction) -> bool:
+    """Whether the last hour has so few rows of refusals that one more is an event."""
+    refused = association.c.outcome.in_(("rejected", "failed"))
+    nth = sa.select(association.c.at).where(refused).order_by(association.c.id.desc()).offset(_MOST_EVENTS - 1).limit(1)
+    at = transaction.scalar(nth)
+    return at is None or at < transaction.now - _SAME_SECONDS
 
 
 def prune(database: Database, *, kept: int = KEPT) -> int:

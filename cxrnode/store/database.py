@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 
 from cxrnode.errors import Transient
 
@@ -80,6 +81,16 @@ class Transaction:
         )
 
 
+class _Hinted(SQLiteCompiler):
+    """Writes `with_hint(table, "INDEXED BY ...", "sqlite")` after the table's name; SQLAlchemy leaves it out.
+
+    SQLite keeps no statistics here, and takes an equality before a range whatever they hold.
+    """
+
+    def get_from_hint_text(self, table: sa.FromClause, text: str | None) -> str | None:
+        return text
+
+
 class Database:
     """An engine for SQLite or PostgreSQL; safe to share between threads, never across a fork."""
 
@@ -98,6 +109,7 @@ class Database:
             self.engine = sa.create_engine(
                 parsed, connect_args={"timeout": 30}, hide_parameters=True, pool_size=8, max_overflow=8
             )
+            self.engine.dialect.statement_compiler = _Hinted
             sa.event.listen(self.engine, "connect", _on_sqlite_connect)
             sa.event.listen(self.engine, "begin", _on_sqlite_begin)
             self._clock = sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0")

@@ -29,6 +29,7 @@ _Time: sa.Double[float] = sa.Double()
 UNCOUNTED = "counted = 0 AND report IS NOT NULL"
 UNTIMED = "counted = 1"
 DISPUTED = "disputed"
+FAILED = "state = 'failed'"
 #: Events that every film makes: of the others there are few, and an index leads to them.
 USUAL_EVENTS = (
     *("received", "accepted", "ignored", "enqueued", "claimed", "reported", "delivered"),
@@ -60,6 +61,7 @@ instance = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("sop_instance_uid", "dataset_sha256"),
     sa.Index("ix_instance_source", "calling_aet", "received_at"),
+    sa.Index("ix_instance_walk", "id", "calling_aet"),  # as ix_job_walk below
 )
 
 identity = sa.Table(
@@ -136,7 +138,8 @@ job = sa.Table(
     sa.Index("ix_job_pixels", "pixel_digest"),
     # Small however many jobs there are: those that are still to be counted.
     # What the console's search walks: narrow, where a row with its report is a page on SQLite.
-    sa.Index("ix_job_walk", "id", "outcome", "model", "mode"),
+    sa.Index("ix_job_walk", "id", "state", "outcome", "model", "mode", "instance_id"),
+    sa.Index("ix_job_failed", "settled_at", sqlite_where=sa.text(FAILED), postgresql_where=sa.text(FAILED)),
     sa.Index("ix_job_disputed", "id", sqlite_where=sa.text(DISPUTED), postgresql_where=sa.text(DISPUTED)),
     sa.Index("ix_job_uncounted", "id", sqlite_where=sa.text(UNCOUNTED), postgresql_where=sa.text(UNCOUNTED)),
     sa.Index("ix_job_untimed", "state", "id", sqlite_where=sa.text(UNTIMED), postgresql_where=sa.text(UNTIMED)),
@@ -522,6 +525,15 @@ session = sa.Table(
     sa.Column("created_at", _Time, nullable=False),
     sa.Column("seen_at", _Time, nullable=False),
     sa.Column("until", _Time, nullable=False),
+)
+
+#: What all consoles of one store share, and nobody else knows: made by the first of them (store.accounts).
+secret = sa.Table(
+    "secret",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("value", sa.String(64), nullable=False),
+    sa.Column("made_at", _Time, nullable=False),
 )
 
 #: What people changed while the node runs, and who agreed; `switch` has what is in force (store.changes).

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -173,9 +174,9 @@ def _ends(database: Database, wanted: Wanted, before: int | None) -> tuple[int, 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidates:
-    """Ids, and scores, from one narrow index: a job's row is a page by itself on SQLite, and is read for few alone.
+    """Ids, and scores, from narrow indexes: a job's row is a page by itself on SQLite, and is read for few alone.
 
-    `sparse`: the index holds others, too, so that a read of it goes by windows of ids.
+    `sparse`: the indexes hold others, too, so that a read of them goes by windows of ids.
     """
 
     key: sa.ColumnElement[int]
@@ -188,21 +189,38 @@ class _Candidates:
 
 
 def _candidates(wanted: Wanted) -> _Candidates:
-    """Where a walk looks: the index that leaves out the most of what is not wanted."""
-    ids = sa.select(job.c.id, sa.null().label("score"))
+    """Where a walk looks: the index that leaves out the most of what is not wanted, and what it lacks beside it.
+
+    SQLite takes a table itself where its ids are known, four kilobytes a job, unless it is told of the narrow index.
+    """
+    narrow, film = job.alias("narrow"), instance.alias("film")
+    pairs = [(narrow.c.outcome, wanted.outcome), (narrow.c.model, wanted.model), (narrow.c.mode, wanted.mode)]
+    where: list[sa.ColumnElement[bool]] = []
+    source: sa.FromClause
+    key: sa.ColumnElement[int]
+    score: sa.ColumnElement[Any] = sa.null()
     if wanted.finding:
-        statement = sa.select(finding.c.job_id.label("id"), finding.c.score).where(finding.c.label == wanted.finding)
-        conditions = _of_finding(wanted)
-        return _Candidates(key=finding.c.job_id, statement=statement.where(*conditions), sparse=bool(conditions))
-    if wanted.disputed:
-        return _Candidates(key=job.c.id, statement=ids.where(sa.text(DISPUTED)), sparse=False)
-    if wanted.state is not None:
-        return _Candidates(key=job.c.id, statement=ids.where(job.c.state == wanted.state), sparse=False)
-    pairs = ((job.c.outcome, wanted.outcome), (job.c.model, wanted.model), (job.c.mode, wanted.mode))
+        source, key, score = finding, finding.c.job_id, finding.c.score
+        where = [finding.c.label == wanted.finding, *_of_finding(wanted)]
+        sparse = len(where) > 1
+        pairs.append((narrow.c.state, wanted.state))
+    elif wanted.disputed or wanted.state is not None:
+        source, key, sparse = job, job.c.id, False
+        where = [job.c.state == wanted.state] if wanted.state is not None else []
+    else:
+        source, key, sparse = narrow, narrow.c.id, False
     conditions = [column == value for column, value in pairs if value is not None]
-    # SQLite takes the table itself for a range of ids, four kilobytes a row, unless it is told of the narrow index.
-    narrow = ids.with_hint(job, "INDEXED BY ix_job_walk", "sqlite")
-    return _Candidates(key=job.c.id, statement=narrow.where(*conditions), sparse=bool(conditions))
+    if source is not narrow and (conditions or wanted.calling_aet is not None):
+        source = source.join(narrow, narrow.c.id == key)
+    if wanted.calling_aet is not None:
+        source = source.join(film, film.c.id == narrow.c.instance_id)
+        conditions.append(film.c.calling_aet == wanted.calling_aet)
+    statement = sa.select(key.label("id"), score.label("score")).select_from(source).where(*where, *conditions)
+    if wanted.disputed:
+        statement = statement.where(sa.text(f"job.{DISPUTED}"))
+    statement = statement.with_hint(narrow, "INDEXED BY ix_job_walk", "sqlite")
+    statement = statement.with_hint(film, "INDEXED BY ix_instance_walk", "sqlite")
+    return _Candidates(key=key, statement=statement, sparse=sparse or bool(conditions))
 
 
 def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:

@@ -192,25 +192,30 @@ def models(database: Database) -> tuple[Known, ...]:
 
 
 def positives(
-    database: Database, model: str, span: Span, *, label: str | None = None, by: str = "all"
+    database: Database, model: str, span: Span, *, label: str | None = None, by: str = "all", step: int = 1
 ) -> tuple[Point, ...]:
     """What was said each day, by finding or of one, of all films or by a part ("aet", "device", "view", "sex", "age").
 
-    Label "" is the film as a whole: how many were read, and refused.
+    Label "" is the film as a whole: how many were read, and refused. With `step` so many days are put together, and
+    `day` is the first of them.
     """
+    # Not as parameters: PostgreSQL would not see that what is selected is what is grouped by.
+    first: sa.ColumnClause[int] = sa.literal_column(str(int(span.first)), sa.Integer)
+    width: sa.ColumnClause[int] = sa.literal_column(str(int(step)), sa.Integer)
+    day = (first + (daily.c.day - first) // width * width) if step > 1 else daily.c.day
     group = _GROUPED[by] if by != "all" else sa.literal("")
     counted = ("films", "refused", "present", "undetermined", "absent", "not_assessed")
     with database.read() as transaction:
         rows = transaction.rows(
             sa.select(
-                daily.c.day,
+                day.label("day"),
                 group.label("group"),
                 daily.c.label,
                 *(sa.func.sum(daily.c[name]).label(name) for name in counted),
             )
             .where(*_of(model, span, by, label))
-            .group_by(daily.c.label, daily.c.day, group)
-            .order_by(daily.c.label, daily.c.day, group)
+            .group_by(daily.c.label, day, group)
+            .order_by(daily.c.label, day, group)
         )
     return tuple(
         Point(day=row.day, group=row.group, label=row.label, **{name: int(getattr(row, name)) for name in counted})
@@ -302,17 +307,19 @@ def turnaround_by_day(
     database: Database, span: Span, *, model: str | None = None, stage: str = "total"
 ) -> tuple[Times, ...]:
     """As `turnaround`, one stage day by day; days without jobs are left out."""
-    counts = _time_counts(database, span, model, by_day=True)
-    return tuple(_times(stage, day, found) for (day, name), found in sorted(counts.items()) if name == stage)
+    counts = _time_counts(database, span, model, by_day=True, stage=stage)
+    return tuple(_times(stage, day, found) for (day, _), found in sorted(counts.items()))
 
 
 def _time_counts(
-    database: Database, span: Span, model: str | None, *, by_day: bool
+    database: Database, span: Span, model: str | None, *, by_day: bool, stage: str | None = None
 ) -> dict[tuple[Any, str], dict[int, int]]:
     day = daily_time.c.day if by_day else sa.null()
     where: list[sa.ColumnElement[bool]] = [daily_time.c.day.between(span.first, span.last)]
     if model is not None:
         where.append(daily_time.c.model == model)
+    if stage is not None:
+        where.append(daily_time.c.stage == stage)
     group = (daily_time.c.stage, daily_time.c.bin, *((daily_time.c.day,) if by_day else ()))
     with database.read() as transaction:
         rows = transaction.rows(

@@ -45,15 +45,20 @@ class Done:
     detail: str
 
 
-def perform(console: Console, deed: Deed, job_ids: Sequence[int]) -> list[Done]:
-    """Do it for each job. Raises Rejected for a deed without a reason, of no known kind, or for too many jobs."""
-    act = _ACTS.get(deed.act)
-    if act is None:
+def require(deed: Deed) -> None:
+    """Refuse a deed without a reason or of no known kind. Raises Rejected."""
+    if deed.act not in _ACTS:
         raise Rejected(f"{deed.act!r} is nothing that can be done to a job")
     if not deed.reason.strip():
         raise Rejected("say why: the reason stands in the audit trail")
     if deed.act == "withdraw" and deed.rejection not in REJECTIONS:
         raise Rejected(f"a withdrawal is for {', '.join(REJECTIONS)}")
+
+
+def perform(console: Console, deed: Deed, job_ids: Sequence[int]) -> list[Done]:
+    """Do it for each job. Raises Rejected as `require` does, and for too many jobs."""
+    require(deed)
+    act = _ACTS[deed.act]
     if not job_ids:
         raise Rejected("no job is chosen")
     if len(job_ids) > MOST:

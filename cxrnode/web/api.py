@@ -23,7 +23,7 @@ from cxrnode.store.audit import EventFilter, query
 from cxrnode.store.details import reveal
 from cxrnode.store.listing import JobRow
 from cxrnode.store.search import Page, search, search_whose
-from cxrnode.web import acts, openapi, wishes
+from cxrnode.web import acts, matching, openapi, wishes
 from cxrnode.web.asked import Asked
 from cxrnode.web.console import Console
 from cxrnode.web.health import readiness
@@ -127,7 +127,11 @@ def identity(console: Console, asked: Asked) -> Response:
 
 
 def act(console: Console, asked: Asked) -> Response:
-    """Retry, resend, withdraw or decide, for many jobs; what is refused for one stops no other."""
+    """Retry, resend, withdraw or decide, for many jobs; what is refused for one stops no other.
+
+    With `count` instead of `jobs`: for all that match the search, if they are so many; `next` is the `before` of the
+    following batch, null at the end.
+    """
     ids = [int(one) for one in asked.listed.get("jobs", ()) if one.isdigit() and len(one) < 16]
     deed = acts.Deed(
         act=asked.fields.get("act", ""),
@@ -136,7 +140,22 @@ def act(console: Console, asked: Asked) -> Response:
         rejection=asked.fields.get("rejection", ""),
         model=asked.fields.get("model", ""),
     )
-    return answer(asked, {"done": acts.perform(console, deed, ids)})
+    if "count" not in asked.fields:
+        return answer(asked, {"done": acts.perform(console, deed, ids), "next": None})
+    deed = dataclasses.replace(deed, model="")  # here it is of the search
+    acts.require(deed)
+    wanted = wishes.wanted(asked.fields, zoneinfo.ZoneInfo(console.config.node.timezone), console.now())
+    before = asked.fields.get("before", "")
+    if not before:
+        found = matching.counted(console, wanted)
+        if not found.whole or str(found.count) != asked.fields["count"]:
+            more = "" if found.whole else " or more"
+            raise Rejected(f"{found.count}{more} jobs match; count must say so, and be at most {matching.MOST}")
+        before = str(found.before)
+    if not before.isdigit() or len(before) > 15:
+        raise Rejected("before is an id")
+    batch = matching.perform(console, deed, wanted, before=int(before))
+    return answer(asked, {"done": batch.done, "next": batch.before})
 
 
 def events(console: Console, asked: Asked) -> Response:
@@ -276,6 +295,9 @@ _ACT: Mapping[str, Mapping[str, Any]] = {
     "jobs": {"type": "array", "items": {"type": "integer"}, "maxItems": acts.MOST},
     "rejection": {"type": "string", "enum": list(acts.REJECTIONS)},
     "model": _TEXT,
+    "count": {"type": "integer", "minimum": 1, "maximum": matching.MOST},
+    "before": {"type": "integer"},
+    **_WISHES,
     **_REASON,
 }
 _CHANGE = {"subject": _TEXT, "value": _TEXT, **_REASON}
@@ -303,7 +325,7 @@ VIEWS: Sequence[View] = (
         role=Role.OPERATOR,
         summary="Retry, resend, withdraw or decide",
         body=_ACT,
-        answer={"done": _LIST},
+        answer={"done": _LIST, "next": _NEXT},
     ),
     View(path="/api/v1/jobs/{id}", page=job, summary="One job", answer={"job": {"type": "object"}, "events": _LIST}),
     View(

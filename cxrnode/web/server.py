@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 import threading
 from collections.abc import Callable
@@ -11,8 +10,9 @@ import structlog
 import uvicorn
 
 from cxrnode.config import Config
-from cxrnode.errors import ConfigError
+from cxrnode.errors import ConfigError, Transient
 from cxrnode.spool import Spool
+from cxrnode.store import accounts
 from cxrnode.store.database import Database
 from cxrnode.web.app import application
 from cxrnode.web.console import Console
@@ -40,7 +40,11 @@ def run(
     listening = _bind(config, stopping, beat)
     if listening is None:
         return
-    console = Console(config=config, database=database, spool=spool, key=secrets.token_bytes(32))
+    key = _shared_key(database, stopping, beat)
+    if key is None:
+        listening.close()
+        return
+    console = Console(config=config, database=database, spool=spool, key=key)
     settings = uvicorn.Config(
         application(console),
         log_config=None,
@@ -72,6 +76,24 @@ def run(
         beat()
     server.should_exit = True
     thread.join(_DRAIN_SECONDS + 2)
+
+
+def _shared_key(database: Database, stopping: threading.Event, beat: Callable[[], None]) -> bytes | None:
+    """The key of the forms, which the consoles of all machines share; None once it is to stop.
+
+    A database that is away is waited for: without it there is nobody to log in.
+    """
+    said = False
+    while not stopping.is_set():
+        beat()
+        try:
+            return accounts.shared_secret(database, "forms")
+        except Transient as fault:
+            if not said:
+                log.error("console_waits", reason=str(fault), remedy="bring the database back")
+                said = True
+        stopping.wait(_AGAIN_SECONDS)
+    return None
 
 
 def _bind(config: Config, stopping: threading.Event, beat: Callable[[], None]) -> socket.socket | None:

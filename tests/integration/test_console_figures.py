@@ -174,6 +174,9 @@ def test_the_overview_counts_what_there_is(history: Database, rows: Rows) -> Non
     assert now.last_received == max(row.received_at for row in rows.films.values())
     way = now.ways[0]
     assert way.failed == sum(row.state == "failed" for row in sent) > 0
+    assert now.pace.count == sum(
+        row.state == "delivered" and row.revision == 1 and row.settled_at >= now.hours[0].at for row in jobs
+    )
     assert way.waiting == 0 and way.well
     assert way.last_sent == pytest.approx(max(row.settled_at for row in sent if row.state == "sent"), abs=3600)
 

@@ -22,8 +22,9 @@ import pytest
 import structlog
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 
+from cxrnode.core.associations import Cause
 from cxrnode.dicom import incoming, sender
-from cxrnode.dicom.listener import Answer, Listener, Received, Timeouts
+from cxrnode.dicom.listener import SPARE_SEATS, Answer, Ended, Listener, Received, Refusal, Timeouts
 from cxrnode.dicom.tls import Tls, server_context
 from cxrnode.errors import Rejected, Transient
 from tests.integration.scripted import (
@@ -651,6 +652,45 @@ def test_a_peer_without_a_certificate_is_refused_and_the_log_says_why(
         assert storescu(listener, "-xe", "+tla", "+cf", pem["ca"], write(tmp_path, film())).returncode != 0
         assert await_that(lambda: any(one["event"] == "tls_handshake_failed" for one in lines))
     assert kept.received == []
+
+
+def test_who_does_not_get_as_far_as_an_association_is_told_of_with_the_cause(
+    make: Make, tls: ssl.SSLContext, pem: dict[str, Path]
+) -> None:
+    ended: list[Ended] = []
+    plain = make(observe=ended.append, max_associations=1)
+    secured = make(observe=ended.append, tls=tls)
+
+    def after(conversation: socket.socket, *sent: bytes) -> Ended:
+        before = len(ended)
+        for one in sent:
+            conversation.sendall(one)
+        with contextlib.suppress(OSError):
+            conversation.recv(1024)
+        conversation.close()
+        assert await_that(lambda: len(ended) > before)
+        return ended[-1]
+
+    assert after(connected(plain), b"\x16\x03\x01\x02\x00\x01").cause is Cause.SPEAKS_TLS
+    assert after(connected(secured), request_pdu()).cause is Cause.TLS
+    huge = after(connected(plain), b"\x01\x00" + (1 << 31).to_bytes(4, "big"))
+    assert (huge.cause, huge.refusal) == (Cause.PDU, None)
+    assert huge.reason == "a PDU of 2147483648 bytes is over the cap of 1048576"
+    assert after(connected(plain), b"GET / HTTP/1.0\r\n\r\n").cause is Cause.BROKEN
+    assert after(connected(plain), request_pdu()[:40]).cause in (Cause.BROKEN, Cause.SILENT)
+    granted = after(associated(plain), b"\x04\x00" + (1 << 31).to_bytes(4, "big"))
+    assert (granted.cause, granted.refusal, granted.calling_aet != "") == (None, None, True)
+    assert "over the cap" in granted.reason
+    first = associated(plain)
+    second = after(connected(plain), request_pdu())
+    assert (second.refusal, second.cause) == (Refusal.LIMIT, None)
+    first.close()
+    assert await_that(lambda: ended[-1].refusal is None)
+    assert ended[-1].reason == ""  # it closed by itself
+    crowd = [connected(plain) for _ in range(SPARE_SEATS + 2)]
+    assert await_that(lambda: ended[-1].cause is Cause.CONNECTIONS)
+    for one in crowd:
+        one.close()
 
 
 def test_idle_connections_do_not_hold_up_a_handshake(make: Make, tls: ssl.SSLContext, pem: dict[str, Path]) -> None:

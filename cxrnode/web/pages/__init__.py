@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from cxrnode.web.pages import account, associations, feedback, job, jobs, models, overview, qa
+from cxrnode.web.pages import account, associations, bulk, feedback, job, jobs, models, overview, qa
 
 VIEWS = (
     *account.VIEWS,
     *overview.VIEWS,
     *jobs.VIEWS,
+    *bulk.VIEWS,
     *job.VIEWS,
     *associations.VIEWS,
     *models.VIEWS,

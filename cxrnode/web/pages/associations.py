@@ -24,8 +24,17 @@ _ADVICE = {
     Cause.MAY_NOT_SEND: "The node is known, and may not send. In its table of the configuration, say:",
     Cause.LIMIT: "All associations were in use. The sender may come again; if it happens often:",
     Cause.BUSY: "The node could not decide at that moment; the sender may come again.",
-    Cause.TLS: "The connection could not be secured: look at the peer's certificate and at [listen.tls] ca.",
-    Cause.CONNECTIONS: "Too many connections at once from everybody; is somebody scanning ports?",
+    Cause.TLS: "The connection could not be secured. A peer that has no TLS must be given it, with a certificate; the "
+    "authority of a certificate that is not accepted must stand in this file:",
+    Cause.SPEAKS_TLS: "The peer speaks TLS, and this port does not. Switch it off there, or on here; then everybody "
+    "must speak it, with certificates of that authority:",
+    Cause.CONNECTIONS: "Too many connections at once: is somebody scanning ports? If they are modalities:",
+    Cause.PDU: "It sent a PDU larger than any that DICOM needs. We announce 262144 bytes for data; no line of the "
+    "configuration admits more. Its maximum PDU length must follow what we announce, and it must speak DICOM.",
+    Cause.SILENT: "It stopped in the middle of a message: look at the network between. Slow lines get more time by "
+    "listen.network_timeout.",
+    Cause.BROKEN: "What came was no DICOM, or was cut off: a port scan, a health check that sends something, or a "
+    "broken network. If it is a modality, look at its log.",
 }
 
 
@@ -51,6 +60,7 @@ def shown(console: Console, row: AssociationRow) -> Shown:
         address=asked.address,
         node=node,
         limit=console.config.listen.max_associations,
+        authority=str(tls.ca) if (tls := console.config.listen.tls) is not None and tls.ca else "",
     )
     if known and peers[node].can_send:
         return Shown(row=row, advice="The configuration admits it by now.", lines="")

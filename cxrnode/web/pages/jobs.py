@@ -58,6 +58,7 @@ def _shown(
         said=said,
         seen=seen,
         by_identity=whose,
+        asks=[key for key in wishes.KEYS if fields.get(key)],
         done=done or [],
     )
 
@@ -98,7 +99,7 @@ def act(console: Console, asked: Asked) -> Response:
         rejection=asked.fields.get("rejection", ""),
     )
     done = acts.perform(console, deed, ids)
-    return console.page("done.html", asked, here="jobs", done=done, deed=deed)
+    return console.page("done.html", asked, here="jobs", done=done, deed=deed, rest={})
 
 
 VIEWS = (

@@ -67,9 +67,14 @@ def wished(asked: Asked, known: Sequence[Known]) -> Wished:
     return Wished(model=model, days=int(days), finding=finding, by=by)
 
 
+def _width(span: Span) -> int:
+    """Days that are put together, so that a line has at most `_POINTS` steps."""
+    return -(-(span.last - span.first + 1) // _POINTS)
+
+
 def _lines(points: Sequence[Point], span: Span, key: str) -> list[Line]:
     """A line for each label or group, the days put together so that it has at most `_POINTS` steps."""
-    width = -(-(span.last - span.first + 1) // _POINTS)
+    width = _width(span)
     steps = -(-(span.last - span.first + 1) // width)
     groups: defaultdict[str, list[Point]] = defaultdict(list)
     for point in points:
@@ -87,7 +92,7 @@ def _lines(points: Sequence[Point], span: Span, key: str) -> list[Line]:
 
 
 def _labels_of(span: Span) -> tuple[str, ...]:
-    width = -(-(span.last - span.first + 1) // _POINTS)
+    width = _width(span)
     return tuple(series.date_of(day).strftime("%d %b") for day in range(span.first, span.last + 1, width))
 
 
@@ -99,11 +104,12 @@ def page(console: Console, asked: Asked) -> Response:
     span = series.last_days(database, wish.days)
     window = series.last_days(database, WINDOW)
     reference = Span(first=span.first, last=window.first - 1)
-    points = series.positives(database, wish.model, span)
+    step = _width(span)
+    points = series.positives(database, wish.model, span, step=step)
     chosen = wish.finding or next(
         (one.name for one in sorted(_lines(points, span, "label"), key=lambda one: -(one.whole.count)) if one.name), ""
     )
-    by_group = series.positives(database, wish.model, span, label=chosen, by=wish.by) if chosen else ()
+    by_group = series.positives(database, wish.model, span, label=chosen, by=wish.by, step=step) if chosen else ()
     since, until = span.first * DAY, (span.last + 1) * DAY
     hours = series.volume(database, since=until - 7 * DAY, until=until)
     truths = agreed(console, wish, span)

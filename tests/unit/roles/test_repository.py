@@ -16,7 +16,7 @@ from cxrnode.core.atna import Participant, Patient
 from cxrnode.core.header import Identity
 from cxrnode.roles import repository
 from cxrnode.store import details, erasure, settlements
-from cxrnode.store.audit import note
+from cxrnode.store.audit import EventFilter, note, query
 from cxrnode.store.database import Database
 from tests.integration.scripted import certificates
 from tests.peers import REPOSITORY, wait_until
@@ -56,6 +56,7 @@ WHO = Patient(
 RECORDS = {
     "start": atna.application(HERE, started=True, at=1.0, source="NODE"),
     "stop": atna.application(HERE, started=False, at=1.0, source="NODE"),
+    "begun": atna.begun(HERE, THERE, WHO, at=1.0, source="NODE"),
     "in": atna.transferred(THERE, HERE, WHO, at=1.0, source="NODE"),
     "out, refused": atna.transferred(HERE, THERE, WHO, at=1.0, source="NODE", outcome=atna.Outcome.MINOR),
     "of nobody": atna.accessed(THERE, Patient(identity=Identity()), at=1.5e9, source="NODE"),
@@ -98,6 +99,31 @@ def test_a_transfer_names_both_sides_the_study_and_the_patient() -> None:
     assert (person.get("ParticipantObjectID"), person.find("ParticipantObjectName").text) == ("P<1>&", "Ünïcode^\"Q'")
 
 
+REFUSED: dict[str, Any] = {
+    "calling_aet": "",
+    "called_aet": "",
+    "address": "192.0.2.9",
+    "cause": "tls",
+    "reason": "certificate not accepted",
+}
+
+
+def test_a_refused_peer_is_a_security_alert_that_names_it(make_context: MakeContext, database: Database) -> None:
+    with udp_syslog() as got:
+        context = make_context(atna=configured(got.port))
+        repository.tell_activity(context, started=True)
+        with database.write() as transaction:
+            note(transaction, "association_refused", **REFUSED)
+        record = repository._record(context, next(query(database, EventFilter(name="association_refused"), limit=1)))
+    assert record is not None
+    found = etree.fromstring(atna.to_xml(record))
+    schema().assertValid(found)
+    assert found.findtext("EventIdentification/EventOutcomeDescription") == (
+        "association refused: certificate not accepted"
+    )
+    assert found.find("ParticipantObjectIdentification").get("ParticipantObjectID") == "192.0.2.9"
+
+
 def configured(port: int, **more: object) -> dict[str, object]:
     return {"server": {"host": "127.0.0.1", "port": port, **more}, "source": "HOSPITAL-CXR"}
 
@@ -125,6 +151,7 @@ def test_what_happens_is_told_once_in_its_order(database: Database, clock: Clock
                 ("login_refused", {"account": "", "address": "192.0.2.8"}),
                 ("logged_out", {"account": "dr_a"}),
                 ("account_changed", {"account": "dr_b", "by": "dr_a"}),
+                ("association_refused", REFUSED),
                 ("result_viewed", {"by": "dr_a"}),
             )
             for name, detail in said:
@@ -133,19 +160,22 @@ def test_what_happens_is_told_once_in_its_order(database: Database, clock: Clock
         clock.turn(61.0)
         repository.tell_repository(context)
         repository.tell_repository(context)
-        wait_until(lambda: len(got) == 11, seconds=10, what="eleven messages")
+        wait_until(lambda: len(got) == 14, seconds=10, what="fourteen messages")
         found = [parsed(one) for one in got]
     assert [codes(one) for one in found] == [
         ("110100", "110120", "0"),
         ("110104", "", "0"),  # film 2 in
-        ("110104", "", "0"),  # its results out
+        ("110102", "", "0"),  # its results begin to go out
+        ("110104", "", "0"),  # and did
         ("110104", "", "0"),  # film 3 in
+        ("110102", "", "0"),
         ("110104", "", "4"),  # its results refused
         ("110103", "", "0"),
         ("110114", "110122", "0"),
         ("110114", "110122", "4"),
         ("110114", "110123", "0"),
         ("110113", "110137", "4"),
+        ("110113", "110126", "4"),
         ("110103", "", "0"),
     ]
     assert {one.find("AuditSourceIdentification").get("AuditSourceID") for one in found} == {"HOSPITAL-CXR"}
@@ -166,7 +196,7 @@ def test_an_erased_patient_is_unknown(database: Database, clock: Clock, make_con
         erasure.erase(database, [1], by="qa", reason="asked for")
         clock.turn(61.0)
         repository.tell_repository(context)
-        wait_until(lambda: len(got) == 2, seconds=10, what="two messages")
+        wait_until(lambda: len(got) == 3, seconds=10, what="three messages")
         text = "".join(one.decode() for one in got)
     assert [value for value in IDENTITY.values() if len(value) > 1 and value in text] == []
     assert 'ParticipantObjectID="unknown"' in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from typing import Any
 
@@ -11,6 +12,7 @@ from cxrnode.config import parse_config
 from cxrnode.core.associations import Cause, admitting
 from cxrnode.store import associations
 from cxrnode.store.associations import Asked, list_associations, prune, record
+from cxrnode.store.audit import EventFilter, query
 from cxrnode.store.database import Database
 from tests.stores import Clock
 
@@ -65,3 +67,28 @@ def test_other_refusals_have_their_own_lines_or_none() -> None:
     assert parse_config(tomllib.loads(admitting(Cause.LIMIT, **said))).listen.max_associations == 100
     assert tomllib.loads(admitting(Cause.MAY_NOT_SEND, **said)) == {"nodes": {"ROOM": {"can_send": True}}}
     assert admitting(Cause.BUSY, **said) == ""
+    assert parse_config(tomllib.loads(admitting(Cause.CONNECTIONS, **said))).listen.max_associations == 100
+    assert tomllib.loads(admitting(Cause.TLS, authority='/etc/a"b/ca.pem', **said)) == {
+        "listen": {"tls": {"ca": '/etc/a"b/ca.pem'}}
+    }
+    assert admitting(Cause.TLS, **said) == ""
+    assert set(tomllib.loads(admitting(Cause.SPEAKS_TLS, **said))["listen"]["tls"]) == {"ca", "cert", "key"}
+    assert admitting(Cause.PDU, **said) == admitting(Cause.BROKEN, **said) == ""
+
+
+def test_a_refusal_is_an_event_once_an_hour_for_each_peer_and_cause(database: Database, clock: Clock) -> None:
+    def told() -> list[dict[str, Any]]:
+        return [dict(one.detail) for one in query(database, EventFilter(name="association_refused"), limit=500)]
+
+    tls = dataclasses.replace(REFUSED, calling_aet="", outcome="failed", cause="tls", reason="wrong version number")
+    record(database, [REFUSED, GRANTED, REFUSED, tls])
+    assert [(one["calling_aet"], one["cause"]) for one in told()] == [("CRROOM", "unknown"), ("", "tls")]
+    clock.turn(3700.0)
+    record(database, [REFUSED])
+    assert len(told()) == 3
+    # Whoever makes up AE titles fills neither the trail nor the disk.
+    record(database, [dataclasses.replace(REFUSED, calling_aet=f"MADEUP{number}") for number in range(300)])
+    assert len(told()) == 2 + associations._MOST_EVENTS
+    clock.turn(3700.0)
+    record(database, [dataclasses.replace(REFUSED, calling_aet="LATER")])
+    assert told()[-1]["calling_aet"] == "LATER"

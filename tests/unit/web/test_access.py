@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import sqlalchemy as sa
+from starlette.testclient import TestClient
 
 from cxrnode.config import parse_config
 from cxrnode.errors import ConfigError
 from cxrnode.store import accounts, changes
 from cxrnode.store.schema import event
+from cxrnode.web.app import application
+from cxrnode.web.console import Console
 from cxrnode.web.gate import COOKIE
+from cxrnode.web.server import _shared_key
 from cxrnode.web.throttle import FREE, Throttle
-from tests.unit.web.conftest import PASSWORD, House, Make
+from tests.unit.web.conftest import PASSWORD, House, Make, Visitor
 
 PAGES = ("/", "/jobs", "/jobs/1", "/associations", "/models")
 
@@ -202,3 +208,23 @@ def test_a_node_without_room_is_not_ready_and_tells_a_stranger_no_more(make_hous
     }
     assert "0xA700" in checks["disk"]["remedy"]
     assert make_house().visitor().get("/readyz").status_code == 200
+
+
+def test_a_form_of_one_console_is_taken_by_another_of_the_same_store(house: House) -> None:
+    """Behind a balancer each request may come to another machine."""
+    keys = [_shared_key(house.database, threading.Event(), lambda: None) for _ in range(2)]
+    assert keys[0] is not None and keys[0] == keys[1]
+    consoles = [
+        Console(config=house.config, database=house.database, spool=house.spool, key=keys[number] or b"")
+        for number in range(2)
+    ]
+    base = "http://127.0.0.1:8042"
+    first, second = (TestClient(application(one), base_url=base, client=("127.0.0.1", 50000)) for one in consoles)
+    visitor = Visitor(first)
+    assert visitor.login("anna").status_code == 303
+    second.cookies = first.cookies
+    other = Visitor(second, csrf=visitor.csrf)
+    assert other.get("/").status_code == 200
+    answer = other.post("/models/change", {"subject": "queue:reading", "value": "paused", "reason": "a test"})
+    assert answer.status_code == 303, answer.text
+    assert consoles[0].in_force().paused("queue:reading")
