@@ -5,6 +5,7 @@ Durations are seconds and sizes are bytes once read; in the file both carry thei
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import zoneinfo
 from collections.abc import Mapping
@@ -99,6 +100,15 @@ def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _network(text: str) -> str:
+    """An address or a network, in the form in which they are compared."""
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no address or network; write it like 192.0.2.17 or 192.0.2.0/24") from error
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Host = Annotated[str, Field(min_length=1, pattern=r"^\S+$"), AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -108,6 +118,8 @@ NamedPath = Annotated[Path, AfterValidator(_resolved)]
 Hl7Name = Annotated[str, Field(max_length=20, pattern=r"^[ -~]*$"), AfterValidator(_plain_name)]
 #: One string or a list of them.
 Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+#: Networks of IPv4 and IPv6; a single address is one, too.
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_listed)]
 RoleName = Literal["receive", "infer", "send", "tend", "web"]
 OutputKind = Literal["sr", "heatmap", "text", "pdf", "key_object", "gsps", "hl7"]
 
@@ -167,6 +179,8 @@ class RemoteNode(Section):
     host: Host
     port: Port
     can_send: bool = False
+    #: It comes from these addresses and networks alone; empty: its AE title is believed, wherever it comes from.
+    addresses: Networks = ()
     #: Understands IHE rejection notes; else a withdrawn result is also said in a capture and a report.
     iocm: bool = True
     #: It is asked to commit to what it was sent (PS3.4 annex J), and reports to us: until then nothing is delivered.

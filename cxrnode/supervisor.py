@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -33,6 +33,15 @@ HANG_SECONDS = 300.0
 #: How long a child may take to finish or give back what it holds, before it is killed.
 DRAIN_SECONDS = 20.0
 _BACKOFF_FIRST, _BACKOFF_MOST, _GOOD_RUN = 0.2, 30.0, 60.0
+#: How glibc keeps what a role frees. `receive` makes threads and buffers of all sizes for each association: by default
+#: the gaps between them grew by 7 MiB in 2250 hostile conversations, with no object and no used byte more than before.
+_MALLOC: Mapping[str, Mapping[str, str]] = {
+    "receive": {
+        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "131072",
+    }
+}
 #: How long the other roles wait at most for the listener to be ready, once, at the start.
 _LISTENER_FIRST = 3.0
 
@@ -166,7 +175,11 @@ class Supervisor:
         try:
             # A session of its own keeps a terminal's Ctrl-C for the supervisor, which then drains.
             child.process = subprocess.Popen(
-                command, pass_fds=descriptors, stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                env={**_MALLOC.get(child.role, {}), **os.environ},
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
         except OSError as error:  # no memory or no process id left: the other roles go on meanwhile
             ours.close()

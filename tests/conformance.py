@@ -30,10 +30,10 @@ from cxrnode.core import gate
 from cxrnode.core.findings import NIH14, Report
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.dicom import commitment, contexts, hardening, query, statuses
+from cxrnode.dicom.admission import Refusal
 from cxrnode.dicom.association import _REJECTIONS
 from cxrnode.dicom.destination import Destination, FaultKind
 from cxrnode.dicom.incoming import IMPLEMENTATION_VERSION_NAME
-from cxrnode.dicom.listener import Refusal
 from cxrnode.dicom.outputs import Output, OutputSettings, build_outputs
 from cxrnode.dicom.outputs.withdrawal import Rejection, Withdrawal, build_withdrawal
 from cxrnode.dicom.statuses import StatusClass
@@ -279,7 +279,7 @@ def report_answers() -> str:
 def rejections_sent() -> str:
     """Why an association is rejected: result, source and reason of A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
     said = {
-        Refusal.CALLING_AET: "calling AE title not recognised: no node with `can_send` has it",
+        Refusal.CALLING_AET: "calling AE title not recognised: no node with `can_send` has it and this address",
         Refusal.CALLED_AET: "called AE title not recognised: it is not `node.ae_title`",
         Refusal.CONGESTION: "temporary congestion: it cannot be decided now; come again",
         Refusal.LIMIT: "local limit exceeded: `listen.max_associations`",

@@ -87,14 +87,16 @@ def test_command(
     association = Association(calling_aet=calling_aet, called_aet=called_aet or config.node.ae_title, host=host)
     known, words = configured_rules(config), configured_words(config)
     tested = [judge(file, config, association, known, words) for file in files]
-    admitted = _admitted(config, calling_aet)
+    admitted = _admitted(config, calling_aet, host)
     if as_json:
         tables.emit({"admitted": admitted, "files": tested})
     else:
         for one in tested:
             _show(one)
         if admitted is False:
-            tables.aside(f"Note: {calling_aet} may not send here: no node with can_send = true has this AE title.")
+            tables.aside(
+                f"Note: {calling_aet} may not send here: no node with can_send = true has this AE title and address."
+            )
     ctx.exit(0 if all(one.verdict == "accepted" for one in tested) else 1)
 
 
@@ -155,10 +157,14 @@ def _follows(name: str, header: Header, config: Config, words: WordList) -> Foll
     return Follows(model=name, mode=model.mode, refusal=f"outside its intended use: {outside}" if outside else "")
 
 
-def _admitted(config: Config, calling_aet: str) -> bool | None:
-    """Whether this AE may send at all; None where none was named."""
+def _admitted(config: Config, calling_aet: str, host: str) -> bool | None:
+    """Whether this AE may send at all, from this address where one was named; None where no AE was."""
+    from cxrnode.roles.senders import Senders
+
     if not calling_aet:
         return None
+    if host:
+        return Senders(config).may_store(calling_aet, host)
     return config.listen.accept_unknown or calling_aet in {n.aet for n in config.peers.values() if n.can_send}
 
 

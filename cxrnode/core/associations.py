@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 
 
@@ -12,6 +13,7 @@ class Cause(StrEnum):
     CALLED_AET = "called_aet"
     UNKNOWN = "unknown"
     MAY_NOT_SEND = "may_not_send"
+    ADDRESS = "address"
     LIMIT = "limit"
     BUSY = "busy"
     TLS = "tls"
@@ -26,16 +28,17 @@ def admitting(
     cause: str,
     *,
     calling_aet: str,
-    called_aet: str,
-    address: str,
+    called_aet: str = "",
+    address: str = "",
     node: str = "",
+    addresses: Sequence[str] = (),
     limit: int = 50,
     authority: str = "",
 ) -> str:
     """The lines of the configuration that would admit this peer, "" where none would. Fit to be copied as they are.
 
-    `node` is the name of the configured node with its AE title, `authority` the file of `listen.tls.ca`. They go to the
-    end of the file, except where they name a table that stands there already.
+    `node` is the name of the configured node with its AE title, `addresses` are those it may come from, `authority` is
+    the file of `listen.tls.ca`. The lines go to the end of the file, except where they name a table that stands there.
     """
     match cause:
         case Cause.UNKNOWN:
@@ -50,6 +53,9 @@ def admitting(
             return "\n".join(lines)
         case Cause.MAY_NOT_SEND:
             return f"[nodes.{node or calling_aet}]\ncan_send = true"
+        case Cause.ADDRESS:
+            listed = ", ".join(f'"{_quoted(one)}"' for one in (*addresses, address))
+            return f"[nodes.{node or calling_aet}]\naddresses = [{listed}]"
         case Cause.CALLED_AET:
             return f'[node]\nae_title = "{_quoted(called_aet)}"'
         case Cause.TLS if authority:

@@ -8,14 +8,12 @@ status and keeps its film.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import socket
 import ssl
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,13 +32,14 @@ from cxrnode.core.associations import Cause
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.core.routing import Association
 from cxrnode.dicom import contexts, hardening, statuses
+from cxrnode.dicom.admission import Admission, Admit, Observe, titles
 from cxrnode.dicom.incoming import IMPLEMENTATION_VERSION_NAME, IncomingFile, IncomingMessages, sweep
 from cxrnode.dicom.seats import Seats
 from cxrnode.errors import Rejected, Transient
 
 log = structlog.get_logger(__name__)
 
-__all__ = ["Answer", "Ended", "Listener", "Received", "Refusal", "Timeouts", "sweep"]
+__all__ = ["Answer", "Listener", "Received", "Timeouts", "sweep"]
 
 #: Connections beyond the associations allowed: those still being negotiated, refused, or only checking the port.
 SPARE_SEATS = 64
@@ -83,45 +82,8 @@ class Timeouts:
     dimse: float = 60.0
 
 
-class Refusal(Enum):
-    """A-ASSOCIATE-RJ: result, source and reason (PS3.8 section 9.3.4)."""
-
-    CALLING_AET = (1, 1, 3)
-    CALLED_AET = (1, 1, 7)
-    CONGESTION = (2, 3, 1)
-    LIMIT = (2, 3, 2)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """An association that is over or was not granted: `refusal` says which, None where it was.
-
-    `cause`: why a connection did not get as far as to be granted or refused.
-
-    `accepted`: (SOP class, transfer syntax) of the presentation contexts; `refused`: (SOP class, proposed transfer
-    syntaxes, why). Of a refused association `refused` holds all that was proposed, without a why. `objects` were
-    answered with Success, `faults` with anything else.
-    """
-
-    calling_aet: str
-    called_aet: str
-    address: str
-    refusal: Refusal | None
-    cause: Cause | None = None
-    reason: str = ""
-    accepted: tuple[tuple[str, str], ...] = ()
-    refused: tuple[tuple[str, tuple[str, ...], str], ...] = ()
-    objects: int = 0
-    faults: int = 0
-    seconds: float = 0.0
-
-
-#: Why an AE may not associate, or None. Transient says: not now.
-Admit = Callable[[str, str, str], str | None]
 Receive = Callable[[Received], Answer]
 Shortage = Callable[[], str]
-#: Told of each association once it is over, in its own thread; must return at once and raise nothing.
-Observe = Callable[[Ended], None]
 
 
 class Listener:
@@ -157,22 +119,13 @@ class Listener:
         hardening.install()
         timeouts = timeouts or Timeouts()
         self.ae_title = ae_title
-        self._titles = frozenset(t.strip() for t in (ae_title, *aliases))
         self.folder = folder
         self.max_object = max_object
-        self._admit = admit
         self._receive = receive
         self.shortage = shortage
-        self._observe = observe
-        #: Of each connection: when it spoke, its objects stored and not stored.
-        self._counts: dict[Wire, list[float]] = {}
-        self._limit = max_associations
-        self._lock = threading.Lock()
-        self._seats = seats
-        self._admitted: dict[Wire, int] = {}
-        self._connected: set[Wire] = set()
-        self._refused: set[Wire] = set()
-        self._said = hardening.Throttle()
+        self.admission = Admission(
+            titles=(ae_title, *sorted(aliases)), admit=admit, limit=max_associations, seats=seats, observe=observe
+        )
 
         entity = ApplicationEntity(ae_title)
         entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
@@ -189,7 +142,7 @@ class Listener:
             contexts.accepted(extra_contexts),
             ssl_context=tls,
             evt_handlers=[
-                (evt.EVT_REQUESTED, self._requested),
+                (evt.EVT_REQUESTED, self.admission.requested),
                 (evt.EVT_C_STORE, self._store),
                 *extra_handlers,
             ],
@@ -210,7 +163,7 @@ class Listener:
     @property
     def active(self) -> int:
         """How many associations there are."""
-        return len(self._admitted)
+        return self.admission.active
 
     def start(self) -> None:
         """Accept from now on, in threads; returns at once."""
@@ -232,20 +185,18 @@ class Listener:
         else:
             self._server.server_close()
         until = time.monotonic() + deadline
-        while self._admitted and time.monotonic() < until:
+        while self.active and time.monotonic() < until:
             time.sleep(0.02)
-        aborted = len(self._admitted)
+        aborted = self.active
         self._end(_abort, 0.5)
         self._end(_hang_up, 2.0)
         return aborted
 
     def _end(self, how: Callable[[Wire], None], patience: float) -> None:
-        with self._lock:
-            left = tuple(self._connected)
-        for wire in left:
+        for wire in self.admission.connected:
             how(wire)
         until = time.monotonic() + patience
-        while self._connected and time.monotonic() < until:
+        while self.admission.connected and time.monotonic() < until:
             time.sleep(0.02)
 
     def close(self) -> None:
@@ -261,109 +212,6 @@ class Listener:
     ) -> None:
         self.close()
 
-    def seated(self, wire: Wire) -> None:
-        """A connection has spoken."""
-        with self._lock:
-            self._connected.add(wire)
-            self._counts[wire] = [time.monotonic(), 0, 0]
-
-    def left(self, wire: Wire) -> None:
-        """A connection is over."""
-        with self._lock:
-            self._connected.discard(wire)
-            seat = self._admitted.pop(wire, None)
-            told = wire in self._refused
-            self._refused.discard(wire)
-            began, objects, faults = self._counts.pop(wire, (time.monotonic(), 0, 0))
-        if seat is not None and self._seats is not None:
-            self._seats.give(seat)
-        cause, reason = _why_unread(wire)
-        if seat is None and not told:
-            *_, address = _titles(wire)
-            self.report_address("connection_failed", address, cause or Cause.BROKEN, reason=reason)
-        if seat is not None and self._observe is not None:
-            calling, called, address = _titles(wire)
-            self._observe(
-                Ended(
-                    calling_aet=calling,
-                    called_aet=called,
-                    address=address,
-                    refusal=None,
-                    reason=reason if cause is not None else "",
-                    accepted=_accepted(wire),
-                    refused=_not_accepted(wire),
-                    objects=int(objects),
-                    faults=int(faults),
-                    seconds=time.monotonic() - began,
-                )
-            )
-
-    def _requested(self, event: Event) -> None:
-        wire = event.assoc
-        refusal: Refusal | None = Refusal.CONGESTION  # what stands if deciding fails
-        try:
-            refusal = self._refusal(wire)
-        finally:
-            if refusal is not None:
-                wire.acse.send_reject(*refusal.value)
-                wire.kill()
-
-    def _refusal(self, wire: Wire) -> Refusal | None:
-        calling, called, address = _titles(wire)
-        if called not in self._titles:
-            remedy = f'the sender must call "{self.ae_title}", or set [node] ae_title = "{called}"'
-            self.report("association_rejected", Refusal.CALLED_AET, wire, reason="called AE title", remedy=remedy)
-            return Refusal.CALLED_AET
-        try:
-            objection = self._admit(calling, called, address)
-        except Transient as error:
-            self.report("association_rejected", Refusal.CONGESTION, wire, reason=str(error), remedy="it may come again")
-            return Refusal.CONGESTION
-        if objection is not None:
-            remedy = f'[nodes.{_key(calling)}] aet = "{calling}", host = "{address}", can_send = true'
-            self.report("association_rejected", Refusal.CALLING_AET, wire, reason=objection, remedy=remedy)
-            return Refusal.CALLING_AET
-        with self._lock:
-            seat = self._seats.take() if self._seats is not None else 0
-            if seat is not None and len(self._admitted) < self._limit:
-                self._admitted[wire] = seat
-                return None
-        remedy = f"[listen] max_associations = {self._limit} is reached"
-        self.report("association_rejected", Refusal.LIMIT, wire, reason="too many associations", remedy=remedy)
-        return Refusal.LIMIT
-
-    def report(self, event: str, kind: object, wire: Wire, **fields: str) -> None:
-        """Log a warning about a peer, at most once a minute for the same one and the same kind."""
-        calling, called, address = _titles(wire)
-        if isinstance(kind, Refusal):
-            with self._lock:
-                self._refused.add(wire)
-        if isinstance(kind, Refusal) and self._observe is not None:
-            self._observe(
-                Ended(
-                    calling_aet=calling,
-                    called_aet=called,
-                    address=address,
-                    refusal=kind,
-                    reason=fields.get("reason", ""),
-                    refused=_proposed(wire),
-                )
-            )
-        held = self._said.admits((event, kind, calling, called, address))
-        if held is not None:
-            log.warning(event, calling_aet=calling, called_aet=called, address=address, held_back=held, **fields)
-
-    def report_address(self, event: str, address: str, cause: Cause, **fields: str) -> None:
-        """Log a warning about an address that has not said who it is, at most once a minute."""
-        if self._observe is not None:
-            reason = fields.get("reason", "")
-            self._observe(
-                Ended(calling_aet="", called_aet="", address=address, refusal=None, cause=cause, reason=reason)
-            )
-        held = self._said.admits((event, address))
-        if held is not None:
-            log.warning(event, address=address, held_back=held, **fields)
-
     def _store(self, event: Event) -> Dataset:
         messages: IncomingMessages = event.assoc.dimse  # type: ignore[assignment]
         # A request that says that no data set follows, or that came in pieces out of turn, has no file.
@@ -376,9 +224,7 @@ class Listener:
                 answer = self._answer(event, file)
             finally:
                 messages.forget(file.path)
-        with self._lock:
-            if (counts := self._counts.get(event.assoc)) is not None:
-                counts[1 if answer.status == statuses.SUCCESS else 2] += 1
+        self.admission.count(event.assoc, stored=answer.status == statuses.SUCCESS)
         status = Dataset()
         status.Status = answer.status
         if answer.status != statuses.SUCCESS and answer.comment:
@@ -388,12 +234,12 @@ class Listener:
     def _answer(self, event: Event, file: IncomingFile) -> Answer:
         request = event.request
         if file.fault:
-            self.report("object_not_kept", file.fault, event.assoc, fault=file.fault)
+            self.admission.report("object_not_kept", file.fault, event.assoc, fault=file.fault)
             code = statuses.CANNOT_UNDERSTAND if file.too_large else statuses.OUT_OF_RESOURCES
             return Answer(status=code, comment=file.fault)
         if not isinstance(request, C_STORE) or request.AffectedSOPClassUID != event.context.abstract_syntax:
             return Answer(status=statuses.MISMATCH, comment="SOP class is not that of the presentation context")
-        calling, called, address = _titles(event.assoc)
+        calling, called, address = titles(event.assoc)
         received = Received(
             path=file.path,
             sop_class_uid=str(request.AffectedSOPClassUID),
@@ -426,7 +272,7 @@ class _Seat(RequestHandler):
         messages = IncomingMessages(wire, listener.folder, listener.max_object, listener.shortage)
         wire.dimse = messages
         wire.dul.daemon = True
-        listener.seated(wire)
+        listener.admission.seated(wire)
         try:
             evt.trigger(wire, evt.EVT_CONN_OPEN, {"address": self.client_address})
             wire.start()
@@ -437,7 +283,7 @@ class _Seat(RequestHandler):
                 wire.dul.kill_dul()
                 wire.dul.join(timeout=5.0)
             messages.discard()
-            listener.left(wire)
+            listener.admission.left(wire)
 
 
 class _Server(hardening.BoundedServer):
@@ -445,24 +291,24 @@ class _Server(hardening.BoundedServer):
 
     def overcrowded(self, client_address: Any) -> None:
         address, said = client_address[0], "too many connections"
-        self.listener.report_address("connection_closed", address, Cause.CONNECTIONS, reason=said)
+        self.listener.admission.report_address("connection_closed", address, Cause.CONNECTIONS, reason=said)
 
     def handshake_failed(self, client_address: Any, error: OSError) -> None:
-        self.listener.report_address(
+        self.listener.admission.report_address(
             *("tls_handshake_failed", client_address[0], Cause.TLS),
             reason=hardening.tls_reason(error),
             remedy="[listen.tls] ca",
         )
 
     def speaks_tls(self, client_address: Any) -> None:
-        self.listener.report_address(
+        self.listener.admission.report_address(
             *("tls_handshake_failed", client_address[0], Cause.SPEAKS_TLS),
             reason="the peer speaks TLS, this port does not",
             remedy="[listen.tls]",
         )
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        self.listener.report_address("connection_failed", client_address[0], Cause.BROKEN, reason="it was given up")
+        self.listener.admission.report_address("connection_failed", client_address[0], Cause.BROKEN, reason="it was given up")
 
 
 def _abort(wire: Wire) -> None:
@@ -473,63 +319,6 @@ def _abort(wire: Wire) -> None:
 def _hang_up(wire: Wire) -> None:
     if isinstance(wire.dul.socket, hardening.BoundedSocket):
         wire.dul.socket.hang_up()
-
-
-def _titles(wire: Wire) -> tuple[str, str, str]:
-    primitive = wire.requestor.primitive
-    if primitive is None:
-        return "", "", wire.requestor.address
-    calling, called = primitive.calling_ae_title, primitive.called_ae_title
-    return (calling or "").strip(), (called or "").strip(), wire.requestor.address
-
-
-def _why_unread(wire: Wire) -> tuple[Cause | None, str]:
-    """Why nothing more was read of a peer: in one word, None where it closed by itself, and in words."""
-    unread = wire.dul.socket.unread if isinstance(wire.dul.socket, hardening.BoundedSocket) else None
-    if isinstance(unread, TimeoutError):
-        return Cause.SILENT, "it fell silent in the middle of a PDU"
-    if unread is not None and unread.errno == errno.EMSGSIZE:
-        return Cause.PDU, str(unread.strerror)
-    return None, "what came was no association request"
-
-
-#: Presentation contexts that are told of one association, at most: PS3.8 allows 128.
-_TOLD = 40
-#: PS3.8 section 9.3.3.2.
-_RESULTS = {
-    1: "user rejection",
-    2: "no reason given",
-    3: "SOP class not supported",
-    4: "transfer syntaxes not supported",
-}
-
-
-def _proposed(wire: Wire) -> tuple[tuple[str, tuple[str, ...], str], ...]:
-    contexts = wire.requestor.primitive.presentation_context_definition_list if wire.requestor.primitive else []
-    return tuple((str(c.abstract_syntax), tuple(map(str, c.transfer_syntax)), "") for c in contexts[:_TOLD])
-
-
-def _accepted(wire: Wire) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (str(c.abstract_syntax), str(c.transfer_syntax[0]) if c.transfer_syntax else "")
-        for c in wire.accepted_contexts[:_TOLD]
-    )
-
-
-def _not_accepted(wire: Wire) -> tuple[tuple[str, tuple[str, ...], str], ...]:
-    primitive = wire.requestor.primitive
-    proposed = {c.context_id: c for c in primitive.presentation_context_definition_list} if primitive else {}
-    found = []
-    for context in wire.rejected_contexts[:_TOLD]:
-        asked = proposed.get(context.context_id, context)
-        why = _RESULTS.get(context.result or 0, "refused")
-        found.append((str(asked.abstract_syntax), tuple(map(str, asked.transfer_syntax)), why))
-    return tuple(found)
-
-
-def _key(title: str) -> str:
-    """An AE title as a bare TOML key."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in title) or "NAME"
 
 
 def _comment(text: str) -> str:

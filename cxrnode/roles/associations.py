@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from cxrnode.core.associations import Cause
-from cxrnode.dicom.listener import Ended, Refusal
+from cxrnode.dicom.admission import Ended, Refusal
 from cxrnode.errors import Transient
 from cxrnode.roles.context import Context, log
 from cxrnode.store import associations
@@ -26,9 +26,8 @@ class AssociationLog:
     """Collects from many threads; one writes."""
 
     def __init__(self, context: Context) -> None:
-        """Know whom the configuration knows."""
+        """Hold nothing yet."""
         self._database = context.database
-        self._known = {node.aet for node in context.config.peers.values()}
         self._lock = threading.Lock()
         self._held: collections.deque[Asked] = collections.deque(maxlen=_MOST)
 
@@ -52,11 +51,11 @@ class AssociationLog:
 
     def _asked(self, ended: Ended) -> Asked:
         contexts: dict[str, Any] = {}
-        if ended.cause is not None:
-            outcome = "failed"
-        elif ended.refusal is not None:
+        if ended.refusal is not None:
             outcome = "rejected"
             contexts["proposed"] = [[sop, list(syntaxes)] for sop, syntaxes, _ in ended.refused]
+        elif ended.cause is not None:
+            outcome = "failed"
         else:
             outcome = "accepted"
             contexts["accepted"] = dict(ended.accepted)
@@ -79,6 +78,6 @@ class AssociationLog:
             case None:
                 return ended.cause or ""
             case Refusal.CALLING_AET:
-                return Cause.MAY_NOT_SEND if ended.calling_aet in self._known else Cause.UNKNOWN
+                return ended.cause or Cause.UNKNOWN
             case other:
                 return _CAUSES[other]

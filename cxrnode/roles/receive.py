@@ -15,6 +15,7 @@ from cxrnode.core.header import Header, Identity
 from cxrnode.core.kept import Kept
 from cxrnode.core.routing import Association, Rule, Verdict, route
 from cxrnode.core.words import WordList
+from cxrnode.dicom.admission import Objection
 from cxrnode.dicom.commitment import report_context, report_handler
 from cxrnode.dicom.header import PARSE_FAULTS, identity_of, read_header, to_header
 from cxrnode.dicom.kept_header import keep_header
@@ -28,6 +29,7 @@ from cxrnode.roles.commit import hear
 from cxrnode.roles.context import Context
 from cxrnode.roles.room import Room
 from cxrnode.roles.rules import configured_rules, configured_words
+from cxrnode.roles.senders import Senders
 from cxrnode.store import changes, receipt
 from cxrnode.store.database import CommitUnknown
 from cxrnode.store.receipt import Arrival, Order
@@ -53,10 +55,7 @@ class Receiver:
         self._zone = zoneinfo.ZoneInfo(context.config.node.timezone)
         self._digest = context.config.digest
         self._switches = changes.Switchboard(context.database)
-        peers = context.config.peers.values()
-        self._senders = {node.aet for node in peers if node.can_send}
-        #: May come to report on storage commitment, whether or not they may store.
-        self._reporters = {node.aet for node in peers if any(one.commitment and one.host == node.host for one in peers)}
+        self._senders = Senders(context.config)
         self._rules_key: tuple[tuple[str, str], ...] = ()
         self._rules_hash = ""
         self._room = Room(context)
@@ -65,20 +64,14 @@ class Receiver:
         """Why no object may come now, asked before its bytes are taken; "" where one may."""
         return self._room.shortage()
 
-    def admit(self, calling_aet: str, called_aet: str, address: str) -> str | None:
-        """Return why this peer may not send, or None. The called AE title is the listener's to check."""
-        if self._may_store(calling_aet) or calling_aet in self._reporters:
-            return None
-        known = {node.aet for node in self._config.peers.values()}
-        return "may not send: can_send is false" if calling_aet in known else "no node has this AE title"
-
-    def _may_store(self, calling_aet: str) -> bool:
-        return self._config.listen.accept_unknown or calling_aet in self._senders
+    def admit(self, calling_aet: str, called_aet: str, address: str) -> Objection | None:
+        """Return why this peer may not associate, or None. The called AE title is the listener's to check."""
+        return self._senders.objection(calling_aet, address)
 
     def receive(self, received: Received) -> Answer:
         """Keep one object and answer. Raises Transient and Rejected, which the listener turns into statuses."""
-        calling_aet = received.association.calling_aet
-        if calling_aet in self._reporters and not self._may_store(calling_aet):
+        who = received.association
+        if not self._senders.may_store(who.calling_aet, who.host):
             return Answer(status=NOT_AUTHORISED, comment="this AE may report here, not store: can_send is false")
         dataset = read_header(received.path)
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cxrnode.dicom.admission import Objection
 from cxrnode.dicom.listener import Answer, Listener, Received
 from cxrnode.phantom.dicom import STUDY_DESCRIPTION, phantom_dx
 from cxrnode.reading.bundle import SHIPPED
@@ -218,7 +219,7 @@ def test_check_tells_a_strangers_port_from_our_own(site: Clinic, tmp_path: Path)
     ours = Listener(
         ae_title="CXRNODE",
         folder=tmp_path,
-        admit=lambda calling, called, host: "no node has this AE title",
+        admit=lambda *_: Objection(reason="no node has this AE title", remedy="add it"),
         receive=receive,
         host="127.0.0.1",
         port=port,

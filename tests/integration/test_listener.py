@@ -23,8 +23,9 @@ import structlog
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from cxrnode.core.associations import Cause
-from cxrnode.dicom import incoming, sender
-from cxrnode.dicom.listener import SPARE_SEATS, Answer, Ended, Listener, Received, Refusal, Timeouts
+from cxrnode.dicom import hardening, incoming, sender
+from cxrnode.dicom.admission import Ended, Objection, Refusal
+from cxrnode.dicom.listener import SPARE_SEATS, Answer, Listener, Received, Timeouts
 from cxrnode.dicom.tls import Tls, server_context
 from cxrnode.errors import Rejected, Transient
 from tests.integration.scripted import (
@@ -287,14 +288,15 @@ def test_a_file_is_never_named_after_what_the_peer_sent(make: Make, spool: Path)
 @pytest.mark.peers
 def test_an_unknown_ae_is_told_so_and_the_log_says_what_to_add(make: Make) -> None:
     with structlog.testing.capture_logs() as lines:
-        listener = make(admit=lambda calling, called, address: f"unknown AE at {address}")
+        listener = make(
+            admit=lambda calling, called, address: Objection(reason=f"unknown AE at {address}", remedy="add it")
+        )
         port = str(listener.address[1])
         done = [run("echoscu", "-aet", "XRAY1", "-aec", "CXRNODE", "127.0.0.1", port) for _ in range(3)]
     assert all(d.returncode != 0 and "Calling AE Title Not Recognized" in d.stderr for d in done)
     assert "Rejected Permanent" in done[0].stderr
     (line,) = [one for one in lines if one["event"] == "association_rejected"]
-    assert line["remedy"] == '[nodes.XRAY1] aet = "XRAY1", host = "127.0.0.1", can_send = true'
-    assert line["reason"] == "unknown AE at 127.0.0.1"
+    assert (line["reason"], line["remedy"]) == ("unknown AE at 127.0.0.1", "add it")
 
 
 @pytest.mark.peers
@@ -322,7 +324,7 @@ def test_one_association_too_many_is_refused_for_now_and_welcome_later(make: Mak
 
 
 def test_nobody_is_let_in_when_deciding_fails(make: Make) -> None:
-    def admit(calling: str, called: str, address: str) -> str | None:
+    def admit(calling: str, called: str, address: str) -> Objection | None:
         raise Transient("the store is away") if calling == "SCRIPT" else RuntimeError(calling)
 
     listener = make(admit=admit)
@@ -336,8 +338,8 @@ def test_nobody_is_let_in_when_deciding_fails(make: Make) -> None:
 
 def test_made_up_titles_do_not_fill_the_log(make: Make) -> None:
     with structlog.testing.capture_logs() as lines:
-        listener = make(admit=lambda *_: "unknown")
-        listener._said = type(listener._said)(keys=4)
+        listener = make(admit=lambda *_: Objection(reason="unknown", remedy="add it"))
+        listener.admission._said = hardening.Throttle(keys=4)
         for i in range(12):
             conversation = connected(listener)
             conversation.sendall(request_pdu(calling=f"AE{i}"))

@@ -22,6 +22,8 @@ _ADVICE = {
     Cause.UNKNOWN: "No node has this AE title. To admit it, add this to the end of the configuration, restart, send "
     "again:",
     Cause.MAY_NOT_SEND: "The node is known, and may not send. In its table of the configuration, say:",
+    Cause.ADDRESS: "The node is known, and comes from another address than it may. Is it the same machine? Then in its "
+    "table of the configuration, say:",
     Cause.LIMIT: "All associations were in use. The sender may come again; if it happens often:",
     Cause.BUSY: "The node could not decide at that moment; the sender may come again.",
     Cause.TLS: "The connection could not be secured. A peer that has no TLS must be given it, with a certificate; the "
@@ -59,6 +61,7 @@ def shown(console: Console, row: AssociationRow) -> Shown:
         called_aet=asked.called_aet,
         address=asked.address,
         node=node,
+        addresses=peers[node].addresses if node else (),
         limit=console.config.listen.max_associations,
         authority=str(tls.ca) if (tls := console.config.listen.tls) is not None and tls.ca else "",
     )
