@@ -71,7 +71,7 @@ class Receiver:
     def receive(self, received: Received) -> Answer:
         """Keep one object and answer. Raises Transient and Rejected, which the listener turns into statuses."""
         who = received.association
-        if not self._senders.may_store(who.calling_aet, who.host):
+        if who.calling_aet in self._senders.reporters and not self._senders.may_store(who.calling_aet, who.host):
             return Answer(status=NOT_AUTHORISED, comment="this AE may report here, not store: can_send is false")
         dataset = read_header(received.path)
         try:

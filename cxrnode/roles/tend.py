@@ -22,6 +22,7 @@ from cxrnode.roles.repository import tell_activity, tell_repository
 from cxrnode.roles.room import RoomWatch
 from cxrnode.roles.rules import configured_words
 from cxrnode.roles.studies import StudySummaries
+from cxrnode.roles.upkeep import Upkeep
 from cxrnode.roles.withdraw import make_withdrawals
 from cxrnode.sections import Syslog
 from cxrnode.store import (
@@ -37,6 +38,7 @@ from cxrnode.store import (
     seals,
     tallies,
 )
+from cxrnode.store.audit import note
 from cxrnode.store.jobs import Limits
 from cxrnode.wakeup import wake
 
@@ -91,6 +93,8 @@ def sweep(context: Context) -> None:
     orphans += _remove_orphans(context, batch)
     if swept or orphans:
         log.warning("swept", incoming=swept, orphans=orphans)
+        with context.database.write() as transaction:
+            note(transaction, "orphans_removed", incoming=swept, orphans=orphans)
 
 
 def _remove_orphans(context: Context, keys: list[str]) -> int:
@@ -223,6 +227,7 @@ DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("sweep", sweep, 900.0),
     ("watch_room", RoomWatch(), 10.0),
     ("mend_clock", mend_clock, 60.0),
+    ("upkeep", Upkeep(), 120.0),
     ("watch_queues", watch_queues, 300.0),
     ("count_readings", count_readings, 20.0),
     ("forget_associations", forget_associations, 900.0),

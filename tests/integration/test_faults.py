@@ -26,7 +26,7 @@ from cxrnode.dicom.header import read_header
 from cxrnode.dicom.listener import Received
 from cxrnode.dicom.part10 import dataset_offset, dataset_sha256
 from cxrnode.dicom.sender import Outbound, Sent
-from cxrnode.errors import Transient
+from cxrnode.errors import Rejected, Transient
 from cxrnode.phantom.dicom import write_phantoms
 from cxrnode.reading.engine import Reading
 from cxrnode.roles import send, tend
@@ -185,6 +185,24 @@ class Faulty:
 def put_fault(reader: FilmReader, fails: Callable[[Sequence[np.ndarray[Any, Any]]], bool]) -> None:
     whole = reader._models["chest"]
     reader._models["chest"] = Loaded(bundle=whole.bundle, engine=Faulty(whole.engine, fails))
+
+
+@pytest.mark.parametrize("kind", [b"ZZ", b"U\x00", b"XX"])
+def test_an_attribute_of_a_kind_that_there_is_not_is_refused_for_good_and_nothing_is_kept(
+    make_site: MakeSite, films: list[Path], tmp_path: Path, kind: bytes
+) -> None:
+    """Found by `make fuzz`: pydicom knows no VR of this name, and says so with NotImplementedError."""
+    site = make_site()
+    whole = films[0].read_bytes()
+    physician = b"\x08\x00\x90\x00PN"
+    assert whole.count(physician) == 1
+    damaged = tmp_path / "damaged.dcm"
+    damaged.write_bytes(whole.replace(physician, physician[:4] + kind))
+    with pytest.raises(Rejected, match=r"^an attribute of the data set cannot be read \(\w+\)$"):
+        site.receive(damaged)
+    assert site.all(sa.select(instance.c.id)) == []
+    assert site.files() == 0
+    assert site.receive(films[0]) == 1
 
 
 # ------------------------------------------------------------------------------------------------ infer

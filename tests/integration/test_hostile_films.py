@@ -14,7 +14,14 @@ from cxrnode.phantom.dicom import write_phantoms
 from tests.fuzz.run import bases, film_case
 
 #: (seed, number) of `tests.fuzz`: what was found.
-FOUND = {"a damaged JPEG at which its codec gives up with SIGABRT": (1, 69)}
+FOUND = {
+    "a damaged JPEG at which its codec gives up with SIGABRT": (1, 69),
+    "a damaged JPEG at which its codec ends with SIGSEGV": (3, 264),
+    "a second damaged JPEG, and SIGABRT": (3, 589),
+    "a third damaged JPEG, and SIGABRT": (3, 599),
+    "a fourth damaged JPEG, and SIGABRT": (3, 654),
+    "a fifth damaged JPEG": (3, 979),
+}
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from cxrnode.store import jobs, receipt, retention, settlements
 from cxrnode.store.database import Database
 from cxrnode.store.retention import Periods
-from cxrnode.store.schema import event, instance, job, output
+from cxrnode.store.schema import delivery, event, instance, job, output
 from tests.stores import (
     Clock,
     arrival,
@@ -25,6 +26,7 @@ from tests.stores import (
     row,
     settle,
     take_one,
+    taken,
 )
 
 PERIODS = Periods(accepted=100.0, ignored=10.0, failed=1000.0)
@@ -88,6 +90,37 @@ def test_the_bytes_of_a_film_under_way_stay(
     prepare(database)
     clock.turn(1e9)
     assert retention.retire(database, PERIODS, limit=10) == []
+
+
+def test_the_bytes_stay_until_the_archive_has_committed_to_what_it_was_sent(database: Database, clock: Clock) -> None:
+    job_id = reported(database)
+    held = take_one(database)
+    settlements.settle_sent(database, held, taken(held), to_commit=True)
+    clock.turn(1e9)
+    assert retention.retire(database, PERIODS, limit=10) == []
+    with database.write() as transaction:
+        transaction.connection.execute(sa.update(delivery).values(state="committed", commit_at=None))
+        settlements.close_job(transaction, job_id)
+    assert retention.retire(database, PERIODS, limit=10) == []  # its time begins when the job rests
+    clock.turn(PERIODS.accepted)
+    assert len(retention.retire(database, PERIODS, limit=10)) == 5
+    assert_sound(database)
+
+
+def test_every_removal_is_an_event_of_its_film(database: Database, clock: Clock) -> None:
+    delivered(database, 1)
+    ignored = receipt.record(database, arrival(2, accepted=False), [], ageing=60.0, config_digest="").instance_id
+    enqueue(database, 3)
+    jobs.park(database, claim_one(database), "no")
+    clock.turn(1e9)
+    keys = retention.retire(database, PERIODS, limit=10)
+    with database.read() as transaction:
+        told = transaction.rows(
+            sa.select(event.c.instance_id, event.c.detail).where(event.c.name == "bytes_removed").order_by(event.c.id)
+        )
+    assert sorted(row.instance_id for row in told) == [1, ignored, 3]
+    assert sum(json.loads(row.detail)["files"] for row in told) == len(keys) == 7
+    assert count(database, instance) == 3
 
 
 def test_the_bytes_of_a_failed_film_stay_longer(database: Database, clock: Clock) -> None:
