@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.cxrnode-$(shell cat pyproject.toml scripts/make-venv | sha256sum | cut -c1-12)
 PYTEST := $(BIN)/python -m pytest --durations=8
 
-.PHONY: help venv peers tools viewer viewer-proof outputs-proof fleet-proof docs sbom audit-deps bench-check demo test acceptance torture fuzz quick lint format clean
+.PHONY: help venv peers tools viewer viewer-proof outputs-proof fleet-proof away-proof docs sbom audit-deps bench-check demo test acceptance torture fuzz quick lint format clean
 
 help:
 	@echo "make demo        set all up and see the main job happen"
@@ -22,6 +22,7 @@ help:
 	@echo "make lint        ruff, mypy --strict, the layers"
 	@echo "make viewer-proof  44 real films through the node and a real viewer, with screenshots (20 minutes)"
 	@echo "make outputs-proof  every output of 44 real films before the validators (5 minutes)"
+	@echo "make away-proof  AWAY_FILMS=1000: the PACS is away for the whole run, and then back (15 minutes)"
 	@echo "make fleet-proof  three hosts in network namespaces, as root (6 minutes)"
 	@echo "make tools       the programs that check deploy/, from PyPI, into .tools"
 	@echo "make docs        the generated tables of the documents"
@@ -89,6 +90,11 @@ torture: venv peers
 CASES ?= 10000
 fuzz: venv
 	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
+
+# So many films with the PACS away for the whole run, and then back; `make acceptance` takes forty.
+away-proof: venv
+	CXRNODE_AWAY_FILMS=$(AWAY_FILMS) $(PYTEST) -s --timeout=3600 tests/acceptance/test_pacs_away.py
+AWAY_FILMS ?= 1000
 
 # Three hosts in network namespaces, as root (six minutes).
 fleet-proof: venv peers
