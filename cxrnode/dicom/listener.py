@@ -308,7 +308,9 @@ class _Server(hardening.BoundedServer):
         )
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        self.listener.admission.report_address("connection_failed", client_address[0], Cause.BROKEN, reason="it was given up")
+        self.listener.admission.report_address(
+            "connection_failed", client_address[0], Cause.BROKEN, reason="it was given up"
+        )
 
 
 def _abort(wire: Wire) -> None:
