@@ -55,6 +55,7 @@ from cxrnode.sections import (
     Tls,
     Web,
     WordLists,
+    Worklist,
     without_secrets,
 )
 
@@ -111,6 +112,7 @@ class Config(Section):
     node: Node = Field(default_factory=Node)
     listen: Listen = Field(default_factory=Listen)
     nodes: Mapping[str, AnyNode] = Field(default_factory=dict)
+    worklists: Mapping[str, Worklist] = Field(default_factory=dict)
     models: Mapping[str, Model] = Field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     reading: Reading = Field(default_factory=Reading)
@@ -224,9 +226,11 @@ class Config(Section):
             f"two active models use the bundle {name!r}; remove one, or make it a shadow"
             for name in sorted({n for n in active if active.count(n) > 1})
         ]
+        if "worklist" in self.node.roles and not self.worklists:
+            wrong.append("node.roles: worklist has nothing to work off; add [worklists.NAME], or remove the role")
         wrong += [
             f"the name {name!r} is longer than 64 characters; shorten it"
-            for name in (*self.models, *self.nodes)
+            for name in (*self.models, *self.nodes, *self.worklists)
             if len(name) > 64
         ]
         if self.reading.implausible == "read" and self.node.purpose == "service":

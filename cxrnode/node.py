@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+import typing
 from pathlib import Path
 
 import structlog
@@ -20,6 +21,7 @@ import structlog
 from cxrnode import __version__, telemetry
 from cxrnode.config import Config, load_config
 from cxrnode.errors import ConfigError, CxrnodeError
+from cxrnode.sections import RoleName
 from cxrnode.spool import FolderSpool, Spool
 from cxrnode.store import upgrade
 from cxrnode.store.database import Database
@@ -85,7 +87,7 @@ def _require_whole(database: Database) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cxrnode.node")
-    parser.add_argument("role", choices=("receive", "infer", "send", "tend", "web"))
+    parser.add_argument("role", choices=typing.get_args(RoleName))
     parser.add_argument("--owner", required=True)
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--listening", type=int)
@@ -170,6 +172,10 @@ def run_role() -> int:
                 from cxrnode.roles import send
 
                 send.run(context)
+            case "worklist":
+                from cxrnode.roles import worklist
+
+                worklist.run(context)
             case "web":
                 from cxrnode.web import server
 

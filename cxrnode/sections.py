@@ -120,7 +120,7 @@ Hl7Name = Annotated[str, Field(max_length=20, pattern=r"^[ -~]*$"), AfterValidat
 Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 #: Networks of IPv4 and IPv6; a single address is one, too.
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_listed)]
-RoleName = Literal["receive", "infer", "send", "tend", "web"]
+RoleName = Literal["receive", "infer", "send", "tend", "web", "worklist"]
 OutputKind = Literal["sr", "heatmap", "text", "pdf", "key_object", "gsps", "hl7"]
 
 
@@ -293,6 +293,31 @@ class Server(Section):
     @model_validator(mode="after")
     def _keeps_its_secret(self) -> Self:
         _keep_secret(self.url, self.auth, self.tls)
+        return self
+
+
+class Worklist(Section):
+    """`[worklists.X]`: a server whose workitems say what is to be read (UPS-RS), for the role `worklist`. Seconds.
+
+    `url` is that of its DICOMweb services, `films_url` of the WADO-RS that has the films, where that is another. Its
+    films count as sent by the AE title `aet` in rules and in the audit. `match` maps DICOM keywords, dotted into
+    sequences, to what a scheduled workitem must say to be ours.
+    """
+
+    url: Annotated[str, AfterValidator(_web_url)]
+    films_url: Annotated[str, AfterValidator(lambda url: _web_url(url) if url else url)] = ""
+    aet: AETitle
+    match: Mapping[str, str] = Field(default_factory=dict)
+    poll_every: Duration = 30.0
+    timeout: Duration = 20.0
+    connect_timeout: Duration = 3.0
+    auth: Auth | None = None
+    tls: ClientTls | None = None
+
+    @model_validator(mode="after")
+    def _keeps_its_secret(self) -> Self:
+        for url in (self.url, self.films_url or self.url):
+            _keep_secret(url, self.auth, self.tls)
         return self
 
 

@@ -76,7 +76,7 @@ def checks(config_path: Path | None) -> Iterator[Checked]:
     detail = f"{config.source}, AE title {config.node.ae_title}, digest {config.digest[:12]}"
     yield Checked(name="configuration", ok=True, detail=detail)
     parts: tuple[Callable[[Config], Iterator[Checked]], ...]
-    parts = (_rules, _database, _spool, _models, _nodes, _zone, _port)
+    parts = (_rules, _database, _spool, _models, _nodes, _worklists, _zone, _port)
     for part in parts:
         yield from part(config)
 
@@ -286,6 +286,21 @@ def _node(config: Config, name: str, timeouts: Timeouts) -> Checked:
         return _fault(f"node {name}", error, f"check [nodes.{name}] tls")
     took = tables.span(time.monotonic() - started)
     return Checked(name=f"node {name}", ok=True, detail=f"{destination.address} {answer} in {took}")
+
+
+def _worklists(config: Config) -> Iterator[Checked]:
+    if not config.worklists:
+        return
+    from cxrnode.roles.worklist import reach
+
+    if "worklist" not in config.node.roles:
+        detail = "this machine works off none of [worklists]: its roles lack worklist"
+        yield Checked(name="worklists", ok=True, detail=f"{detail}; another machine must, or add it to node.roles")
+    for name in config.worklists:
+        try:
+            yield Checked(name=f"worklist {name}", ok=True, detail=reach(config, name))
+        except CxrnodeError as error:
+            yield _fault(f"worklist {name}", error, f"check worklists.{name}.url, auth and tls")
 
 
 def _zone(config: Config) -> Iterator[Checked]:

@@ -1,28 +1,24 @@
 """The Open Inference Protocol, version 2, over HTTP: what Triton, KServe, OpenVINO Model Server and MLServer speak.
 
 One server and one model on it. A server that is away, slow, busy or still loading is Transient; a request that it finds
-wrong is Rejected. It knows tensors, and neither films nor bundles. Redirections are not followed, and neither variables
-nor files of the machine name a proxy. https://github.com/kserve/open-inference-protocol
+wrong is Rejected. It knows tensors, and neither films nor bundles.
+https://github.com/kserve/open-inference-protocol
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
-import os
-import ssl
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
-import urllib3
 
-from cxrnode.errors import ConfigError, Rejected, Transient
-from cxrnode.sections import Auth, ClientTls, Server
+from cxrnode.errors import Rejected, Transient
+from cxrnode.https import Away, HttpClient
+from cxrnode.sections import Server
 
 Array = npt.NDArray[Any]
 
@@ -31,13 +27,8 @@ _TYPES = {"UINT8": np.uint8, "FP16": np.float16, "FP32": np.float32, "FP64": np.
 _NAMES = {np.dtype(kind): name for name, kind in _TYPES.items()}
 #: An answer larger than this is none of ours, in bytes.
 _LARGEST = 256 << 20
-_CHUNK = 1 << 20
 #: What the server says when it cannot answer now, though the request is good: it, or the model, is away or busy.
 _PASSING = frozenset({401, 403, 404, 407, 408, 425, 429, 502, 503, 504})
-
-
-class Away(Transient):
-    """The inference server does not answer, or does not have the model now."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,16 +52,16 @@ class OipClient:
 
     def __init__(self, server: Server, model: str) -> None:
         """Connect lazily. Raises ConfigError where TLS files or the secret cannot be used."""
-        parts = urlsplit(server.url)
-        self.where = f"{model} at {parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
-        self._path = f"{parts.path.rstrip('/')}/v2"
         self._model = quote(model, safe="")
-        self._seconds = server.timeout
-        self._headers = {"User-Agent": "cxrnode", **_authorisation(server.auth)}
-        options: dict[str, Any] = {"ssl_context": _context(server.tls)} if parts.scheme == "https" else {}
-        kind = urllib3.HTTPSConnectionPool if options else urllib3.HTTPConnectionPool
-        limits = urllib3.Timeout(connect=server.connect_timeout, read=server.timeout)
-        self._pool = kind(parts.hostname or "", parts.port, timeout=limits, maxsize=2, retries=False, **options)
+        self._http = HttpClient(
+            server.url,
+            what="the inference server",
+            auth=server.auth,
+            tls=server.tls,
+            connect_timeout=server.connect_timeout,
+            timeout=server.timeout,
+        )
+        self.where = f"{model} at {self._http.where}"
         self._binary = False
 
     def describe(self) -> Served:
@@ -152,73 +143,10 @@ class OipClient:
     def _exchange(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str]
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """HTTP status, headers and body. A connection that the server ended meanwhile is made anew, once."""
-        try:
-            return self._request(method, path, body, headers)
-        except urllib3.exceptions.ProtocolError:
-            pass
-        except (urllib3.exceptions.HTTPError, OSError) as fault:
-            raise Away(f"the inference server with {self.where} is away: {_reason(fault)}") from None
-        try:
-            return self._request(method, path, body, headers)
-        except (urllib3.exceptions.HTTPError, OSError) as fault:
-            raise Away(f"the inference server with {self.where} is away: {_reason(fault)}") from None
-
-    def _request(
-        self, method: str, path: str, body: bytes, headers: Mapping[str, str]
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        until = time.monotonic() + self._seconds
-        response = self._pool.urlopen(
-            method,
-            self._path + path,
-            body=body or None,
-            headers={**self._headers, **headers},
-            redirect=False,
-            preload_content=False,
-        )
-        found = b""
-        try:
-            # An answer that trickles keeps within the time-out of each read, and not of the whole.
-            while piece := response.read1(_CHUNK):
-                found += piece
-                if time.monotonic() > until or len(found) > _LARGEST:
-                    raise urllib3.exceptions.ReadTimeoutError(self._pool, path, "the answer took too long")
-        except BaseException:
-            response.close()
-            raise
-        response.release_conn()
-        return response.status, response.headers, found
+        """HTTP status, headers and body."""
+        answer = self._http.ask(method, f"/v2{path}", body=body, headers=headers, largest=_LARGEST)
+        return answer.status, answer.headers, answer.body
 
     def close(self) -> None:
         """End the connections."""
-        self._pool.close()
-
-
-def _authorisation(auth: Auth | None) -> dict[str, str]:
-    if auth is None:
-        return {}
-    try:
-        secret = auth.file.read_text().strip() if auth.file else os.environ[auth.variable].strip()
-    except (OSError, KeyError, UnicodeDecodeError):
-        raise ConfigError("the secret of the inference server cannot be read; look at server.auth") from None
-    if not secret.isascii():
-        raise ConfigError("the secret of the inference server is not in ASCII; look at server.auth")
-    if not auth.user:
-        return {"Authorization": f"Bearer {secret}"}
-    return {"Authorization": "Basic " + base64.b64encode(f"{auth.user}:{secret}".encode()).decode()}
-
-
-def _context(tls: ClientTls | None) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=tls.ca if tls else None)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if tls is not None and tls.cert is not None:
-            context.load_cert_chain(tls.cert, tls.key)
-    except (OSError, ssl.SSLError) as fault:
-        raise ConfigError(f"the TLS files of the inference server cannot be used: {fault}") from fault
-    return context
-
-
-def _reason(fault: Exception) -> str:
-    """The kind of fault, without what a peer may have put into its text."""
-    return type(fault.__cause__ or fault).__name__
+        self._http.close()

@@ -329,6 +329,32 @@ standing = sa.Table(
     sa.Column("moved_to", sa.Text, nullable=False, default=""),  # where all of it stands now, if not here
 )
 
+#: The steps of worklists that this node claimed, or is about to (store.workitems): their key is written down first.
+workitem = sa.Table(
+    "workitem",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("worklist", sa.String(64), nullable=False),  # its name in the configuration
+    sa.Column("uid", sa.String(64), nullable=False),
+    sa.Column("transaction_uid", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # asked | ours | fetched | completed | canceled | lost
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("settled_at", _Time),
+    sa.Column("not_before", _Time, nullable=False, default=0.0),
+    sa.UniqueConstraint("worklist", "uid", "transaction_uid"),
+    sa.Index("ix_workitem_state", "worklist", "state", "id"),
+)
+
+#: The films that came for a workitem, or had come before.
+workitem_film = sa.Table(
+    "workitem_film",
+    metadata,
+    sa.Column("workitem_id", _ID, sa.ForeignKey("workitem.id"), nullable=False),
+    sa.Column("instance_id", _ID, sa.ForeignKey("instance.id"), nullable=False, index=True),
+    sa.PrimaryKeyConstraint("workitem_id", "instance_id"),
+)
+
 #: Who does a periodic duty of `tend` at the moment: a lease by name.
 duty = sa.Table(
     "duty",

@@ -23,12 +23,13 @@ from cxrnode.cli.check import _models
 from cxrnode.config import Config, parse_config
 from cxrnode.dicom.decoder import Decoded
 from cxrnode.errors import BundleError, ConfigError, Rejected, Transient
+from cxrnode.https import Away
 from cxrnode.phantom.dicom import write_phantoms
 from cxrnode.reading.admission import admit_remote, compare
 from cxrnode.reading.bundle import Bundle, load_bundle
 from cxrnode.reading.engine import TorchEngine
 from cxrnode.reading.network import Architecture, Shape
-from cxrnode.reading.oip import Away, OipClient
+from cxrnode.reading.oip import OipClient
 from cxrnode.reading.readings import NotFinite
 from cxrnode.reading.remote import RemoteEngine, WrongModel
 from cxrnode.reading.triton import write_repository

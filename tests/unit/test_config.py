@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from cxrnode.config import Config, load_config, parse_config, template, without_secrets
 from cxrnode.core import routing
 from cxrnode.errors import ConfigError
-from cxrnode.sections import NODE_KINDS, StowNode
+from cxrnode.sections import NODE_KINDS, StowNode, Worklist
 from tests.peers import REPOSITORY
 
 PACS = {"aet": "ORTHANC", "host": "127.0.0.1", "port": 4242}
@@ -68,17 +68,26 @@ def test_every_commented_out_default_of_the_shipped_file_is_the_default() -> Non
     keys = {
         f"{name}.{field.alias or key}"
         for name, section_field in Config.model_fields.items()
-        if name not in ("nodes", "models", "rules") and section_field.annotation is not None
+        if name not in ("nodes", "worklists", "models", "rules") and section_field.annotation is not None
         for key, field in section_field.annotation.model_fields.items()
         if key not in examples
     }
     assert keys == set(shown)
 
 
-def test_every_key_of_a_node_stands_in_the_shipped_file() -> None:
+def test_every_key_of_a_node_and_of_a_worklist_stands_in_the_shipped_file() -> None:
     text = template()
     shown = {setting for setting in re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE)}
     assert [key for kind in NODE_KINDS.values() for key in kind.model_fields if key not in shown] == []
+    block = text[text.index("# [worklists.READING]") :].split("\n\n")[0]
+    raw = tomllib.loads(re.sub(r"^# ?", "", block, flags=re.MULTILINE))["worklists"]["READING"]
+    assert set(raw) == set(Worklist.model_fields)
+    defaults = {key: field.default for key, field in Worklist.model_fields.items() if not field.is_required()}
+    given = Worklist.model_validate(raw)
+    examples = {"match", "auth", "tls"}
+    assert {key: getattr(given, key) for key in defaults if key not in examples} == {
+        key: value for key, value in defaults.items() if key not in examples
+    }
 
 
 # ---------------------------------------------------------------------------------------------- where it is found

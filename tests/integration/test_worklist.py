@@ -1,0 +1,239 @@
+"""Films that a worklist says are to be read: claimed, fetched from a real Orthanc, read, told as done.
+
+The worklist is the tests' own (`tests.worklist_server`); what has the films and gets the results is Orthanc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+import sqlalchemy as sa
+from pydicom.dataset import Dataset
+
+from cxrnode.config import parse_config
+from cxrnode.errors import ConfigError
+from cxrnode.phantom.dicom import write_phantoms
+from cxrnode.roles.worklist import Performer
+from cxrnode.store.schema import event, instance, workitem
+from tests.acceptance.viewer import PLUGIN
+from tests.integration.test_faults import Site, reading
+from tests.peers import Orthanc, require_tool, wait_until
+from tests.worklist_server import WorklistServer
+
+pytestmark = pytest.mark.peers
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return list(write_phantoms(tmp_path_factory.mktemp("films")))
+
+
+@pytest.fixture
+def archive(tmp_path: Path, films: list[Path]) -> Iterator[Orthanc]:
+    require_tool("Orthanc")
+    settings = {"Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
+    made = Orthanc(tmp_path / "orthanc", settings=settings)
+    made.start()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def worklist() -> Iterator[WorklistServer]:
+    made = WorklistServer()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path, archive: Orthanc, worklist: WorklistServer) -> Iterator[Site]:
+    (tmp_path / "node").mkdir()
+    made = Site(tmp_path / "node", {"PACS": (archive.aet, archive.dicom_port)}, send_to=["PACS"])
+    made.config = parse_config(configured(made, archive, worklist))
+    yield made
+    made.close()
+
+
+def configured(site: Site, archive: Orthanc, worklist: WorklistServer, **given: Any) -> dict[str, Any]:
+    section = {
+        "url": worklist.url,
+        "films_url": f"http://127.0.0.1:{archive.http_port}/dicom-web",
+        "aet": "READING",
+        "match": {"WorklistLabel": "CHEST AI"},
+        "poll_every": "1ms",
+        **given,
+    }
+    return {
+        "node": {"data_dir": str(site.folder), "roles": ["receive", "infer", "send", "worklist"], "purpose": "demo"},
+        "nodes": {"PACS": {"aet": archive.aet, "host": "127.0.0.1", "port": archive.dicom_port}},
+        "worklists": {"READING": section},
+        "models": {"chest": {"bundle": "demo"}},
+        "rules": [
+            {
+                "name": "all",
+                "when": {"calling_aet": "READING"},
+                "unsure": "read",
+                "models": ["chest"],
+                "send_to": ["PACS"],
+            }
+        ],
+        "reading": {"implausible": "read"},
+        "spool": {"min_free": "1 MiB"},
+    }
+
+
+def put(archive: Orthanc, film: Path) -> None:
+    archive.request("/instances", film.read_bytes(), method="POST")
+
+
+def stages(site: Site) -> list[str]:
+    return [row[0] for row in site.all(sa.select(workitem.c.state).order_by(workitem.c.id))]
+
+
+@pytest.fixture
+def performer(site: Site) -> Iterator[Performer]:
+    made = Performer(site.context())
+    yield made
+    made.close()
+
+
+def until(performer: Performer, site: Site, wanted: str, *, seconds: float = 30) -> None:
+    """Let the role work until the last step is so far."""
+
+    def holds() -> bool:
+        performer.turn()
+        return stages(site)[-1:] == [wanted]
+
+    wait_until(holds, seconds=seconds, what=f"a step {wanted}")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("in_path", [False, True])
+def test_a_step_is_claimed_read_and_completed_with_what_was_made(
+    site: Site, worklist: WorklistServer, archive: Orthanc, films: list[Path], performer: Performer, in_path: bool
+) -> None:
+    worklist.requester_in_path = in_path
+    film = pydicom.dcmread(films[0])
+    put(archive, films[0])
+    uid, other = worklist.schedule(film), worklist.schedule(film, label="CT AI")
+    until(performer, site, "fetched")
+    assert worklist.state(uid) == "IN PROGRESS"
+    assert worklist.items[uid].ProcedureStepProgressInformationSequence[0].ProcedureStepProgressDescription
+    (row,) = site.all(sa.select(instance.c.calling_aet, instance.c.verdict, instance.c.sop_instance_uid))
+    assert tuple(row) == ("READING", "accepted", film.SOPInstanceUID)
+    with reading(site) as (reader, keeper):
+        reader.turn(keeper)
+    performer.turn()
+    assert stages(site) == ["fetched"]  # what was made has not gone yet
+    site.send()
+    until(performer, site, "completed")
+    assert worklist.state(uid) == "COMPLETED"
+    (done,) = worklist.items[uid].UnifiedProcedureStepPerformedProcedureSequence
+    assert done.PerformedWorkitemCodeSequence[0].CodeValue == "110004"
+    assert done.PerformedProcedureStepStartDateTime <= done.PerformedProcedureStepEndDateTime
+    made = {
+        str(one.ReferencedSOPInstanceUID)
+        for part in done.OutputInformationSequence
+        for one in part.ReferencedSOPSequence
+    }
+    stored = {str(archive.dataset(one).SOPInstanceUID) for one in archive.instances()} - {film.SOPInstanceUID}
+    assert made == stored and len(made) >= 2
+    for part in done.OutputInformationSequence:
+        assert part.StudyInstanceUID == film.StudyInstanceUID
+        assert part.DICOMRetrievalSequence[0].RetrieveAETitle == archive.aet
+    assert worklist.state(other) == "SCHEDULED"
+    performer.turn()
+    assert stages(site) == ["completed"] and worklist.told == [(uid, "IN PROGRESS"), (uid, "COMPLETED")]
+    names = [row[0] for row in site.all(sa.select(event.c.name).where(event.c.name.startswith("workitem_")))]
+    assert names == ["workitem_ours", "workitem_fetched", "workitem_completed"]
+
+
+def test_a_film_that_the_archive_does_not_have_cancels_the_step_and_says_why(
+    site: Site, worklist: WorklistServer, films: list[Path], performer: Performer
+) -> None:
+    uid = worklist.schedule(pydicom.dcmread(films[0]))
+    empty = worklist.schedule()
+    wait_until(lambda: performer.turn() is False and stages(site) == ["canceled"] * 2, seconds=20, what="both steps")
+    for one, said in ((uid, "does not have the film"), (empty, "names no instance")):
+        assert worklist.state(one) == "CANCELED"
+        progress = worklist.items[one].ProcedureStepProgressInformationSequence[0]
+        assert said in progress.ReasonForCancellation
+        assert progress.ProcedureStepDiscontinuationReasonCodeSequence[0].CodeValue == "110523"
+
+
+def test_a_film_that_no_rule_takes_cancels_the_step_with_the_verdicts_reason(
+    site: Site, worklist: WorklistServer, archive: Orthanc, films: list[Path], performer: Performer, tmp_path: Path
+) -> None:
+    lateral = pydicom.dcmread(films[0])
+    lateral.ViewPosition = "LL"
+    lateral.SeriesDescription = "CHEST LATERAL"
+    del lateral.ViewCodeSequence
+    lateral.save_as(tmp_path / "lateral.dcm")
+    put(archive, tmp_path / "lateral.dcm")
+    uid = worklist.schedule(lateral)
+    until(performer, site, "canceled")
+    progress = worklist.items[uid].ProcedureStepProgressInformationSequence[0]
+    assert "view" in progress.ReasonForCancellation or "lateral" in progress.ReasonForCancellation
+    assert progress.ProcedureStepDiscontinuationReasonCodeSequence[0].CodeValue == "110522"
+
+
+def test_a_claim_whose_answer_was_lost_is_ours_and_one_of_somebody_else_is_not(
+    site: Site, worklist: WorklistServer, archive: Orthanc, films: list[Path], performer: Performer
+) -> None:
+    put(archive, films[0])
+    uid = worklist.schedule(pydicom.dcmread(films[0]))
+    worklist.lose_answer = lambda method, path: path.endswith("/state")
+    performer.turn()
+    assert stages(site) == ["asked"] and worklist.state(uid) == "IN PROGRESS"
+    worklist.lose_answer = lambda method, path: False
+    with site.database.write() as transaction:
+        transaction.connection.execute(sa.update(workitem).values(not_before=0.0))
+    until(performer, site, "fetched")
+    assert len(worklist.keys) == 1
+    taken = worklist.schedule(pydicom.dcmread(films[0]))
+    found = performer._sources[0].worklist.scheduled(limit=5)
+    assert [one.uid for one in found] == [taken]
+    worklist.answer("PUT", f"/dicom-web/workitems/{taken}/state", _claim("1.2.3"))
+    performer._sources[0].worklist.scheduled = lambda *, limit: found  # type: ignore[method-assign]
+    until(performer, site, "lost")
+    assert worklist.keys[taken] == "1.2.3"
+
+
+def test_a_worklist_that_is_away_costs_nothing_but_time(
+    site: Site, worklist: WorklistServer, archive: Orthanc, films: list[Path], performer: Performer
+) -> None:
+    put(archive, films[0])
+    worklist.broken = True
+    assert performer.turn() is False and stages(site) == []
+    worklist.broken = False
+    uid = worklist.schedule(pydicom.dcmread(films[0]))
+    until(performer, site, "ours")
+    archive.kill()
+    performer.turn()
+    assert stages(site) == ["ours"] and worklist.state(uid) == "IN PROGRESS"
+    assert "is away" in site.one(sa.select(workitem.c.reason))[0]
+    archive.start()
+    with site.database.write() as transaction:
+        transaction.connection.execute(sa.update(workitem).values(not_before=0.0))
+    until(performer, site, "fetched")
+
+
+def test_the_configuration_says_what_is_wrong(site: Site, archive: Orthanc, worklist: WorklistServer) -> None:
+    wrong = configured(site, archive, worklist, match={"WorklistLable": "x"})
+    site.config = parse_config(wrong)
+    with pytest.raises(ConfigError, match="'WorklistLable' is no DICOM keyword"):
+        Performer(site.context())
+    alone = configured(site, archive, worklist)
+    del alone["worklists"]
+    with pytest.raises(ConfigError, match=r"worklist has nothing to work off; add \[worklists.NAME\]"):
+        parse_config(alone)
+
+
+def _claim(key: str) -> bytes:
+    said = Dataset()
+    said.TransactionUID, said.ProcedureStepState = key, "IN PROGRESS"
+    return f"[{said.to_json()}]".encode()
