@@ -148,6 +148,13 @@ def steps(get: Callable[[str], int], post: Callable[[str, dict[str, str]], int],
     yield Step(name="jobs: an accession number", ask=lambda: post("/jobs", {"accession": films.accession()}))
     yield Step(name="jobs: a patient", ask=lambda: post("/jobs", {"patient_id": films.patient()}))
     yield Step(name="jobs: a patient that there is not", ask=lambda: post("/jobs", {"patient_id": "NOBODY"}))
+    for name, query in (
+        ("the newest", ""),
+        ("ignored", "verdict=ignored"),
+        ("a sender's ignored", "verdict=ignored&aet=WARD_CR1"),
+    ):
+        yield page(f"films: {name}", f"/films?{query}")
+    yield page("film", lambda: f"/films/{films.job()}")
     yield page("job", lambda: f"/jobs/{films.job()}")
     for days in (30, 90, 365):
         yield page(f"qa: {days} days", f"/qa?days={days}")

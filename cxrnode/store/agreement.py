@@ -72,7 +72,9 @@ class Told:
         for one in self.films:
             if one.received_at >= since:
                 groups[one.label].append(one)
-        return tuple(_measured(label, "", groups[label], self.capped) for label in sorted(groups))
+        # Those that were left out are older than all that were looked at, about: a short span may have them all.
+        capped = self.capped and since < min((one.received_at for one in self.films), default=since)
+        return tuple(_measured(label, "", groups[label], capped) for label in sorted(groups))
 
     def by_month(self, label: str) -> tuple[Agreement, ...]:
         """The agreement on one finding, month by month (in UTC) of the film's receipt."""

@@ -54,6 +54,13 @@ def close_circuit(database: Database, destination: str) -> bool:
         return bool(changed)
 
 
+def down(database: Database) -> dict[str, str]:
+    """The destinations whose circuit is open, each with the reason."""
+    with database.read() as transaction:
+        rows = transaction.rows(sa.select(circuit.c.destination, circuit.c.reason).where(circuit.c.open.is_(True)))
+    return {row.destination: row.reason for row in rows}
+
+
 def take_probe(database: Database, destination: str, *, lease: float) -> bool:
     """Whether the destination may be tried now: its circuit is closed, or a probe is due and now ours for `lease` s."""
     with database.read() as transaction:

@@ -264,16 +264,16 @@ def search_whose(database: Database, whose: Whose, wanted: Wanted, *, by: str, w
     with database.read() as transaction:
         ids = [row[0] for row in transaction.rows(newest.limit(_MOST_FILMS))]
     rows = _jobs_on(database, wanted, ids, limit)
-    _note_search(database, whose, rows, by=by, why=why)
+    note_search(database, whose, len(rows), by=by, why=why)
     scores = {row.id: row.score for row in rows} if wanted.finding else {}
     return Page(rows=tuple(jobs_of(database, rows)), before=None, scores=scores)
 
 
-def _note_search(database: Database, whose: Whose, rows: Sequence[Row], *, by: str, why: str) -> None:
+def note_search(database: Database, whose: Whose, found: int, *, by: str, why: str) -> None:
     """One event for the search, which does not say what was typed."""
     keys = [name for name in ("patient_id", "accession") if getattr(whose, name)]
     with database.write() as transaction:
-        note(transaction, "searched", by=by, why=why, keys=keys, found=len(rows))
+        note(transaction, "searched", by=by, why=why, keys=keys, found=found)
 
 
 def view(database: Database, job_id: int, instance_id: int, *, by: str, why: str, how: str) -> None:

@@ -88,6 +88,12 @@ def _moment(fields: Mapping[str, str], key: str, zone: zoneinfo.ZoneInfo, now: f
     return found.timestamp()
 
 
+def film_link(fields: Mapping[str, str], before: int) -> str:
+    """The query that asks for the films before one that are like the same, without identifiers."""
+    kept = {key: fields.get(key, "") for key in ("verdict", "aet", "since", "until")} | {"before": str(before)}
+    return urllib.parse.urlencode({key: value for key, value in kept.items() if value})
+
+
 def link(fields: Mapping[str, str], **changed: str | int | None) -> str:
     """The query that asks for the same, with some of it changed; without identifiers."""
     kept = {key: fields.get(key, "") for key in KEYS}

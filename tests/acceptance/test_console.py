@@ -23,7 +23,7 @@ from tests.acceptance.browser import PASSWORD, PHONE, WIDE, Window, chromium
 from tests.acceptance.site import Site
 from tests.peers import Dcmtk, RecordingScp, wait_until
 
-PAGES = ("/", "/jobs", "/jobs/1", "/qa", "/associations", "/models", "/models/compare", "/alerts")
+PAGES = ("/", "/jobs", "/jobs/1", "/films", "/films/1", "/qa", "/associations", "/models", "/models/compare", "/alerts")
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +290,9 @@ def test_every_page_is_reached_and_left_by_the_keyboard(site: Site, anna: Window
     for _ in range(12):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.textContent.trim()"))
-    assert [name for name in ("Overview", "Jobs", "QA", "Associations", "Models", "Alerts") if name not in seen] == []
+    assert [
+        name for name in ("Overview", "Jobs", "Films", "QA", "Associations", "Models", "Alerts") if name not in seen
+    ] == []
     page.get_by_role("button", name="Emergency stop").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#stop")).to_be_visible()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cxrnode.web.pages import account, associations, bulk, feedback, job, jobs, models, overview, qa
+from cxrnode.web.pages import account, associations, bulk, feedback, films, job, jobs, models, overview, qa
 
 VIEWS = (
     *account.VIEWS,
@@ -10,6 +10,7 @@ VIEWS = (
     *jobs.VIEWS,
     *bulk.VIEWS,
     *job.VIEWS,
+    *films.VIEWS,
     *associations.VIEWS,
     *models.VIEWS,
     *qa.VIEWS,

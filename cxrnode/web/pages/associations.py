@@ -27,7 +27,7 @@ _ADVICE = {
     Cause.LIMIT: "All associations were in use. The sender may come again; if it happens often:",
     Cause.BUSY: "The node could not decide at that moment; the sender may come again.",
     Cause.TLS: "The connection could not be secured. A peer that has no TLS must be given it, with a certificate; the "
-    "authority of a certificate that is not accepted must stand in this file:",
+    "authority of a certificate that is not accepted belongs into the file of listen.tls.ca.",
     Cause.SPEAKS_TLS: "The peer speaks TLS, and this port does not. Switch it off there, or on here; then everybody "
     "must speak it, with certificates of that authority:",
     Cause.CONNECTIONS: "Too many connections at once: is somebody scanning ports? If they are modalities:",

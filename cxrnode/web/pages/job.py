@@ -20,6 +20,7 @@ from cxrnode.store.files import JobFiles, OutputFile, job_files, output_file
 from cxrnode.web import acts, documents, pictures
 from cxrnode.web.asked import Asked
 from cxrnode.web.console import Console, NotFound
+from cxrnode.web.hindrances import hindrances
 from cxrnode.web.view import View
 
 #: Events that only say that people looked: they are counted, not listed.
@@ -102,11 +103,12 @@ def _shown(console: Console, asked: Asked, detail: JobDetail) -> Response:
         detail=detail,
         job=detail.job,
         instance=instance,
-        header={key: value for key, value in instance.header.items() if key in _CODED and value not in ("", [], None)},
+        header={key: value for key, value in instance.header.items() if key in CODED and value not in ("", [], None)},
         findings=[(one, _reach(one)) for one in findings],
         has_film=files.preview_key is not None,
         has_maps=files.saliency_key is not None,
         steps=steps_of(detail),
+        hindrances=hindrances(console, detail),
         looks=_looks(detail.events),
         rejections=acts.REJECTIONS,
         models=list(console.config.models),
@@ -116,7 +118,7 @@ def _shown(console: Console, asked: Asked, detail: JobDetail) -> Response:
 
 
 #: What of the routing header names nobody: codes and numbers (as `cxrnode instances show`).
-_CODED = frozenset(
+CODED = frozenset(
     (
         *("modality", "presentation_intent", "image_type", "photometric", "rows", "columns", "bits_stored", "samples"),
         *("frames", "region_codes", "view_codes", "view_modifier_codes", "patient_orientation", "manufacturer"),
