@@ -35,22 +35,74 @@ def note(
 
     The caller's change has already locked the job's row, so that its chain head cannot move meanwhile.
     """
-    text = json.dumps(detail, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    head = transaction.scalar(sa.select(job.c.chain_head).where(job.c.id == job_id)) if job_id is not None else ""
-    link = link_hash(head or "", at=transaction.now, job_id=job_id, delivery_id=delivery_id, name=name, detail=text)
-    transaction.connection.execute(
-        sa.insert(event).values(
-            at=transaction.now,
-            instance_id=instance_id,
-            job_id=job_id,
-            delivery_id=delivery_id,
-            name=name,
-            detail=text,
-            hash=link,
-        )
+    link = note_unlinked(
+        transaction, name, instance_id=instance_id, job_id=job_id, delivery_id=delivery_id, detail=detail
     )
     if job_id is not None:
         transaction.connection.execute(sa.update(job).where(job.c.id == job_id).values(chain_head=link))
+
+
+def note_unlinked(
+    transaction: Transaction,
+    name: str,
+    *,
+    job_id: int | None,
+    detail: Mapping[str, Any],
+    instance_id: int | None = None,
+    delivery_id: int | None = None,
+) -> str:
+    """Append one event and return its hash, which the caller writes into the job's `chain_head` with its own change."""
+    row = _event(transaction, name, instance_id=instance_id, job_id=job_id, delivery_id=delivery_id, detail=detail)
+    transaction.connection.execute(sa.insert(event).values(**row))
+    return str(row["hash"])
+
+
+def note_all(transaction: Transaction, name: str, details: Mapping[int, Mapping[str, Any]]) -> None:
+    """Append one event for each of these jobs (id -> detail), whose rows are locked, in two statements."""
+    if not details:
+        return
+    rows = [
+        _event(transaction, name, instance_id=None, job_id=job_id, delivery_id=None, detail=detail)
+        for job_id, detail in details.items()
+    ]
+    transaction.connection.execute(sa.insert(event), rows)
+    heads = [{"its_id": row["job_id"], "head": row["hash"]} for row in rows]
+    transaction.connection.execute(
+        sa.update(job).where(job.c.id == sa.bindparam("its_id")).values(chain_head=sa.bindparam("head")), heads
+    )
+
+
+def _event(
+    transaction: Transaction,
+    name: str,
+    *,
+    instance_id: int | None,
+    job_id: int | None,
+    delivery_id: int | None,
+    detail: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The row of an event, chained to its job's last one."""
+    text = json.dumps(detail, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    head = ""
+    if job_id is not None:
+        known = transaction.heads.get(job_id)
+        head = known if known is not None else _head(transaction, job_id)
+    link = link_hash(head, at=transaction.now, job_id=job_id, delivery_id=delivery_id, name=name, detail=text)
+    if job_id is not None:
+        transaction.heads[job_id] = link
+    return {
+        "at": transaction.now,
+        "instance_id": instance_id,
+        "job_id": job_id,
+        "delivery_id": delivery_id,
+        "name": name,
+        "detail": text,
+        "hash": link,
+    }
+
+
+def _head(transaction: Transaction, job_id: int) -> str:
+    return str(transaction.scalar(sa.select(job.c.chain_head).where(job.c.id == job_id)) or "")
 
 
 def link_hash(before: str, *, at: float, job_id: int | None, delivery_id: int | None, name: str, detail: str) -> str:

@@ -45,10 +45,14 @@ class CommitUnknown(Transient):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Transaction:
-    """An open transaction and the database's time at its start, seconds since 1970 in UTC."""
+    """An open transaction and the database's time at its start, seconds since 1970 in UTC.
+
+    `heads`: the ends of the chains of jobs whose rows it has locked (store.audit): nobody else can move them.
+    """
 
     connection: sa.Connection
     now: float
+    heads: dict[int, str] = dataclasses.field(default_factory=dict)
 
     def rows(self, statement: sa.Executable) -> Sequence[Row]:
         """Execute and fetch everything."""

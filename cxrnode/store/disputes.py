@@ -107,17 +107,21 @@ def _standing(model: str, pixel_digest: str) -> sa.Select[tuple[int, int, bool]]
     )
 
 
-def settle_identity(transaction: Transaction, held: Claim, report: Report, policy: Policy) -> Dispute:
+def settle_identity(
+    transaction: Transaction, held: Claim, report: Report, policy: Policy, *, first: bool = False
+) -> Dispute:
     """Say what an identity change means for a job reported in this transaction, and hold or withdraw the others.
 
     Settles of the same pixels come one after the other, and the job's own row is locked. A revision that a person
-    asked for is in dispute where its predecessor is; where that was withdrawn, it stands for the film anew.
+    asked for is in dispute where its predecessor is; where that was withdrawn, it stands for the film anew. `first`: it
+    is known to have no predecessor.
     """
     if not report.pixel_digest or held.mode != "active":
         return Dispute()
     before = job.alias()
     its = sa.select(before.c.id, before.c.disputed, before.c.state)
-    predecessor = transaction.row(its.join(job, job.c.predecessor == before.c.id).where(job.c.id == held.job_id))
+    chosen = its.join(job, job.c.predecessor == before.c.id).where(job.c.id == held.job_id)
+    predecessor = None if first else transaction.row(chosen)
     withdrawn = predecessor is not None and predecessor.state == JobState.WITHDRAWN
     anew = predecessor is None or (withdrawn and not another_patients(transaction, held.job_id))
     if predecessor is not None and not anew:

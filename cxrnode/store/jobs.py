@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from cxrnode.core.lifecycle import JobEvent, JobState, advance_job
 from cxrnode.errors import LeaseLost, Rejected
-from cxrnode.store.audit import note
+from cxrnode.store.audit import note, note_all
 from cxrnode.store.database import Database, Row, Transaction
 from cxrnode.store.receipt import Order, enqueue
 from cxrnode.store.schema import instance, job
@@ -130,20 +130,15 @@ def claim(
         by_itself = len(rows) == 1 and (first.alone or waiting <= 1)
         claims = [_claim(row, alone=by_itself, mode=modes.get(row.model, row.mode)) for row in rows]
         before = {row.id: row.mode for row in rows}
+        transaction.heads.update({row.id: row.chain_head for row in rows})
+        details: dict[int, dict[str, Any]] = {}
         for one in claims:
             changed: dict[str, Any] = {"mode": one.mode} if one.mode != before[one.job_id] else {}
             if changed:
                 transaction.connection.execute(sa.update(job).where(job.c.id == one.job_id).values(**changed))
-            note(
-                transaction,
-                JobEvent.CLAIMED,
-                job_id=one.job_id,
-                owner=owner,
-                token=one.token,
-                alone=one.alone,
-                bundle=models[one.model],
-                **changed,
-            )
+            its = {"owner": owner, "token": one.token, "alone": one.alone, "bundle": models[one.model]}
+            details[one.job_id] = its | changed
+        note_all(transaction, JobEvent.CLAIMED, details)
         return claims
 
 
@@ -243,11 +238,14 @@ def move(transaction: Transaction, job_id: int, before: JobState, happened: JobE
     transaction.connection.execute(sa.update(job).where(job.c.id == job_id).values(state=after, **freed, **values))
 
 
-def fence(transaction: Transaction, held: Claim) -> None:
-    """Lock the claimed row and make sure that it is still ours. Raises LeaseLost."""
-    row = transaction.row(sa.select(job.c.token, job.c.state).where(job.c.id == held.job_id).with_for_update())
+def fence(transaction: Transaction, held: Claim) -> int | None:
+    """Lock the claimed row and make sure that it is still ours; return its predecessor. Raises LeaseLost."""
+    columns = (job.c.token, job.c.state, job.c.predecessor, job.c.chain_head)
+    row = transaction.row(sa.select(*columns).where(job.c.id == held.job_id).with_for_update())
     if row is None or row.token != held.token or row.state != JobState.READING:
         raise LeaseLost(f"job {held.job_id} is no longer held under token {held.token}")
+    transaction.heads[held.job_id] = row.chain_head
+    return None if row.predecessor is None else int(row.predecessor)
 
 
 def give_back(database: Database, held: Claim) -> None:

@@ -180,6 +180,7 @@ def enqueue(
             .returning(job.c.id)
         )
     )
+    transaction.heads[job_id] = ""
     note(
         transaction,
         JobEvent.ENQUEUED,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -15,7 +16,7 @@ from cxrnode.core.findings import Outcome, Report
 from cxrnode.core.kept import Kept
 from cxrnode.core.lifecycle import DeliveryEvent, JobEvent, JobState, advance_delivery
 from cxrnode.errors import Transient
-from cxrnode.store.audit import note
+from cxrnode.store.audit import note, note_unlinked
 from cxrnode.store.database import Database, Transaction
 from cxrnode.store.deliveries import NOTICE, cancel_notices, lock_deliveries, lock_job, takes_back
 from cxrnode.store.disputes import (
@@ -216,8 +217,10 @@ def settle_report(
     then removes the files that it spooled. `predecessors` are the documents that the outputs take the place of. Raises
     LeaseLost, and PredecessorSent where these are more by now.
     """
+    text = report.to_json()
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
     with database.write() as transaction:
-        fence(transaction, held)
+        before = fence(transaction, held)
         if report.pixel_digest:
             lock_pixels(transaction, report.pixel_digest)
             key = {"pixel_digest": report.pixel_digest, "identity_digest": report.identity_digest, "model": held.model}
@@ -229,9 +232,17 @@ def settle_report(
             reason = f"duplicate of job {twin}, which has the same outputs"
             _end_as_duplicate(transaction, held, twin, reason, report.pixel_digest, report.identity_digest)
             return Settled(stands=False)
-        _lock_predecessor(transaction, held, predecessors)
+        # Its row is locked: no notice can come up until the commit.
+        its = (delivery.c.job_id == held.job_id, delivery.c.act == NOTICE)
+        noticed = transaction.scalar(sa.select(delivery.c.id).where(*its).limit(1)) is not None
+        if before is not None or noticed:
+            _lock_predecessor(transaction, held, before, predecessors)
+        elif predecessors:
+            raise PredecessorSent(f"nothing stands that job {held.job_id} takes the place of")
         if report.pixel_digest:
             transaction.upsert(film, {**key, "job_id": held.job_id}, key=tuple(key))
+        said = {"outcome": report.outcome, "report_sha256": sha256, "outputs": len(outputs)}
+        link = note_unlinked(transaction, JobEvent.REPORTED, job_id=held.job_id, detail=said)
         move(
             transaction,
             held.job_id,
@@ -240,28 +251,22 @@ def settle_report(
             outcome=report.outcome,
             reason=report.reason,
             revision=report.revision,
-            report=report.to_json(),
-            report_sha256=report.sha256,
+            report=text,
+            report_sha256=sha256,
             pixel_digest=report.pixel_digest,
             identity_digest=report.identity_digest,
             saliency_key=saliency.key if saliency else None,
             saliency_sha256=saliency.sha256 if saliency else "",
             preview_key=preview.key if preview else None,
             preview_sha256=preview.sha256 if preview else "",
+            chain_head=link,
         )
-        note(
-            transaction,
-            JobEvent.REPORTED,
-            job_id=held.job_id,
-            outcome=report.outcome,
-            report_sha256=report.sha256,
-            outputs=len(outputs),
-        )
-        cancel_notices(transaction, held.job_id)
+        if noticed:
+            cancel_notices(transaction, held.job_id)
         _insert_findings(transaction, held.job_id, report)
-        output_ids = {insert_output(transaction, held.job_id, one): one.kind for one in outputs}
-        dispute = settle_identity(transaction, held, report, on_identity_change)
-        if dispute.stale or _stopped(transaction, held):
+        output_ids = _insert_outputs(transaction, held.job_id, outputs)
+        dispute = settle_identity(transaction, held, report, on_identity_change, first=before is None)
+        if dispute.stale or (before is not None and another_patients(transaction, held.job_id)):
             cause = Cause(rejection="worklist", note="the film is stored under another identity", by="cxrnode")
             # What was sent is a notice at most: that it had no result yet.
             rows = lock_deliveries(transaction, held.job_id)
@@ -272,7 +277,8 @@ def settle_report(
             for destinations, ids in ((held.send_to, objects), (held.messages_to, messages)):
                 for destination in destinations if ids else ():
                     create_delivery(transaction, held.job_id, destination, ids, held_reason=dispute.held)
-        _supersede(transaction, held, report, withdraw=withdraw_superseded)
+        if before is not None:
+            _supersede(transaction, held, report, before, withdraw=withdraw_superseded)
         return Settled(stands=True, dispute=dispute)
 
 
@@ -295,10 +301,22 @@ def _insert_findings(transaction: Transaction, job_id: int, report: Report) -> N
 
 def insert_output(transaction: Transaction, job_id: int, one: StoredOutput) -> int:
     """Insert one output of a job; return its id."""
+    return int(transaction.scalar(sa.insert(output).values(**_row(job_id, one)).returning(output.c.id)))
+
+
+def _insert_outputs(transaction: Transaction, job_id: int, outputs: Sequence[StoredOutput]) -> dict[int, str]:
+    """Insert the outputs of a job in one statement; return their ids, in order, with their kinds."""
+    if not outputs:
+        return {}
+    statement = sa.insert(output).returning(output.c.id, sort_by_parameter_order=True)
+    ids = transaction.connection.execute(statement, [_row(job_id, one) for one in outputs]).scalars().all()
+    return {int(one): made.kind for one, made in zip(ids, outputs, strict=True)}
+
+
+def _row(job_id: int, one: StoredOutput) -> dict[str, Any]:
     row = dataclasses.asdict(one)
     file = row.pop("file")
-    row.update(job_id=job_id, spool_key=file["key"], sha256=file["sha256"], size=file["size"])
-    return int(transaction.scalar(sa.insert(output).values(**row).returning(output.c.id)))
+    return {**row, "job_id": job_id, "spool_key": file["key"], "sha256": file["sha256"], "size": file["size"]}
 
 
 def create_delivery(
@@ -340,12 +358,11 @@ def create_delivery(
     )
 
 
-def _lock_predecessor(transaction: Transaction, held: Claim, named: Sequence[SentOutput]) -> None:
+def _lock_predecessor(transaction: Transaction, held: Claim, before: int | None, named: Sequence[SentOutput]) -> None:
     """Lock the job that this one takes the place of, and make sure that its documents are those that were named.
 
     Raises PredecessorSent.
     """
-    before = transaction.scalar(sa.select(job.c.predecessor).where(job.c.id == held.job_id))
     if before is not None:
         lock_deliveries(transaction, before)
         lock_job(transaction, before)
@@ -353,15 +370,7 @@ def _lock_predecessor(transaction: Transaction, held: Claim, named: Sequence[Sen
         raise PredecessorSent(f"more was sent meanwhile of what job {held.job_id} takes the place of")
 
 
-def _stopped(transaction: Transaction, held: Claim) -> bool:
-    """Whether the film was found to be another patient's while this revision of its reading was settled."""
-    return another_patients(transaction, held.job_id)
-
-
-def _supersede(transaction: Transaction, held: Claim, report: Report, *, withdraw: bool) -> None:
-    before = transaction.scalar(sa.select(job.c.predecessor).where(job.c.id == held.job_id))
-    if before is None:
-        return
+def _supersede(transaction: Transaction, held: Claim, report: Report, before: int, *, withdraw: bool) -> None:
     rows = lock_deliveries(transaction, before)
     state = lock_job(transaction, before)
     if state is JobState.WITHDRAWN:  # a person did so, before or after the film was asked to be read again
