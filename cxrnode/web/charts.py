@@ -17,6 +17,7 @@ _ICONS = {
     "qa": "M4 20V10M10 20V4M16 20v-7M21 20H3",
     "associations": "M7 8l-4 4 4 4M3 12h12M17 16l4-4-4-4M21 12H9",
     "models": "M12 3l8 4.5v9L12 21l-8-4.5v-9zM12 12l8-4.5M12 12v9M12 12L4 7.5",
+    "nodes": "M4 4h16v6H4zM4 14h16v6H4zM8 7v.5M8 17v.5",
     "alerts": "M12 4a5 5 0 015 5v4l2 3H5l2-3V9a5 5 0 015-5zM10 19a2 2 0 004 0",
     "out": "M9 4H5v16h4M14 8l4 4-4 4M18 12H9",
     "stop": "M8 3h8l5 5v8l-5 5H8l-5-5V8z",

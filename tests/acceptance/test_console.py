@@ -23,7 +23,19 @@ from tests.acceptance.browser import PASSWORD, PHONE, WIDE, Window, chromium
 from tests.acceptance.site import Site
 from tests.peers import Dcmtk, RecordingScp, wait_until
 
-PAGES = ("/", "/jobs", "/jobs/1", "/films", "/films/1", "/qa", "/associations", "/models", "/models/compare", "/alerts")
+PAGES = (
+    "/",
+    "/jobs",
+    "/jobs/1",
+    "/films",
+    "/films/1",
+    "/qa",
+    "/associations",
+    "/models",
+    "/nodes",
+    "/models/compare",
+    "/alerts",
+)
 
 
 @pytest.fixture(scope="module")

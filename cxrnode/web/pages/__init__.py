@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cxrnode.web.pages import account, associations, bulk, feedback, films, job, jobs, models, overview, qa
+from cxrnode.web.pages import account, associations, bulk, feedback, films, job, jobs, models, nodes, overview, qa
 
 VIEWS = (
     *account.VIEWS,
@@ -13,6 +13,7 @@ VIEWS = (
     *films.VIEWS,
     *associations.VIEWS,
     *models.VIEWS,
+    *nodes.VIEWS,
     *qa.VIEWS,
     *feedback.VIEWS,
 )

@@ -19,7 +19,7 @@ from cxrnode.web.server import _shared_key
 from cxrnode.web.throttle import FREE, Throttle
 from tests.unit.web.conftest import PASSWORD, House, Make, Visitor
 
-PAGES = ("/", "/jobs", "/jobs/1", "/associations", "/models")
+PAGES = ("/", "/jobs", "/jobs/1", "/associations", "/models", "/nodes")
 
 
 def noted(house: House, name: str) -> list[str]:
