@@ -194,6 +194,7 @@ def _drawn(found: Stats) -> bytes:
     )
     above.set_ylim(bottom=0)
     if labels:
+        above.set_ylim(0, 1.15 * above.get_ylim()[1])  # room for the legend
         above.legend(ncols=6, loc="upper center", frameon=False, fontsize=8)
     moved = [one for one in found.drift if one.psi is not None]
     names = [one.label.replace("_", " ") or "(the film)" for one in moved]

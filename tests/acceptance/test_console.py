@@ -335,3 +335,13 @@ def test_a_rejected_modality_is_admitted_by_the_lines_that_the_console_shows(
     assert pydicom.dcmread(films[2]).SOPInstanceUID in {
         row[0] for row in site.rows(sa.select(instance.c.sop_instance_uid).where(instance.c.calling_aet == "NEWROOM"))
     }
+
+
+def test_no_metric_names_a_patient_a_film_or_a_study(site: Site, anna: Window) -> None:
+    text = anna.page.request.get(f"{anna.url}/metrics").text()
+    assert "cxrnode_jobs_queued" in text and "cxrnode_destination_up" in text
+    columns = [c for c in identity.c if c.name not in ("instance_id", "sex", "header")]
+    values = {str(value) for row in site.rows(sa.select(*columns)) for value in row if len(str(value or "")) > 3}
+    values |= {row[0] for row in site.rows(sa.select(instance.c.sop_instance_uid))}
+    assert len(values) > 20
+    assert [value for value in values if value in text] == []
