@@ -226,7 +226,9 @@ def _together(listening: Listening, cases: int, seed: int, result: Result) -> No
 
 
 #: Lines of the log that no peer may cause.
-_BUGS = frozenset({"receive_failed", "bug", "connection_failed", "role_ended", "role_failed", "uncaught exception"})
+_BUGS = frozenset({"receive_failed", "bug", "role_ended", "role_failed", "uncaught exception"})
+#: What `connection_failed` says where an exception ended a connection's thread; else it tells what came of the peer.
+_GIVEN_UP = "it was given up"
 
 
 def said_wrong(listening: Listening) -> list[str]:
@@ -238,7 +240,8 @@ def said_wrong(listening: Listening) -> list[str]:
                 found.append(f"the log: {line}")
             continue
         said = json.loads(line)
-        if said.get("event") in _BUGS:
+        given_up = said.get("event") == "connection_failed" and said.get("reason") == _GIVEN_UP
+        if said.get("event") in _BUGS or given_up:
             ends = str(said.get("exception", "")).strip().splitlines()[-1:]
             found.append(f"the log: {said['event']} {said.get('error', '')} {said.get('where', ends or [''])[-1]}")
     left = list((listening.data / "spool" / "incoming").iterdir())
