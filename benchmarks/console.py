@@ -35,6 +35,7 @@ from cxrnode.spool import FolderSpool
 from cxrnode.store import accounts, audit
 from cxrnode.store.database import Database
 from cxrnode.store.schema import event, identity, job
+from cxrnode.store.upgrade import upgrade
 from cxrnode.web import server
 from cxrnode.web.app import application
 from cxrnode.web.console import Console
@@ -324,6 +325,7 @@ def main(url: str, rounds: int, http: bool, only: str, as_json: Path | None) -> 
     if "://" not in url:
         url = f"sqlite+pysqlite:///{Path(url).resolve()}"
     database = Database(url)
+    upgrade(database)
     films = Films(database, seed=7)
     engine = "SQLite" if database.is_sqlite else "PostgreSQL"
     click.echo(f"{engine}: {films.jobs} jobs, {films.events} events; {rounds} rounds{' over HTTP' if http else ''}")

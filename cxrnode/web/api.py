@@ -242,7 +242,7 @@ def list_alerts(console: Console, asked: Asked) -> Response:
 
 
 def quality(console: Console, asked: Asked) -> Response:
-    """Positives by day, drift, turnaround, sources and agreement of one model."""
+    """Positives by `step` days, drift, turnaround, sources and agreement of one model."""
     known = series.models(console.database)
     wish = qa.wished(asked, known)
     span, window = series.last_days(console.database, wish.days), series.last_days(console.database, qa.WINDOW)
@@ -253,7 +253,8 @@ def quality(console: Console, asked: Asked) -> Response:
         {
             "models": known,
             "span": span,
-            "positives": series.positives(console.database, wish.model, span, label=wish.finding or None),
+            "step": (step := qa.width_of(span)),
+            "positives": series.positives(console.database, wish.model, span, label=wish.finding or None, step=step),
             "drift": series.drift(console.database, wish.model, reference=reference, window=window),
             "turnaround": series.turnaround(console.database, span, model=wish.model),
             "sources": sources.sources(console.database),

@@ -67,14 +67,14 @@ def wished(asked: Asked, known: Sequence[Known]) -> Wished:
     return Wished(model=model, days=int(days), finding=finding, by=by)
 
 
-def _width(span: Span) -> int:
+def width_of(span: Span) -> int:
     """Days that are put together, so that a line has at most `_POINTS` steps."""
     return -(-(span.last - span.first + 1) // _POINTS)
 
 
 def _lines(points: Sequence[Point], span: Span, key: str) -> list[Line]:
     """A line for each label or group, the days put together so that it has at most `_POINTS` steps."""
-    width = _width(span)
+    width = width_of(span)
     steps = -(-(span.last - span.first + 1) // width)
     groups: defaultdict[str, list[Point]] = defaultdict(list)
     for point in points:
@@ -92,7 +92,7 @@ def _lines(points: Sequence[Point], span: Span, key: str) -> list[Line]:
 
 
 def _labels_of(span: Span) -> tuple[str, ...]:
-    width = _width(span)
+    width = width_of(span)
     return tuple(series.date_of(day).strftime("%d %b") for day in range(span.first, span.last + 1, width))
 
 
@@ -104,7 +104,7 @@ def page(console: Console, asked: Asked) -> Response:
     span = series.last_days(database, wish.days)
     window = series.last_days(database, WINDOW)
     reference = Span(first=span.first, last=window.first - 1)
-    step = _width(span)
+    step = width_of(span)
     points = series.positives(database, wish.model, span, step=step)
     chosen = wish.finding or next(
         (one.name for one in sorted(_lines(points, span, "label"), key=lambda one: -(one.whole.count)) if one.name), ""
