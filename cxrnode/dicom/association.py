@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association as Wire
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_primitives import N_EVENT_REPORT, DimseServiceType
+from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT, DimseServiceType
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
@@ -32,6 +32,7 @@ from cxrnode.dicom.destination import (
     Stage,
     Timeouts,
 )
+from cxrnode.dicom.outgoing import Outgoing, StoreRequest
 from cxrnode.errors import Transient
 
 IMPLEMENTATION_VERSION_NAME = "CXRNODE"
@@ -96,20 +97,44 @@ class Exchange:
         `what` names the service for people. Raises AssociationFault if the association breaks, DeadlineReached at the
         deadline.
         """
+
+        def post(message_id: int) -> None:
+            request.MessageID = message_id
+            self._messages.send_msg(request, context.context_id or 0)
+
+        return self._asked(post, type(request), what, many=many)
+
+    def put(self, context: PresentationContext, sop_class: str, sop_instance: str, dataset: memoryview) -> C_STORE:
+        """Store one object, whose data set goes as it lies in memory, and return the response. Raises as `request`."""
+
+        def post(message_id: int) -> None:
+            request = StoreRequest(
+                context_id=context.context_id or 0,
+                message_id=message_id,
+                sop_class_uid=sop_class,
+                sop_instance_uid=sop_instance,
+                dataset=dataset,
+            )
+            self.wire.dul.send_pdu(Outgoing(request, self._messages.maximum_pdu_size))
+
+        answer: C_STORE = self._asked(post, C_STORE, "C-STORE")[0]
+        return answer
+
+    def _asked(self, post: Callable[[int], None], kind: type, what: str, *, many: bool = False) -> list[Any]:
+        """Post a request under a message ID and wait for what answers it."""
         wire = self.wire
         if not wire.is_established:
             raise self._broken(what)
         self._message_id = self._message_id % 0xFFFF + 1
-        request.MessageID = self._message_id
         # The association's own thread reads messages too, unless it is paused here, as pynetdicom's send_* do.
         wire._reactor_checkpoint.clear()
         try:
             while not wire._is_paused and wire.is_alive():
                 time.sleep(0.0001)
-            self._messages.send_msg(request, context.context_id or 0)
-            responses = [self._response(type(request), what)]
+            post(self._message_id)
+            responses = [self._response(kind, what)]
             while many and responses[-1].Status in (0xFF00, 0xFF01):
-                responses.append(self._response(type(request), what))
+                responses.append(self._response(kind, what))
             return responses
         finally:
             wire._reactor_checkpoint.set()

@@ -9,7 +9,7 @@ Each point was seen to fail without it (tests/integration/test_listener.py and t
 - the TLS handshake runs inside accept(), so one idle peer stops all others: it has a thread and 5 s here;
 - a PDU out of turn ends the association, and our answer that was on its way then ends a thread with an exception: here
   what comes too late for the state is dropped;
-- an idle association is polled by two threads a thousand times a second: here fifty times;
+- an idle association is polled by two threads a thousand times a second: here both wait (see `reactor`);
 - a TCP health check costs an association with two threads for the ACSE time-out: here it costs one for an instant;
 - the port is always bound anew: here a socket bound by the supervisor can be adopted, and is left listening.
 """
@@ -24,9 +24,11 @@ import ssl
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pynetdicom.ae
+import pynetdicom.association
 import pynetdicom.dul
 import pynetdicom.transport
 from pydicom.errors import BytesLengthException
@@ -39,6 +41,9 @@ from pynetdicom.transport import (
     ThreadedAssociationServer,
 )
 
+from cxrnode.dicom.outgoing import Outgoing, Piece
+from cxrnode.dicom.reactor import WokenProvider
+
 #: Bytes of the largest PDU read. We announce 256 KiB for P-DATA; an A-ASSOCIATE-RQ with 128 contexts needs about 200.
 PDU_CAP = 1 << 20
 #: The maximum length we announce (PS3.8 annex D.1).
@@ -46,6 +51,8 @@ MAX_PDU = 256 * 1024
 #: Within a PDU a peer must move at least this many bytes a second, after the network time-out's grace.
 SLOWEST = 1024
 HANDSHAKE_S = 5.0
+#: Pieces that one call hands to the kernel (IOV_MAX is 1024); over TLS, so many are copied together.
+_GATHERED = 32
 #: What a malformed PDU or message makes pydicom and pynetdicom raise; the association ends with it.
 MALFORMED = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError),
@@ -79,11 +86,19 @@ class BoundedSocket(AssociationSocket):
 
     @property
     def ready(self) -> bool:
-        """Whether bytes wait to be read. Asked in a loop, which goes slower while nothing passes."""
-        ready = super().ready
-        # 50 idle associations polled a thousand times a second took a whole core.
-        self.assoc.dul._run_loop_delay = 0.05 if self.idle and not ready else 0.001
-        return ready
+        """Whether bytes wait to be read. Asked in a loop, which waits here while there is nothing to do."""
+        provider = self.assoc.dul
+        if not isinstance(provider, WokenProvider) or self.socket is None or not self._is_connected:
+            if isinstance(provider, WokenProvider):
+                provider.unconnected()
+            return super().ready
+        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
+            return True  # decrypted already: the descriptor does not tell
+        try:
+            return provider.readable(self.socket)
+        except (OSError, ValueError):
+            self.event_queue.put("Evt17")
+            return False
 
     @property
     def _patience(self) -> float:
@@ -138,6 +153,7 @@ class BoundedSocket(AssociationSocket):
         if self.socket is None:
             raise OSError(errno.ENOTCONN, "the connection is closed")
         deadline = time.monotonic() + self._patience + nr_bytes / SLOWEST
+        self._acknowledge()
         received = bytearray(nr_bytes)
         filled = 0
         with memoryview(received) as view:
@@ -152,6 +168,15 @@ class BoundedSocket(AssociationSocket):
         del received[filled:]
         return received
 
+    def _acknowledge(self) -> None:
+        """Acknowledge what comes at once, until the kernel thinks better of it (tcp(7)).
+
+        A peer that writes a header and its body one after the other, as DCMTK does, waits 40 ms for the first
+        acknowledgement otherwise, with each response.
+        """
+        if self.socket is not None and self.socket.family in (socket.AF_INET, socket.AF_INET6):
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
     def send(self, bytestream: bytes) -> None:
         """Send all bytes; a peer that takes none for the network time-out counts as gone (Evt17)."""
         try:
@@ -165,6 +190,29 @@ class BoundedSocket(AssociationSocket):
             self.event_queue.put("Evt17")
         else:
             evt.trigger(self.assoc, evt.EVT_DATA_SENT, {"data": bytestream})
+
+    def send_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Send pieces one after the other, gathered by the kernel; else as `send`."""
+        try:
+            for start in range(0, len(pieces), _GATHERED):
+                self._gather(pieces[start : start + _GATHERED])
+            self._acknowledge()  # the answer
+        except (OSError, ValueError):
+            self.event_queue.put("Evt17")
+
+    def _gather(self, pieces: Sequence[Piece]) -> None:
+        if self.socket is None:
+            raise OSError(errno.ENOTCONN, "the connection is closed")
+        if isinstance(self.socket, ssl.SSLSocket):  # it cannot gather; a record for each header would be a waste
+            pieces = [b"".join(pieces)]
+        rest = [memoryview(piece) for piece in pieces]
+        while rest:
+            sent = self.socket.send(rest[0]) if len(rest) == 1 else self.socket.sendmsg(rest)
+            self.moved_at = time.monotonic()
+            while rest and sent >= len(rest[0]):
+                sent -= len(rest.pop(0))
+            if rest:
+                rest[0] = rest[0][sent:]
 
     def _shutdown_socket(self) -> None:
         """Close, also where there is no connection to shut down, as after a failed one."""
@@ -196,6 +244,8 @@ class TolerantMachine(StateMachine):
         """
         if self.current_state == "Sta13" and event == "Evt19":
             event = "Evt18"
+        if event == "Evt9" and self.current_state == "Sta6" and self._send_whole():
+            return
         if (event, self.current_state) not in TRANSITION_TABLE:
             return
         try:
@@ -205,6 +255,15 @@ class TolerantMachine(StateMachine):
             if isinstance(self.dul.socket, BoundedSocket):
                 self.dul.socket.hang_up()
             self.dul.event_queue.put("Evt17")
+
+    def _send_whole(self) -> bool:
+        """Action DT-1 for an object that goes as it lies in memory; False where it is another request's turn."""
+        request = self.dul.to_provider_queue.queue[0]
+        if not isinstance(request, Outgoing) or not isinstance(self.dul.socket, BoundedSocket):
+            return False
+        self.dul.to_provider_queue.get(False)
+        self.dul.socket.send_pieces(request.pieces)
+        return True
 
 
 class BoundedServer(ThreadedAssociationServer):
@@ -366,6 +425,7 @@ def install() -> None:
     for module in (pynetdicom.ae, pynetdicom.transport):
         setattr(module, "AssociationSocket", BoundedSocket)  # noqa: B010 - neither module exports the name
     setattr(pynetdicom.dul, "StateMachine", TolerantMachine)  # noqa: B010 - likewise
+    setattr(pynetdicom.association, "DULServiceProvider", WokenProvider)  # noqa: B010 - likewise
     _config.LOG_HANDLER_LEVEL = "none"
     _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)

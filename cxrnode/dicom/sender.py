@@ -15,8 +15,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import dcmread
 from pydicom.filewriter import write_dataset
 from pydicom.uid import ImplicitVRLittleEndian
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from cxrnode.dicom import contexts, statuses
@@ -69,18 +68,18 @@ class Outbound(Exchange):
         context = self.accepted.get(part10.pair)
         converted = False
         if context is not None:
-            dataset = data[part10.offset :]
+            dataset = memoryview(data)[part10.offset :]
         elif contexts.convertible(part10.transfer_syntax_uid):
             context = self.accepted.get((part10.sop_class_uid, ImplicitVRLittleEndian))
             converted = context is not None
-            dataset = _implicit(data) if converted else b""
+            dataset = memoryview(_implicit(data) if converted else b"")
         if context is None:
             return Sent(
                 status=statuses.SOP_CLASS_NOT_SUPPORTED,
                 kind=StatusClass.PERMANENT,
                 comment="no presentation context was accepted for this class and syntax",
             )
-        response = self._store(context, part10, dataset)
+        response = self.put(context, part10.sop_class_uid, part10.sop_instance_uid, dataset)
         return Sent(
             status=response.Status or 0,
             kind=statuses.classify(response.Status or 0).kind,
@@ -91,15 +90,6 @@ class Outbound(Exchange):
     def has(self, place: Place) -> bool:
         """Whether the peer has an object; the association must have been opened to `ask`. Raises AssociationFault."""
         return has_object(self, place)
-
-    def _store(self, context: PresentationContext, part10: Part10, dataset: bytes) -> C_STORE:
-        request = C_STORE()
-        request.Priority = 0  # medium
-        request.AffectedSOPClassUID = part10.sop_class_uid
-        request.AffectedSOPInstanceUID = part10.sop_instance_uid
-        request.DataSet = io.BytesIO(dataset)
-        answer: C_STORE = self.request(context, request, "C-STORE")[0]
-        return answer
 
 
 def open_association(
