@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,8 @@ _ASSOCIATIONS = 4
 def _ours(folder: Path) -> Iterator[tuple[int, int]]:
     folder.mkdir(parents=True)
     node = ServedNode(folder, archive_port=1)
-    text = node.config_path.read_text().replace('ae_title = "CXRNODE"', 'ae_title = "CXRNODE"\nroles = ["receive"]')
+    text, changed = re.subn(r"^roles = .*$", 'roles = ["receive"]', node.config_path.read_text(), flags=re.MULTILINE)
+    assert changed == 1, "the node's configuration names its roles elsewhere"
     node.config_path.write_text(text)
     with node:
         node.wait_ready("receive", 120)

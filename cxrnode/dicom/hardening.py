@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
+import select
 import socket
 import ssl
 import struct
@@ -76,6 +77,8 @@ class BoundedSocket(AssociationSocket):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.heard_at = time.monotonic()
+        self._pushed_back = bytearray()
+        self._memory = bytearray()
         if self._is_connected:
             self._bound_waits()
 
@@ -141,32 +144,68 @@ class BoundedSocket(AssociationSocket):
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read `nr_bytes`, or fewer if the peer closes. Raises OSError past the cap, TimeoutError past the deadline."""
+        self._require_room(nr_bytes)
+        start, self._pushed_back = self._pushed_back[:nr_bytes], self._pushed_back[nr_bytes:]
+        received = bytearray(nr_bytes)
+        received[: len(start)] = start
+        with memoryview(received) as view:
+            filled = len(start) + self._fill(view[len(start) :])
+        del received[filled:]
+        return received
+
+    def received(self, nr_bytes: int) -> memoryview:
+        """As `recv`, into memory that the next call uses again."""
+        self._require_room(nr_bytes)
+        if len(self._memory) < nr_bytes:
+            self._memory = bytearray(max(nr_bytes, min(2 * nr_bytes, PDU_CAP)))
+        view = memoryview(self._memory)[:nr_bytes]
+        return view[: self._fill(view)]
+
+    def push_back(self, start: bytearray) -> None:
+        """Let the next `recv` begin with these bytes."""
+        self._pushed_back = start + self._pushed_back
+
+    def more(self) -> bool:
+        """Whether bytes wait to be read now."""
+        if self.socket is None:
+            return False
+        if isinstance(self.socket, ssl.SSLSocket):
+            return self.socket.pending() > 0
+        poll = select.poll()
         try:
-            return self._read(nr_bytes)
+            poll.register(self.socket, select.POLLIN)
+        except ValueError:  # closed by another thread
+            return False
+        return bool(poll.poll(0))
+
+    def _fill(self, view: memoryview) -> int:
+        """Read until it is full or the peer closes; how many bytes came. Keeps what it raises in `unread`."""
+        try:
+            return self._filled(view)
         except OSError as error:
             self.unread = error
             raise
 
-    def _read(self, nr_bytes: int) -> bytearray:
+    def _require_room(self, nr_bytes: int) -> None:
         if nr_bytes > PDU_CAP:
-            raise OSError(errno.EMSGSIZE, f"a PDU of {nr_bytes} bytes is over the cap of {PDU_CAP}")
+            self.unread = OSError(errno.EMSGSIZE, f"a PDU of {nr_bytes} bytes is over the cap of {PDU_CAP}")
+            raise self.unread
+
+    def _filled(self, view: memoryview) -> int:
         if self.socket is None:
             raise OSError(errno.ENOTCONN, "the connection is closed")
-        deadline = time.monotonic() + self._patience + nr_bytes / SLOWEST
+        deadline = time.monotonic() + self._patience + len(view) / SLOWEST
         self._acknowledge()
-        received = bytearray(nr_bytes)
         filled = 0
-        with memoryview(received) as view:
-            while filled < nr_bytes:
-                count = self.socket.recv_into(view[filled:])
-                if not count:
-                    break
-                filled += count
-                self.heard_at = time.monotonic()
-                if self.heard_at > deadline:
-                    raise TimeoutError("the peer sends a PDU too slowly")
-        del received[filled:]
-        return received
+        while filled < len(view):
+            count = self.socket.recv_into(view[filled:])
+            if not count:
+                break
+            filled += count
+            self.heard_at = time.monotonic()
+            if self.heard_at > deadline:
+                raise TimeoutError("the peer sends a PDU too slowly")
+        return filled
 
     def _acknowledge(self) -> None:
         """Acknowledge what comes at once, until the kernel thinks better of it (tcp(7)).

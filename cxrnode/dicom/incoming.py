@@ -26,6 +26,7 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.dicom.hardening import MALFORMED
+from cxrnode.dicom.reactor import Value
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -37,6 +38,8 @@ SUFFIX = ".part"
 MAX_MESSAGE = 1 << 20
 #: Messages that may wait for their turn. We answer (1, 1) to asynchronous operations, so one is the rule.
 MAX_WAITING = 4
+#: Message control header: a fragment of the command, the last of its kind (PS3.8 annex E.2).
+_COMMAND, _LAST = 0x01, 0x02
 
 
 class IncomingFile:
@@ -75,7 +78,7 @@ class IncomingFile:
         """What comes from here on is data set."""
         self.dataset_offset = self.size
 
-    def write(self, piece: bytes) -> int:
+    def write(self, piece: bytes | memoryview) -> int:
         """Append, or drop once there is a fault. Never raises OSError."""
         if self._raw is not None:
             self.size += len(piece)
@@ -131,12 +134,22 @@ class IncomingMessages(DIMSEServiceProvider):
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Take a P-DATA indication, one value at a time; a malformed or excessive one aborts the association."""
-        for context_id, fragment in primitive.presentation_data_value_list:
+        self.take([(context_id, memoryview(value)) for context_id, value in primitive.presentation_data_value_list])
+
+    def take(self, values: list[Value]) -> None:
+        """Take the values of a PDU; as above. What a data set's fragments hold goes to its file from where it lies."""
+        for context_id, fragment in values:
             if self._broken:
                 return
-            one = P_DATA()
-            one.presentation_data_value_list.append((context_id, fragment))
             try:
+                control = fragment[0]
+                if self._arriving is not None and not control & _COMMAND:
+                    self._arriving.write(fragment[1:])
+                    if not control & _LAST:
+                        continue
+                    fragment = fragment[:1]
+                one = P_DATA()
+                one.presentation_data_value_list.append((context_id, bytes(fragment)))
                 self._take(one, context_id, len(fragment))
             except MALFORMED:
                 self._break_off()

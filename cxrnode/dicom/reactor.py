@@ -1,7 +1,8 @@
-"""The upper layer's thread of an association, woken by what there is to do. It decides nothing about a PDU.
+"""The upper layer's thread of an association: woken by what there is to do, and quick with what is most, P-DATA.
 
 pynetdicom's asks a thousand times a second whether there is anything: that cost a core for fifty idle associations, and
-up to a millisecond for each message. Here it waits for the socket and for a bell that every request rings.
+up to a millisecond for each message. Here it waits for the socket and for a bell that every request rings. And it
+copies each fragment of an object four times; here whoever takes fragments gets them where they were received.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import os
 import queue
 import select
+import struct
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pynetdicom.dul import DULServiceProvider
 
@@ -23,6 +26,54 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 0.05
 #: pynetdicom's own pause, while there is no connection to wait for.
 _POLL_SECONDS = 0.001
+#: P-DATA-TF (PS3.8 9.3.5), its header, and that of each value in it: item length, context.
+_P_DATA_TF = 0x04
+_HEADER = 6
+_ITEM = struct.Struct(">IB")
+#: PDUs taken in one turn: between turns timers and requests are looked at.
+_IN_A_TURN = 64
+
+#: Presentation context and fragment, which begins with the message control header (PS3.8 annex E.2).
+Value = tuple[int, memoryview]
+
+
+@runtime_checkable
+class TakesValues(Protocol):
+    """A DIMSE provider that takes fragments where they were received."""
+
+    def take(self, values: list[Value]) -> None:
+        """Take the values of one PDU; what is kept of them is copied, since the memory is used again."""
+
+
+@runtime_checkable
+class Connection(Protocol):
+    """What must be known of a socket to read PDUs from it fast."""
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Read so many bytes, or fewer at the end of the stream. Raises OSError."""
+
+    def received(self, nr_bytes: int) -> memoryview:
+        """As `recv`, into memory that is used again by the next call."""
+
+    def push_back(self, start: bytearray) -> None:
+        """Let the next `recv` begin with these bytes."""
+
+    def more(self) -> bool:
+        """Whether bytes wait to be read now."""
+
+
+def values_of(body: memoryview) -> Iterator[Value]:
+    """The values of a P-DATA-TF PDU, its header left out. Raises ValueError where lengths do not fit."""
+    at, size = 0, len(body)
+    while at < size:
+        if size - at < _ITEM.size:
+            raise ValueError("a value has no length")
+        length, context_id = _ITEM.unpack_from(body, at)
+        end = at + 4 + length
+        if length < 2 or end > size:
+            raise ValueError("a value has another length than it says")
+        yield context_id, body[at + _ITEM.size : end]
+        at = end
 
 
 class Bell:
@@ -96,6 +147,45 @@ class WokenProvider(DULServiceProvider):
     def unconnected(self) -> None:
         """There is no socket to wait on: poll."""
         self._run_loop_delay = _POLL_SECONDS
+
+    def _read_pdu_data(self) -> None:
+        """Read one PDU, and those that wait behind it where they are fragments that somebody takes."""
+        taker: object = self.assoc.dimse
+        connection: object = self.socket
+        if not isinstance(taker, TakesValues) or not isinstance(connection, Connection):
+            super()._read_pdu_data()
+            return
+        for _ in range(_IN_A_TURN):
+            if not self._took_fragments(taker, connection) or not connection.more():
+                return
+
+    def _took_fragments(self, taker: TakesValues, connection: Connection) -> bool:
+        """Read a PDU; whether it was one of fragments, in a state that takes them (Sta6), and well."""
+        try:
+            header = connection.recv(_HEADER)
+        except OSError:
+            self.event_queue.put("Evt17")
+            return False
+        if len(header) < _HEADER or header[0] != _P_DATA_TF or self.state_machine.current_state != "Sta6":
+            connection.push_back(header)
+            super()._read_pdu_data()
+            return False
+        length = int.from_bytes(header[2:])
+        try:
+            body = connection.received(length)
+        except OSError:
+            self.event_queue.put("Evt17")
+            return False
+        if len(body) < length:
+            self.event_queue.put("Evt17")
+            return False
+        try:
+            values = list(values_of(body))
+        except ValueError:
+            self.event_queue.put("Evt19")
+            return False
+        taker.take(values)
+        return self.event_queue.empty()
 
     def run_reactor(self) -> None:
         """Run until the association is over."""
