@@ -16,8 +16,7 @@ from typing import Any, Self
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association as Wire
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT, DimseServiceType
+from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT, DimsePrimitiveType, DimseServiceType
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
@@ -33,17 +32,30 @@ from cxrnode.dicom.destination import (
     Timeouts,
 )
 from cxrnode.dicom.outgoing import Outgoing, StoreRequest
+from cxrnode.dicom.reactor import WholeMessages
 from cxrnode.errors import Transient
 
 IMPLEMENTATION_VERSION_NAME = "CXRNODE"
 #: Bytes a peer must be able to take in one P-DATA value for us to send to it at all.
 _LEAST_PDU = 128
+#: Seconds in which the association's own thread comes to its checkpoint, in order.
+_PAUSES_WITHIN = 0.1
+#: Seconds that the answer to a report is waited for before another request, or the release.
+_ANSWERS_WITHIN = 5.0
 
 
-class _Messages(DIMSEServiceProvider):
+class Messages(WholeMessages):
     """Waits for a response as long as bytes go out, then for the DIMSE time-out, and never past the deadline."""
 
     deadline: float | None = None
+    #: Reports that are being answered: the association must not be released before that.
+    answering = 0
+
+    def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
+        """Send a message; after the answer to a report, one less is owed."""
+        super().send_msg(primitive, context_id)
+        if isinstance(primitive, N_EVENT_REPORT) and primitive.is_valid_response:
+            self.answering -= 1
 
     def get_msg(self, block: bool = False) -> tuple[None, None] | tuple[int, DimseServiceType]:
         """Return the next message, or (None, None) when there is none in time."""
@@ -73,7 +85,7 @@ class Exchange:
         self.wire = wire
         self.destination = destination
         self._deadline = deadline
-        self._messages = _Messages(wire)
+        self._messages = Messages(wire)
         self._messages.deadline = deadline
         wire.dimse = self._messages
         self._message_id = 0
@@ -127,10 +139,8 @@ class Exchange:
             raise self._broken(what)
         self._message_id = self._message_id % 0xFFFF + 1
         # The association's own thread reads messages too, unless it is paused here, as pynetdicom's send_* do.
-        wire._reactor_checkpoint.clear()
+        self._pause()
         try:
-            while not wire._is_paused and wire.is_alive():
-                time.sleep(0.0001)
             post(self._message_id)
             responses = [self._response(kind, what)]
             while many and responses[-1].Status in (0xFF00, 0xFF01):
@@ -138,6 +148,27 @@ class Exchange:
             return responses
         finally:
             wire._reactor_checkpoint.set()
+
+    def _answer_first(self) -> None:
+        """Wait until reports under way are answered: peers take another message in between for the answer."""
+        until = time.monotonic() + _ANSWERS_WITHIN
+        while self._messages.answering > 0 and time.monotonic() < until:
+            time.sleep(0.005)
+
+    def _pause(self) -> None:
+        """Have the association's own thread wait at its checkpoint."""
+        wire = self.wire
+        self._answer_first()
+        wire._reactor_checkpoint.clear()
+        told = time.monotonic()
+        while not wire._is_paused and wire.is_alive():
+            time.sleep(0.0001)
+            # A thread that has answered a report meanwhile says "not paused" of one that waits: it is sent around.
+            if time.monotonic() - told > _PAUSES_WITHIN:
+                wire._reactor_checkpoint.set()
+                time.sleep(0.002)
+                wire._reactor_checkpoint.clear()
+                told = time.monotonic()
 
     def _response(self, kind: type, what: str) -> Any:
         wire = self.wire
@@ -179,6 +210,7 @@ class Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None and self.wire.is_established:
+            self._answer_first()
             self.wire.release()
         elif self.wire.is_established:
             cut(self.wire)
@@ -200,7 +232,7 @@ def associate(
     entity.connection_timeout = timeouts.connect
     entity.acse_timeout = timeouts.acse
     entity.dimse_timeout = timeouts.dimse
-    entity.network_timeout = None  # _Messages and BoundedSocket watch over silence, in both directions
+    entity.network_timeout = None  # Messages and BoundedSocket watch over silence, in both directions
     aborts: list[A_ABORT] = []
 
     def note_abort(event: Event) -> None:

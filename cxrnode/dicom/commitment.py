@@ -22,7 +22,7 @@ from pynetdicom.dsutils import encode
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.presentation import PresentationContext, build_context
 
-from cxrnode.dicom.association import Exchange, associate
+from cxrnode.dicom.association import Exchange, Messages, associate
 from cxrnode.dicom.destination import AssociationFault, Destination, FaultKind, Stage, Timeouts
 from cxrnode.errors import Rejected, Transient
 
@@ -117,9 +117,11 @@ def report_handler(hear: Hear, *, destination: str = "") -> EventHandlerType:
     """What answers N-EVENT-REPORT: on our own association to `destination`, or on any that is made to us."""
 
     def answer(event: Event) -> tuple[int, None]:
+        wire = event.assoc
+        if isinstance(wire.dimse, Messages):
+            wire.dimse.answering += 1
         if event.event_type not in (_ALL, _SOME):
             return NO_SUCH_EVENT_TYPE, None
-        wire = event.assoc
         primitive = wire.requestor.primitive
         calling = str(primitive.calling_ae_title or "").strip() if primitive is not None else ""
         who = (

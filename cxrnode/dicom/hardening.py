@@ -43,7 +43,7 @@ from pynetdicom.transport import (
 )
 
 from cxrnode.dicom.outgoing import Outgoing, Piece
-from cxrnode.dicom.reactor import WokenProvider
+from cxrnode.dicom.reactor import WholeMessages, WokenProvider
 
 #: Bytes of the largest PDU read. We announce 256 KiB for P-DATA; an A-ASSOCIATE-RQ with 128 contexts needs about 200.
 PDU_CAP = 1 << 20
@@ -286,6 +286,8 @@ class TolerantMachine(StateMachine):
         if event == "Evt9" and self.current_state == "Sta6" and self._send_whole():
             return
         if (event, self.current_state) not in TRANSITION_TABLE:
+            if event == "Evt9":  # it stays at the head of the queue, and nothing else would ever be looked at again
+                self.dul.to_provider_queue.get(False)
             return
         try:
             super().do_action(event)
@@ -465,6 +467,7 @@ def install() -> None:
         setattr(module, "AssociationSocket", BoundedSocket)  # noqa: B010 - neither module exports the name
     setattr(pynetdicom.dul, "StateMachine", TolerantMachine)  # noqa: B010 - likewise
     setattr(pynetdicom.association, "DULServiceProvider", WokenProvider)  # noqa: B010 - likewise
+    setattr(pynetdicom.association, "DIMSEServiceProvider", WholeMessages)  # noqa: B010 - likewise
     _config.LOG_HANDLER_LEVEL = "none"
     _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)

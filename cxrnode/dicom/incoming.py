@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
-from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import DimseServiceType
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
@@ -26,7 +25,7 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.dicom.hardening import MALFORMED
-from cxrnode.dicom.reactor import Value
+from cxrnode.dicom.reactor import Value, WholeMessages
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -119,7 +118,7 @@ class IncomingFile:
         self.discard()
 
 
-class IncomingMessages(DIMSEServiceProvider):
+class IncomingMessages(WholeMessages):
     """The DIMSE provider of one accepted association: streams C-STORE data sets to files in `folder`."""
 
     def __init__(self, assoc: Association, folder: Path, limit: int, shortage: Callable[[], str]) -> None:

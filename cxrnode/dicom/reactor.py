@@ -15,6 +15,8 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import DimsePrimitiveType
 from pynetdicom.dul import DULServiceProvider
 
 if TYPE_CHECKING:
@@ -124,6 +126,23 @@ class _Rung(queue.Queue[Any]):
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         super().put(item, block, timeout)
         self._bell.ring()
+
+
+class WholeMessages(DIMSEServiceProvider):
+    """Sends one message after the other, from whichever thread.
+
+    A report on commitment is answered in a thread of its own (pynetdicom's), and may be while another request goes
+    out: without this the fragments of one would stand between those of the other.
+    """
+
+    def __init__(self, assoc: Association) -> None:
+        super().__init__(assoc)
+        self._sending = threading.Lock()
+
+    def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
+        """Send all fragments of a message behind each other."""
+        with self._sending:
+            super().send_msg(primitive, context_id)
 
 
 class WokenProvider(DULServiceProvider):

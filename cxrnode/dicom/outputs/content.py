@@ -82,6 +82,7 @@ class Item:
 
 
 @functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=1024)  # a report repeats its few dozen concepts
 def encoded_concept(concept: Concept) -> bytes:
     """A coded concept as the content of a sequence item (PS3.3 section 8.8)."""
     return (

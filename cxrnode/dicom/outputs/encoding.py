@@ -27,11 +27,16 @@ _NUL_PADDED = frozenset({"UI", "OB", "UN"})
 #: The longest value of each text VR (PS3.5 table 6.2-1), for strings of our own; copied values keep their length.
 _LIMITS = {"SH": 16, "CS": 16, "LO": 64, "UI": 64, "ST": 1024, "LT": 10240, "DS": 16, "IS": 12}
 
+#: The last element of our data sets.
+_PIXEL_DATA = 0x7FE00010
+
 Value: TypeAlias = str | int | bytes
 
 
 def ascii_text(text: str) -> str:
     """The text in ASCII, so that it reads the same under every character set; accents go, the rest becomes '?'."""
+    if text.isascii():
+        return text
     plain = unicodedata.normalize("NFKD", text)
     return "".join(c for c in plain if not unicodedata.combining(c)).encode("ascii", "replace").decode("ascii")
 
@@ -45,13 +50,18 @@ def tag_and_vr(keyword: str) -> tuple[int, str]:
     return tag, dictionary_VR(tag)
 
 
+@functools.lru_cache(maxsize=1024)
+def _head(tag: int, vr: str) -> bytes:
+    return struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr.encode()
+
+
 def element(tag: int, vr: str, value: bytes) -> bytes:
     """One element: tag, VR, length, value padded to even length. Raises ValueError where a short length overflows."""
     if len(value) % 2:
         value += b"\0" if vr in _NUL_PADDED else b" "
-    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr.encode()
+    head = _head(tag, vr)
     if vr in _LONG:
-        return head + struct.pack("<HI", 0, len(value)) + value
+        return b"".join((head, struct.pack("<HI", 0, len(value)), value))
     if len(value) > 0xFFFF:
         raise ValueError(f"the value of ({tag >> 16:04x},{tag & 0xFFFF:04x}) does not fit a {vr}")
     return head + struct.pack("<H", len(value)) + value
@@ -65,10 +75,12 @@ def item(content: bytes) -> bytes:
 class Attributes:
     """The elements of a data set or of one item, each already encoded. Written in the order of their tags."""
 
-    __slots__ = ("_elements",)
+    __slots__ = ("_elements", "_tail")
 
     def __init__(self) -> None:
         self._elements: dict[int, bytes] = {}
+        #: The value of PixelData, whose head is the last of the elements: megabytes that are joined once.
+        self._tail: tuple[bytes, ...] = ()
 
     def __contains__(self, keyword: str) -> bool:
         return tag_and_vr(keyword)[0] in self._elements
@@ -97,12 +109,16 @@ class Attributes:
 
     def put_pixels(self, value: bytes) -> Self:
         """Set PixelData to uncompressed 8-bit samples."""
-        return self.put_raw(0x7FE00010, "OB", value)
+        size = len(value) + len(value) % 2
+        self._elements[_PIXEL_DATA] = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, size)
+        self._tail = (value, b"\0" * (len(value) % 2))
+        return self
 
     def put_frame(self, frame: bytes) -> Self:
         """Set PixelData to one compressed frame in one fragment behind an empty offset table (PS3.5 A.4)."""
         padded = frame + b"\0" * (len(frame) % 2)
-        self._elements[0x7FE00010] = (
+        self._tail = ()
+        self._elements[_PIXEL_DATA] = (
             struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF)
             + item(b"")
             + item(padded)
@@ -112,7 +128,11 @@ class Attributes:
 
     def encode(self) -> bytes:
         """The elements in ascending order of their tags."""
-        return b"".join(self._elements[tag] for tag in sorted(self._elements))
+        return b"".join(self.pieces())
+
+    def pieces(self) -> tuple[bytes, ...]:
+        """What `encode` joins."""
+        return (*(self._elements[tag] for tag in sorted(self._elements)), *self._tail)
 
 
 def part10(content: Attributes, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
@@ -128,7 +148,7 @@ def part10(content: Attributes, *, sop_class_uid: str, sop_instance_uid: str, tr
         .encode()
     )
     length = element(0x00020000, "UL", struct.pack("<I", len(meta)))
-    return b"".join((b"\0" * 128, b"DICM", length, meta, content.encode()))
+    return b"".join((b"\0" * 128, b"DICM", length, meta, *content.pieces()))
 
 
 def _text(value: Value, vr: str) -> bytes:

@@ -6,14 +6,16 @@ import os
 import socket
 import threading
 import time
+import types
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
-from cxrnode.dicom.reactor import Bell, values_of
+from cxrnode.dicom.reactor import Bell, WholeMessages, values_of
 
 
 def descriptors() -> int:
@@ -113,3 +115,38 @@ def test_a_length_that_does_not_fit_is_refused_as_pynetdicom_refuses_it(
     else:
         with pytest.raises(ValueError, match="a value"):
             list(values_of(memoryview(whole)[6:]))
+
+
+class Queue:
+    """What a provider of the upper layer gets, with other threads let in between any two fragments."""
+
+    def __init__(self) -> None:
+        self.fragments: list[bytes] = []
+
+    def send_pdu(self, primitive: P_DATA) -> None:
+        self.fragments.append(primitive.presentation_data_value_list[0][1])
+        time.sleep(0.001)
+
+
+def test_messages_of_two_threads_go_out_one_after_the_other() -> None:
+    association = types.SimpleNamespace(
+        dul=Queue(), is_requestor=True, acceptor=types.SimpleNamespace(maximum_length=40), _handlers={}
+    )
+    association.get_handlers = lambda _event: []
+    messages = WholeMessages(association)  # type: ignore[arg-type]
+
+    def send() -> None:
+        for _ in range(5):
+            request = C_ECHO()
+            request.MessageID = 1
+            messages.send_msg(request, 1)
+
+    threads = [threading.Thread(target=send) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    controls = [fragment[0] for fragment in association.dul.fragments]
+    per_message = len(controls) // 15
+    assert per_message > 1
+    assert controls == ([1] * (per_message - 1) + [3]) * 15
