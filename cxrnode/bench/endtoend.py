@@ -166,6 +166,20 @@ class Bench:
                 found[f"{first} to {last}"] = 1000 * statistics.median(both)
         return found
 
+    def started(self, count: int) -> list[float]:
+        """Seconds from the rows' commit, just before Success, to the claim, of the newest `count` jobs."""
+        with self._database.read() as transaction:
+            newest = transaction.rows(sa.select(job.c.id, job.c.created_at).order_by(job.c.id.desc()).limit(count))
+            claimed = {
+                row.job_id: row.at
+                for row in transaction.rows(
+                    sa.select(event.c.job_id, event.c.at).where(
+                        event.c.name == "claimed", event.c.job_id.in_([one.id for one in newest])
+                    )
+                )
+            }
+        return [claimed[one.id] - one.created_at for one in newest if one.id in claimed]
+
     def bytes_out(self) -> float:
         """Megabytes of outputs a film."""
         with self._database.read() as transaction:

@@ -1,10 +1,14 @@
-"""Each stage of a film's way alone, in this process: what it costs the processor, in milliseconds a film."""
+"""Each stage of a film's way alone, in this process: what it costs the processor, in milliseconds a film.
+
+Receiving and sending are `exchanges`', which need another end.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
+from cxrnode.bench.exchanges import exchanges
 from cxrnode.bench.figures import Figure, take_turns
 from cxrnode.core.findings import Decision, Finding, Outcome, Report
 from cxrnode.dicom.header import dataset_sha256, identity_of, read_header, to_header
@@ -50,7 +54,7 @@ def stages(film: Path, bundle: Bundle, engine: NetworkEngine, folder: Path, *, s
     }
     costs = take_turns(steps, rounds=rounds)
     size_of = sum(map(len, made)) / 1e6
-    return [
+    found = [
         Figure(
             group=f"stages, {size}",
             name=name,
@@ -61,6 +65,7 @@ def stages(film: Path, bundle: Bundle, engine: NetworkEngine, folder: Path, *, s
         )
         for name, cost in costs.items()
     ]
+    return [*found, *exchanges(film, made, folder, size=size, rounds=rounds)]
 
 
 def two_shown(bundle: Bundle, engine: NetworkEngine, reading: Reading) -> Report:
