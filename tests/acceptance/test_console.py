@@ -330,8 +330,15 @@ def test_a_rejected_modality_is_admitted_by_the_lines_that_the_console_shows(
     assert tomllib.loads(text)["nodes"]["NEWROOM"]["can_send"] is True
     site.config.write_text(text)
     assert site.stop() == 0
+    before = site.log.stat().st_size
     site.start()
     assert site.storescu(films[2], "-aet", "NEWROOM")
+    # Those that come after need the console, which starts beside the listener.
+    wait_until(
+        lambda: any(one["role"] == "web" for one in site.logged("role_ready", since=before)),
+        seconds=60,
+        what="the console",
+    )
     assert pydicom.dcmread(films[2]).SOPInstanceUID in {
         row[0] for row in site.rows(sa.select(instance.c.sop_instance_uid).where(instance.c.calling_aet == "NEWROOM"))
     }
