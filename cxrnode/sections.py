@@ -408,9 +408,13 @@ class Heatmap(Section):
 
 
 class Sr(Section):
-    """`[sr]`: the document class and the coding scheme of the findings (SNOMED CT, or our own 99CXRNODE)."""
+    """`[sr]`: the document class, its title, and the coding scheme of the findings (SNOMED CT, or our own 99CXRNODE).
+
+    Under the title "measurement-report" programs find the measurements; OHIF 3.13.2 opens the one under "ai-reading".
+    """
 
     sop_class: Literal["comprehensive", "comprehensive3d"] = Field(default="comprehensive", alias="class")
+    title: Literal["measurement-report", "ai-reading"] = "measurement-report"
     scheme: Literal["SCT", "99CXRNODE"] = "SCT"
 
 

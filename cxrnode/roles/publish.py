@@ -105,6 +105,7 @@ def output_settings(config: Config) -> OutputSettings:
     """How this site wants its outputs made. Raises ConfigError for a value outside what outputs can do."""
     return OutputSettings(
         sr_class=config.sr.sop_class,
+        sr_title=config.sr.title,
         scheme=config.sr.scheme,
         min_findings=config.heatmap.min_findings,
         max_findings=config.heatmap.max_findings,

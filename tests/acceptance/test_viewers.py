@@ -179,6 +179,28 @@ def test_ohif_opens_the_structured_report(ohif: Ohif) -> None:
     ohif.wait_for_text("0.83", seconds=8)
 
 
+def test_ohif_opens_the_structured_report_that_has_our_own_title(ohif: Ohif, archive: Orthanc, study: Study) -> None:
+    """`[sr] title = "ai-reading"`: the same measurements, which OHIF then shows as text with their scores."""
+    drawn = phantom_dx(SEED + 1, PhantomFinding.EFFUSION, rows=512, cols=512)
+    buffer = io.BytesIO()
+    drawn.save_as(buffer, enforce_file_format=True)
+    source = pydicom.dcmread(io.BytesIO(buffer.getvalue()), stop_before_pixels=True)
+    settings = OutputSettings(sr_title="ai-reading")
+    (made,) = build_outputs(source, make_report(SCORES), None, None, settings, frozenset({"sr"}))
+    for one in (buffer.getvalue(), made.data):
+        archive.request("/instances", one, method="POST")
+    assert str(source.StudyInstanceUID) != study.uid
+    ohif.open(str(source.StudyInstanceUID))
+    try:
+        ohif.show("SR", "AI report PA")
+        told = ohif.wait_for_text("0.83")
+        ohif.shot("ohif-report")
+        assert "Pleural effusion" in told and "Present" in told and "Research use" in told
+        assert (ohif.complaints, ohif.troubled()) == ([], False)
+    finally:
+        ohif.open(study.uid)
+
+
 def test_ohif_still_shows_the_film_after_a_report_that_it_cannot_show(ohif: Ohif, study: Study) -> None:
     ohif.show("SR", "AI report AP")
     ohif.show("DX", "SYNTHETIC CHEST PA")

@@ -35,6 +35,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     # changes to the film, to the report, settings
     "as it is": ({}, {}, {}),
     "comprehensive 3D": ({}, {}, {"sr_class": "comprehensive3d"}),
+    "our own title": ({}, {}, {"sr_title": "ai-reading"}),
     "own codes": ({}, {}, {"scheme": "99CXRNODE"}),
     "probabilities": ({}, {"scale": Scale.PROBABILITY}, {}),
     "demonstration": ({}, {"reader": dataclasses.replace(make_report().reader, demonstration=True)}, {}),

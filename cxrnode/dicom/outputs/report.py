@@ -138,9 +138,11 @@ def _document(subject: Subject) -> Item:
 def measurement_report(subject: Subject, groups: tuple[Item, ...], evaluations: Item) -> Item:
     """The frame of TID 1500 around measurement groups and what is said in words."""
     film = Image(plain(subject.source, "SOPClassUID"), plain(subject.source, "SOPInstanceUID"))
+    # The title is of a context group that may be extended (PS3.16 CID 7021).
+    own = subject.settings.sr_title == "ai-reading"
     return Item(
         Relation.CONTAINS,
-        codes.IMAGING_MEASUREMENT_REPORT,
+        codes.AI_READING if own else codes.IMAGING_MEASUREMENT_REPORT,
         Container(template="1500"),
         (
             Item(Relation.MODIFIER, codes.LANGUAGE, codes.US_ENGLISH),

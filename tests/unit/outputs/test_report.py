@@ -354,10 +354,10 @@ def test_every_group_equals_the_one_that_highdicom_makes() -> None:
             assert shape_of(group_of(ds, finding.title)) == shape_of(expected)
 
 
-@pytest.mark.parametrize("sr_class", ["comprehensive", "comprehensive3d"])
-def test_highdicom_reads_the_report_as_the_groups_that_were_meant(sr_class: str) -> None:
+@pytest.mark.parametrize("given", [{}, {"sr_class": "comprehensive3d"}, {"sr_title": "ai-reading"}])
+def test_highdicom_reads_the_report_as_the_groups_that_were_meant(given: dict[str, Any]) -> None:
     report = make_report()
-    document: Any = srread(io.BytesIO(file_of(report, sr_class=sr_class).data))
+    document: Any = srread(io.BytesIO(file_of(report, **given).data))
     read = document.content.get_image_measurement_groups()
     expected = [f for f in report.findings if f.decision is not Decision.NOT_ASSESSED]
     assert [
