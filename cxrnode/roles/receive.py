@@ -105,7 +105,7 @@ class Receiver:
             log.warning("receipt_failed")
             self._context.spool.remove(kept.key)
             raise
-        if not made.new and not self._restored(made, kept):
+        if not made.new and made.spool_key != kept.key and not self._restored(made, kept):
             self._context.spool.remove(kept.key)
         log.info(
             "received" if made.new else "received_again",

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from cxrnode.core.lifecycle import JobEvent, advance_job
 from cxrnode.store.audit import note
-from cxrnode.store.database import Database, Transaction
+from cxrnode.store.database import Database, Row, Transaction
 from cxrnode.store.schema import identity, instance, job
 
 
@@ -77,12 +77,27 @@ def record(
 ) -> Receipt:
     """Insert the instance with its verdict and one job for each order, and return after the commit.
 
+    The same bytes again change nothing, unless they were ignored before and are accepted now: the rules changed, or
+    another sender has them. Then they are read.
+
     `ageing`: seconds of waiting that one step of priority is worth (design, rule 10).
     """
     row = dataclasses.asdict(arrival)
     accepted, who, header = row.pop("accepted"), row.pop("identity"), row.pop("header")
     who = {**who, "header": row.pop("kept_header")}
     with database.write() as transaction:
+
+        def queue(instance_id: int, order: Order) -> int:
+            return enqueue(
+                transaction,
+                instance_id,
+                order,
+                received_at=transaction.now,
+                ageing=ageing,
+                config_digest=config_digest,
+                rules_digest=rules_digest,
+            )
+
         new = transaction.insert_new(
             instance,
             {
@@ -95,13 +110,19 @@ def record(
         )
         if new is None:
             [known] = transaction.rows(
-                sa.select(instance.c.id, instance.c.spool_key).where(
+                sa.select(instance.c.id, instance.c.spool_key, instance.c.verdict, instance.c.reason)
+                .where(
                     instance.c.sop_instance_uid == arrival.sop_instance_uid,
                     instance.c.dataset_sha256 == arrival.dataset_sha256,
                 )
+                .with_for_update()
             )
             note(transaction, "received_again", instance_id=known.id, calling_aet=arrival.calling_aet)
-            return Receipt(instance_id=known.id, new=False, spool_key=known.spool_key)
+            if known.verdict != "ignored" or not accepted:
+                return Receipt(instance_id=known.id, new=False, spool_key=known.spool_key)
+            key = _accept_after_all(transaction, known, arrival, who)
+            jobs = tuple(queue(known.id, order) for order in orders)
+            return Receipt(instance_id=known.id, new=False, job_ids=jobs, spool_key=key)
         transaction.connection.execute(sa.insert(identity).values(instance_id=new.id, **who))
         note(transaction, "received", instance_id=new.id, calling_aet=arrival.calling_aet, size=arrival.size)
         note(
@@ -111,19 +132,35 @@ def record(
             reason=arrival.reason,
             rule=arrival.rule,
         )
-        jobs = tuple(
-            enqueue(
-                transaction,
-                new.id,
-                order,
-                received_at=transaction.now,
-                ageing=ageing,
-                config_digest=config_digest,
-                rules_digest=rules_digest,
-            )
-            for order in orders
-        )
+        jobs = tuple(queue(new.id, order) for order in orders)
         return Receipt(instance_id=new.id, new=True, job_ids=jobs, spool_key=new.spool_key)
+
+
+def _accept_after_all(transaction: Transaction, known: Row, arrival: Arrival, who: Mapping[str, Any]) -> str:
+    """Let an instance that was ignored be accepted, as if it came for the first time; return its key in the spool."""
+    key = arrival.spool_key if known.spool_key is None else known.spool_key
+    transaction.connection.execute(
+        sa.update(instance)
+        .where(instance.c.id == known.id)
+        .values(
+            verdict="accepted",
+            reason=arrival.reason,
+            rule=arrival.rule,
+            # From here on it is waited for: else it would be late at once.
+            received_at=transaction.now,
+            spool_key=key,
+        )
+    )
+    transaction.connection.execute(sa.update(identity).where(identity.c.instance_id == known.id).values(**who))
+    note(
+        transaction,
+        "accepted",
+        instance_id=known.id,
+        reason=arrival.reason,
+        rule=arrival.rule,
+        ignored_before=known.reason,
+    )
+    return str(key)
 
 
 def restore(database: Database, instance_id: int, key: str, *, instead_of: str | None) -> bool:

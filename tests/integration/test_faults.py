@@ -570,3 +570,29 @@ def test_a_spool_that_is_away_costs_a_delivery_nothing_and_it_goes_at_once_when_
     wait_until(lambda: site.states() == ["delivered"], seconds=20, what="a delivered job")
     assert site.one(sa.select(delivery.c.attempts))[0] == 0
     assert site.all(sa.select(circuit.c.open).where(circuit.c.open)) == []
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_film_that_no_rule_wanted_is_read_when_it_comes_again_after_the_rules_were_changed(
+    make_site: MakeSite, films: list[Path], removed: bool
+) -> None:
+    site = make_site()
+    wanted = site.config
+    (rule,) = wanted.rules
+    site.config = wanted.model_copy(update={"rules": (rule.model_copy(update={"when": {"calling_aet": ("CT",)}}),)})
+    number = site.receive(films[0])
+    assert site.states() == []
+    if removed:  # its time was over: the row stays, its bytes do not
+        periods = Periods(accepted=0.0, ignored=-1.0, failed=0.0)
+        for key in retention.retire(site.database, periods, limit=9):
+            site.spool.remove(key)
+        assert site.files() == 0
+    else:
+        site.receive(films[0])
+    assert (site.states(), site.files()) == ([], 0 if removed else 1)
+    site.config = wanted
+    assert site.receive(films[0]) == number
+    assert (site.states(), site.files()) == (["queued"], 1)
+    with reading(site) as (reader, keeper):
+        reader.turn(keeper)
+    assert site.states() == ["reported"]

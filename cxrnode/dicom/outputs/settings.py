@@ -42,12 +42,12 @@ class OutputSettings:
     `sr_class` is a key of SR_CLASSES; `sr_title` is "measurement-report" (126000 DCM, which programs look for) or
     "ai-reading" (our own, which OHIF shows as text). Heatmaps are made of the findings present and then of the
     top-ranked up to `min_findings`, never more than `max_findings`. `max_px` bounds the long side of a picture,
-    legend included, in pixels. `style` is "colour" (map and contour) or "contour" (for grey-scale destinations). `encoding`
-    is "raw" (Explicit VR Little Endian) or "jpeg" (baseline, lossy). `timezone` is an IANA name for films that state
-    no offset from UTC. `scheme` is "SCT" or "99CXRNODE": where the codes of findings come from; `concepts` replaces
-    single ones, as pairs of label and concept. `urgent` are the labels that a key object flags. `hl7_names` are MSH-4
-    to MSH-6 of messages; of all choices these alone are no part of the UIDs of DICOM objects. Raises ConfigError for
-    a value outside these.
+    legend included, in pixels. `style` is "colour" (map and contour) or "contour" (for grey-scale destinations).
+    `encoding` is "raw" (Explicit VR Little Endian) or "jpeg" (baseline, lossy). `timezone` is an IANA name for films
+    that state no offset from UTC. `scheme` is "SCT" or "99CXRNODE": where the codes of findings come from; `concepts`
+    replaces single ones, as pairs of label and concept. `urgent` are the labels that a key object flags. `hl7_names`
+    are MSH-4 to MSH-6 of messages; of all choices these alone are no part of the UIDs of DICOM objects. Raises
+    ConfigError for a value outside these.
     """
 
     sr_class: str = "comprehensive"
