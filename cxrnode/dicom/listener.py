@@ -8,6 +8,7 @@ status and keeps its film.
 from __future__ import annotations
 
 import dataclasses
+import re
 import socket
 import ssl
 import threading
@@ -324,5 +325,9 @@ def _hang_up(wire: Wire) -> None:
 
 
 def _comment(text: str) -> str:
-    """Error Comment (0000,0902) is LO: 64 characters of the default repertoire, no backslash, no control characters."""
-    return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)[:64].strip()
+    """Error Comment (0000,0902) is LO: 64 characters of the default repertoire, no backslash, no control characters.
+
+    A peer need not know where things lie on this machine: paths are left out. The log has them.
+    """
+    told = re.sub(r"(?<!\S)/\S+", "...", text)
+    return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in told)[:64].strip()

@@ -185,6 +185,11 @@ def test_it_serves_a_socket_that_somebody_else_listens_on(spool: Path, kept: Kep
     [
         (Answer(status=0x0000, comment="not said"), 0x0000, ""),
         (Answer(status=0xA900, comment="no such\\class \x1b é " + "x" * 90), 0xA900, "no such?class ? ? " + "x" * 46),
+        (
+            Answer(status=0xA700, comment="the spool folder /var/lib/x/spool is away; mount it"),
+            0xA700,
+            "the spool folder ... is away; mount it",
+        ),
         (Transient("disk full"), 0xA700, "disk full"),
         (Rejected("unusable"), 0xC000, "unusable"),
         (RuntimeError(PATIENT), 0xA700, "internal fault (RuntimeError)"),
