@@ -115,6 +115,8 @@ def mutate(pdus: list[bytes], chance: random.Random) -> None:
     for _ in range(chance.choice((1, 1, 2, 3))):
         where = chance.randrange(len(pdus))
         one = bytearray(pdus[where])
+        if len(one) < 6:  # cut off by the change before: it has no head that could be changed
+            continue
         match chance.randrange(11):
             case 0:  # another type
                 one[0] = chance.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 0x50, 0xFF))
