@@ -45,6 +45,8 @@ POLL_SECONDS = 1.0
 _PAUSE = 2.0
 #: Below so much room, in bytes, no film is claimed: its outputs would not fit. `receive` stops long before.
 _LEAST_ROOM = 64 << 20
+#: What the outputs of one film take at most, in bytes: three pictures of 1,200 px, a summary and a report.
+_FILM_ROOM = 12 << 20
 #: A batch is one part in so many of what waits, up to `reading.batch`: then one is read while others are looked at.
 _SPREAD = 3
 
@@ -142,7 +144,7 @@ class FilmReader:
         fault met a film: the cause is around the films, and they can wait for it to pass; EngineBroken, with every job
         back in the queue, where no film can be read.
         """
-        claims = self._claim()
+        claims = self._claim(len(keeper.held))
         if not claims:
             return False
         self._waits = ""
@@ -158,7 +160,7 @@ class FilmReader:
                     self._line.drain()
                 if self._waits or self._context.stopping.is_set():
                     break
-                claims = self._claim()
+                claims = self._claim(len(keeper.held))
             self._line.drain()
         except EngineBroken:
             self._end_line()
@@ -180,15 +182,22 @@ class FilmReader:
         with contextlib.suppress(Exception):
             self._line.drain()
 
-    def _claim(self) -> list[Claim]:
-        """The next batch. One film alone is taken at once; of many, so few that the steps of the line overlap."""
+    def _claim(self, held: int) -> list[Claim]:
+        """The next batch. One film alone is taken at once; of many, so few that the steps of the line overlap.
+
+        `held` films are in the line: where the disk is short, no more are taken than have room for their outputs.
+        """
         reading = self._context.config.reading
         found = self._switches.now()
         if found.paused(changes.READING):
             return []
         modes = {name: found.mode(name, mode) for name, mode in self._context.config.modes.items()}
-        if self._context.spool.free() < min(_LEAST_ROOM, self._context.config.spool.min_free):
+        room = self._context.spool.free() - min(_LEAST_ROOM, self._context.config.spool.min_free)
+        if room < 0:
             raise Transient("no room in the spool for outputs; free space")
+        most = min(self._most, 1 + room // _FILM_ROOM - held)
+        if most < 1:
+            return []
         return jobs.claim(
             self._context.database,
             owner=self._context.owner,
@@ -198,7 +207,7 @@ class FilmReader:
                 if modes[name] != "disabled" and self._can_read(name, one.engine)
             },
             engine={name: one.engine.name for name, one in self._models.items()},
-            limit=self._most,
+            limit=most,
             lease=reading.lease,
             limits=self._limits,
             spread=_SPREAD,
