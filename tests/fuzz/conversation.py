@@ -15,6 +15,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, MaximumLengthNotification
 from pynetdicom.pdu_primitives import ImplementationClassUIDNotification as ImplementationUID
 from pynetdicom.presentation import build_context
 
+from cxrnode.dicom import hardening
 from tests.fuzz.datasets import SYNTAXES
 from tests.integration.scripted import answered_status, command, data_pdu, read_pdu
 
@@ -62,7 +63,8 @@ def store(uid: str, dataset: bytes, context_id: int, *, chance: random.Random | 
     if chance is not None:
         _change_command(elements, chance)
     piece = chance.choice((1, 100, 4000, 16000, 60000)) if chance is not None and len(dataset) < 20000 else 16000
-    piece = max(piece, len(dataset) // 200 + 1)
+    # Few pieces, but none longer than the node says that it takes: that would be no request in order.
+    piece = min(max(piece, len(dataset) // 200 + 1), hardening.MAX_PDU - 12)
     pieces = [dataset[at : at + piece] for at in range(0, len(dataset), piece)] or [b""]
     return [
         data_pdu(command(*sorted(elements.items())), is_command=True, last=True, context_id=context_id),
