@@ -253,6 +253,7 @@ def _looked_at(viewer: Ohif, one: Seen) -> float:
     assert (viewer.complaints, viewer.troubled()) == ([], False)
     viewer.show(str(one.source.Modality), "")
     viewer.wait_for_text("1/1", seconds=PATIENCE)
+    viewer.close_player()
     if one.film.stem not in UNDRAWN:
         likenesses.append(viewer.wait_for_picture(film, seconds=PATIENCE))
     viewer.shot(f"film-{one.film.stem}-source")

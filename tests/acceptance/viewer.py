@@ -244,6 +244,13 @@ class Ohif:
         row = self._rows().filter(has_text=modality).filter(has_text=begins)
         row.dblclick()
 
+    def close_player(self) -> None:
+        """Close the film player that OHIF lays over every picture once a stack was opened, by its key."""
+        player = self._page.get_by_text("FPS", exact=True)
+        if player.count():
+            self._page.keyboard.press("c")
+            _until(lambda: not player.count(), 15, lambda: "the film player to be closed")
+
     def scroll(self) -> None:
         """One notch of the mouse wheel on the picture."""
         box = self._pane().bounding_box()
