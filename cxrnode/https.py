@@ -125,7 +125,7 @@ class HttpClient:
                     take(piece)
                 else:
                     kept += piece
-        except BaseException:
+        except BaseException:  # an interrupt too: an answer half read must not be taken for the next one; it goes on
             response.close()
             raise
         response.release_conn()
