@@ -41,8 +41,12 @@ IDENTIFIER_KEYS = frozenset(
 
 #: Libraries that put values of the data set or of SQL statements into their messages, always in quotes.
 _QUOTING = ("pydicom", "pynetdicom", "highdicom", "sqlalchemy", "py.warnings", "PIL", "gdcm")
-#: Louder than this they print identifiers (pynetdicom at INFO) or every poll (APScheduler, Alembic).
-_QUIET = ("pydicom", "pynetdicom", "highdicom", "sqlalchemy", "alembic", "apscheduler", "PIL", "asyncio", "py.warnings")
+#: Louder than this they print identifiers (pynetdicom at INFO, urllib3 the paths that it asks for) or every poll
+#: (APScheduler, Alembic).
+_QUIET = (
+    *("pydicom", "pynetdicom", "highdicom", "sqlalchemy", "alembic", "apscheduler", "PIL", "asyncio", "py.warnings"),
+    "urllib3",
+)
 
 _UID = re.compile(r"(?<![\w.])(?!1\.2\.840\.10008\.)(?:2\.25\.\d{6,}|[0-2](?:\.\d+){5,})(?![\w])")
 # Either quote, so that a name with an apostrophe ends where it ends; the s in Patient's opens nothing.

@@ -136,9 +136,9 @@ job = sa.Table(
     sa.Index("ix_job_created", "created_at"),
     sa.Index("ix_job_settled", "settled_at"),
     sa.Index("ix_job_pixels", "pixel_digest"),
-    # Small however many jobs there are: those that are still to be counted.
     # What the console's search walks: narrow, where a row with its report is a page on SQLite.
     sa.Index("ix_job_walk", "id", "state", "outcome", "model", "mode", "instance_id"),
+    # Small however many jobs there are: those that failed, are in dispute, or are still to be counted.
     sa.Index("ix_job_failed", "settled_at", sqlite_where=sa.text(FAILED), postgresql_where=sa.text(FAILED)),
     sa.Index("ix_job_disputed", "id", sqlite_where=sa.text(DISPUTED), postgresql_where=sa.text(DISPUTED)),
     sa.Index("ix_job_uncounted", "id", sqlite_where=sa.text(UNCOUNTED), postgresql_where=sa.text(UNCOUNTED)),

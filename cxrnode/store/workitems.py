@@ -19,7 +19,7 @@ from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Row
 from cxrnode.store.schema import delivery, delivery_output, identity, instance, job, output, workitem, workitem_film
 
-_UNDER_WAY = (DeliveryState.WAITING, DeliveryState.PENDING, DeliveryState.SENDING)
+_TO_BE_SENT = (DeliveryState.WAITING, DeliveryState.PENDING, DeliveryState.SENDING)
 
 
 class Stage(StrEnum):
@@ -31,6 +31,9 @@ class Stage(StrEnum):
     COMPLETED = "completed"
     CANCELED = "canceled"
     LOST = "lost"
+
+
+_UNDER_WAY = (Stage.ASKED, Stage.OURS, Stage.FETCHED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +84,7 @@ def under_way(database: Database, worklist: str, *, limit: int) -> list[Step]:
             sa.select(workitem)
             .where(
                 workitem.c.worklist == worklist,
-                workitem.c.state.in_((Stage.ASKED, Stage.OURS, Stage.FETCHED)),
+                workitem.c.state.in_(_UNDER_WAY),
                 workitem.c.not_before <= transaction.now,
             )
             .order_by(workitem.c.id)
@@ -92,17 +95,16 @@ def under_way(database: Database, worklist: str, *, limit: int) -> list[Step]:
 
 def count_under_way(database: Database, worklist: str) -> int:
     """How many steps of a worklist do not rest."""
-    stages = (Stage.ASKED, Stage.OURS, Stage.FETCHED)
     with database.read() as transaction:
-        its = workitem.c.worklist == worklist, workitem.c.state.in_(stages)
+        its = workitem.c.worklist == worklist, workitem.c.state.in_(_UNDER_WAY)
         return int(transaction.scalar(sa.select(sa.func.count()).select_from(workitem).where(*its)) or 0)
 
 
 def ask_for(database: Database, worklist: str, uid: str) -> Step | None:
     """Write down the key under which a step is to be claimed; None where it is under way already."""
     with database.write() as transaction:
-        stages = (Stage.ASKED, Stage.OURS, Stage.FETCHED)
-        known = sa.exists().where(workitem.c.worklist == worklist, workitem.c.uid == uid, workitem.c.state.in_(stages))
+        its = workitem.c.worklist == worklist, workitem.c.uid == uid, workitem.c.state.in_(_UNDER_WAY)
+        known = sa.exists().where(*its)
         if transaction.scalar(sa.select(known)):
             return None
         key = {"worklist": worklist, "uid": uid, "transaction_uid": f"2.25.{uuid.uuid4().int}"}
@@ -172,7 +174,7 @@ def progress(database: Database, step: Step) -> Progress:
         waits = transaction.scalar(
             sa.select(sa.func.count())
             .select_from(delivery)
-            .where(delivery.c.job_id.in_(telling), delivery.c.act == "report", delivery.c.state.in_(_UNDER_WAY))
+            .where(delivery.c.job_id.in_(telling), delivery.c.act == "report", delivery.c.state.in_(_TO_BE_SENT))
         )
         sent = transaction.rows(
             sa.select(
