@@ -8,13 +8,13 @@ import time
 import structlog
 
 from cxrnode.errors import Transient
-from cxrnode.readiness import Look, room
+from cxrnode.readiness import Look, disk, queue, room
 from cxrnode.roles.context import Context
 from cxrnode.store.audit import note
 
 log = structlog.get_logger()
 
-#: How long an answer holds, in seconds: a disk cannot fill meanwhile that has `spool.min_free` left.
+#: How long an answer about the queue holds, in seconds: it costs a query.
 _HOLDS = 1.0
 
 
@@ -26,31 +26,39 @@ def _say(short: Look) -> None:
 
 
 class Room:
-    """Whether another object may be taken; asked from many threads, looked up once a second."""
+    """Whether another object may be taken; asked from many threads.
+
+    The disk is looked at for each object, in microseconds: within the second for which an answer about the queue holds
+    a fast sender fills ten megabytes and more.
+    """
 
     def __init__(self, context: Context) -> None:
         """Look at this node's spool and queue."""
         self._context = context
         self._lock = threading.Lock()
         self._looked = float("-inf")
-        self._why = ""
+        self._queue: Look | None = None
+        self._short: frozenset[str] = frozenset()
 
     def shortage(self) -> str:
         """Why no object may be taken now, in a few words for its sender; "" where there is room."""
         with self._lock:
-            if time.monotonic() - self._looked < _HOLDS:
-                return self._why
-            self._looked = time.monotonic()
             try:
-                looks = room(self._context.config, self._context.database, self._context.spool)
+                if time.monotonic() - self._looked >= _HOLDS:
+                    # None first: a database that is away is not asked again at once.
+                    self._looked, self._queue = time.monotonic(), None
+                    self._queue = queue(self._context.config, self._context.database)
+                looks = [disk(self._context.config, self._context.spool), self._queue]
             except Transient:
-                self._why = "spool or database away; send again later"
-                return self._why
-            short = [one for one in looks if not one.ok]
-            before, self._why = self._why, f"no room ({short[0].name}); send again later" if short else ""
-        for one in short if not before else ():
+                looks = [None]
+            short = [one for one in looks if one is not None and not one.ok]
+            new = [one for one in short if one.name not in self._short]
+            self._short = frozenset(one.name for one in short)
+        for one in new:
             _say(one)
-        return self._why
+        if None in looks:
+            return "spool or database away; send again later"
+        return f"no room ({short[0].name}); send again later" if short else ""
 
 
 class RoomWatch:

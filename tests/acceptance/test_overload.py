@@ -106,7 +106,7 @@ def test_on_a_file_system_of_64_mb_films_are_refused_in_time_and_taken_again_whe
     # What was refused was not kept, not even in part; what was taken may wait for room for its results.
     assert list((small_disk / "spool" / "incoming").iterdir()) == []
     assert len(site.rows(sa.select(instance.c.id))) == len(taken)
-    assert free(site) > 10 * MIB
+    assert free(site) > 16 * MIB
 
     (small_disk / "ballast").unlink()
     number = 100
@@ -127,10 +127,19 @@ def test_a_long_queue_refuses_and_takes_films_again_as_it_is_read(
     make_site: MakeSite, recording_scp: RecordingScp, tmp_path: Path
 ) -> None:
     site = make_site((recording_scp.aet, recording_scp.port), phantoms=True)
-    swift(site, tmp_path, **{"[listen]": "[listen]\nmax_queue = 3"})
-    site.start()  # infer loads its model meanwhile
+    reading, deaf = 'roles = ["receive", "infer", "send", "tend"]', 'roles = ["receive", "send", "tend"]'
+    swift(site, tmp_path, **{"[listen]": "[listen]\nmax_queue = 3", reading: deaf})
+    site.start()  # nothing reads as yet, whatever else this machine does
     answers: list[int] = []
-    waiting = list(range(12))
+    waiting = list(range(40))
+    while waiting and 0xA700 not in answers:
+        answers += statuses(site, written(tmp_path / "films", waiting[:1]))
+        if answers[-1] == 0:
+            waiting.pop(0)
+    waiting = waiting[:8]
+    assert site.stop() == 0
+    site.config.write_text(site.config.read_text().replace(deaf, reading))
+    site.start()
     until = time.monotonic() + 120
     while waiting and time.monotonic() < until:
         answer = statuses(site, written(tmp_path / "films", waiting[:1]))
@@ -145,7 +154,7 @@ def test_a_long_queue_refuses_and_takes_films_again_as_it_is_read(
     assert site.logged("queue_full")
     site.wait_at_rest(120)
     assert {row.state for row in site.jobs()} == {"delivered"}
-    assert len(site.jobs()) == 12
+    assert len(site.jobs()) == answers.count(0)
 
 
 def resident(pid: int) -> int:

@@ -130,7 +130,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is looked at for each film, not once a second."""
+    """The queue is looked at for each film, not once a second."""
     monkeypatch.setattr(room, "_HOLDS", 0.0)
 
 
@@ -144,7 +144,7 @@ def run(made: Receiving) -> threading.Thread:
 
 
 def test_a_small_disk_refuses_before_it_is_full_and_goes_on_when_space_returns(
-    small_disk: Path, tmp_path: Path, hurried: None
+    small_disk: Path, tmp_path: Path
 ) -> None:
     films = written(tmp_path, 30, side=1024)
     (small_disk / "ballast").write_bytes(bytes(24 * MIB))
@@ -159,8 +159,9 @@ def test_a_small_disk_refuses_before_it_is_full_and_goes_on_when_space_returns(
         print(f"{taken} films taken, {len(answers) - taken} refused, {made.spool.free() / MIB:.1f} MiB left")
         assert answers == [0] * taken + [0xA700] * (20 - taken)
         assert 5 <= taken < 20
-        # One film went below the mark; nothing was written of those that were refused.
-        assert made.spool.free() > 10 * MIB
+        # One film (2 MiB) and its rows went below the mark of 16, however fast they came.
+        assert made.spool.free() > 12 * MIB
+        # Nothing was written of those that were refused.
         assert list(made.spool.incoming.iterdir()) == []
         assert made.instances() == taken
         # It is said wherever somebody may look, each with what to do.
@@ -187,7 +188,7 @@ def test_a_small_disk_refuses_before_it_is_full_and_goes_on_when_space_returns(
         made.database.close()
 
 
-def test_a_disk_that_is_full_to_the_last_byte_loses_nothing(small_disk: Path, tmp_path: Path, hurried: None) -> None:
+def test_a_disk_that_is_full_to_the_last_byte_loses_nothing(small_disk: Path, tmp_path: Path) -> None:
     """Something else filled it: neither file nor row can be written, and every film stays with its sender."""
     films = written(tmp_path, 6, side=1024)
     made = start(tmp_path, small_disk)
