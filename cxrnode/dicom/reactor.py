@@ -7,6 +7,7 @@ copies each fragment of an object four times; here whoever takes fragments gets 
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import select
@@ -192,8 +193,9 @@ class WokenProvider(DULServiceProvider):
         length = int.from_bytes(header[2:])
         try:
             body = connection.received(length)
-        except OSError:
-            self.event_queue.put("Evt17")
+        except OSError as error:
+            # One that is longer than is taken is an invalid PDU, and the peer is told so (PS3.8 table 9-10, AA-8).
+            self.event_queue.put("Evt19" if error.errno == errno.EMSGSIZE else "Evt17")
             return False
         if len(body) < length:
             self.event_queue.put("Evt17")

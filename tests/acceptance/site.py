@@ -182,6 +182,14 @@ class Site:
             return int(pid)
         return None
 
+    def resident(self, role: str) -> tuple[int, int]:
+        """Bytes of memory that a role's process holds now, and at its peak (VmRSS, VmHWM)."""
+        pid = self.pid(role)
+        assert pid is not None, f"{role} does not run"
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        now, peak = (int(lines[name].split()[0]) << 10 for name in ("VmRSS", "VmHWM"))
+        return now, peak
+
     def storescu(self, film: Path, *options: str, timeout: float = 60) -> bool:
         """Send one film with DCMTK's storescu; True if the node answered Success."""
         command = [require_tool("storescu"), "-v", "-aet", SENDER, "-aec", "CXRNODE", *options]

@@ -157,12 +157,6 @@ def test_a_long_queue_refuses_and_takes_films_again_as_it_is_read(
     assert len(site.jobs()) == answers.count(0)
 
 
-def resident(pid: int) -> int:
-    """Resident bytes of a process."""
-    fields = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in fields if line.startswith("VmRSS"))
-
-
 @pytest.mark.timeout(600)
 def test_a_burst_of_fifty_associations_is_taken_whole_in_bounded_memory(
     make_site: MakeSite, recording_scp: RecordingScp, tmp_path: Path
@@ -171,20 +165,18 @@ def test_a_burst_of_fifty_associations_is_taken_whole_in_bounded_memory(
     site = make_site((recording_scp.aet, recording_scp.port), phantoms=True)
     swift(site, tmp_path, **{'roles = ["receive", "infer", "send", "tend"]': 'roles = ["receive", "tend"]'})
     site.start()
-    pid = site.pid("receive")
-    assert pid is not None
     (tmp_path / "films").mkdir()
     films = [tmp_path / "films" / f"{number}.dcm" for number in range(50)]
     for number, path in enumerate(films):
         film(number, tiles=5).save_as(path, enforce_file_format=True)
     size = films[0].stat().st_size
     assert statuses(site, written(tmp_path / "first", [99])) == [0]
-    before = most = resident(pid)
+    before = most = site.resident("receive")[0]
     with concurrent.futures.ThreadPoolExecutor(50) as pool:
         began = time.monotonic()
         sent = [pool.submit(statuses, site, [path]) for path in films]
         while not all(one.done() for one in sent):
-            most = max(most, resident(pid))
+            most = max(most, site.resident("receive")[0])
             time.sleep(0.05)
         answers = [one.result() for one in sent]
         took = time.monotonic() - began

@@ -1,5 +1,5 @@
 """The PACS is away for the whole run: every film is taken and read, one connection a minute is tried, and when it is
-back everything goes out in the order of rank. `make away-proof` does it with a thousand films."""
+back everything goes out in the order of rank. No process grows meanwhile. `make away-proof` takes a thousand films."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from tests.peers import RecordingScp, unused_port, wait_until
 FILMS = int(os.environ.get("CXRNODE_AWAY_FILMS", "40"))
 #: Seconds between two tries, by the default of `send.probe_every`.
 MINUTE = 60.0
+MIB = 1 << 20
+#: What a process may grow by after a tenth of the films, in bytes; a film is 0.6 MB.
+GROWTH = 32 * MIB
 
 
 class Away:
@@ -77,11 +80,15 @@ def test_films_wait_for_a_pacs_that_is_away_and_go_out_in_order_when_it_is_back(
     try:
         site.start(wait_for="infer")
         began = time.monotonic()
+        early: dict[str, tuple[int, int]] = {}
         # Every tenth film is urgent, and comes after those that it goes before.
         for number in range(FILMS):
             urgent = number % 10 == 9
             films = written(tmp_path / "films", [number])
             assert statuses(site, films, calling_aet="STAT" if urgent else "MODALITY") == [0], f"film {number}"
+            if number == FILMS // 10:
+                wait_until(lambda: site.states()["job reported"] > FILMS // 20, seconds=120, what="films read")
+                early = {role: site.resident(role) for role in ("receive", "infer", "tend")}
         accepted = time.monotonic() - began
         wait_until(
             lambda: site.states()["job reported"] == FILMS, seconds=60 + 5 * FILMS, what=f"films read {site.states()}"
@@ -94,6 +101,8 @@ def test_films_wait_for_a_pacs_that_is_away_and_go_out_in_order_when_it_is_back(
             what="the try",
         )
         attempts = list(away.attempts)
+        late = {role: site.resident(role) for role in early}
+        idle = site.resident("send")
     finally:
         away.end()
 
@@ -104,6 +113,7 @@ def test_films_wait_for_a_pacs_that_is_away_and_go_out_in_order_when_it_is_back(
         back = time.monotonic()
         wait_until(lambda: site.states()["job delivered"] == FILMS, seconds=60 + 2 * FILMS, what="the rest")
         drained = time.monotonic() - back
+        early, late = {**early, "send": idle}, {**late, "send": site.resident("send")}
     finally:
         pacs.stop()
 
@@ -113,6 +123,10 @@ def test_films_wait_for_a_pacs_that_is_away_and_go_out_in_order_when_it_is_back(
         f"{len(attempts)} tries, {min(between):.1f} to {max(between):.1f} s apart; "
         f"delivered in {drained:.1f} s over {pacs.associations} associations"
     )
+    for role, (now, peak) in late.items():
+        before = early[role][0]
+        print(f"{role}: {before / MIB:.1f} MiB early, {now / MIB:.1f} at the end, {peak / MIB:.1f} at its peak")
+    assert [role for role in late if late[role][0] - early[role][0] > GROWTH] == []
     # Of two clocks, and of a process that may be scheduled late between them: half a second.
     assert min(between) > MINUTE - 0.5
     # Each once, in the order of rank, the urgent ones first.
