@@ -1,0 +1,56 @@
+"""The state machine of an association (PS3.8 section 9.2), for which nothing that comes at the wrong time is fatal."""
+
+from __future__ import annotations
+
+import struct
+
+from pydicom.errors import BytesLengthException
+from pynetdicom.fsm import TRANSITION_TABLE, StateMachine
+
+from cxrnode.dicom.hardening.sockets import BoundedSocket
+from cxrnode.dicom.outgoing import Outgoing
+
+#: What a malformed PDU or message makes pydicom and pynetdicom raise; the association ends with it.
+MALFORMED = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError),
+    *(BytesLengthException, RecursionError, TypeError, ValueError, struct.error),
+)
+
+
+class TolerantMachine(StateMachine):
+    """The state machine of PS3.8 table 9-10, where an event that the table does not have for a state changes nothing.
+
+    They are our own primitives, sent while the peer was ending the association: everything that a peer can do is in
+    the table.
+    """
+
+    def do_action(self, event: str) -> None:
+        """Do what the table says, if it says anything.
+
+        A peer that was told A-ABORT and sends on what is no PDU is hung up on, as if the timer had run out: the table
+        would answer each six bytes of it with another A-ABORT.
+        """
+        if self.current_state == "Sta13" and event == "Evt19":
+            event = "Evt18"
+        if event == "Evt9" and self.current_state == "Sta6" and self._send_whole():
+            return
+        if (event, self.current_state) not in TRANSITION_TABLE:
+            if event == "Evt9":  # it stays at the head of the queue, and nothing else would ever be looked at again
+                self.dul.to_provider_queue.get(False)
+            return
+        try:
+            super().do_action(event)
+        except MALFORMED:
+            # An A-ABORT for a reason that there is not, say: as if the peer had hung up.
+            if isinstance(self.dul.socket, BoundedSocket):
+                self.dul.socket.hang_up()
+            self.dul.event_queue.put("Evt17")
+
+    def _send_whole(self) -> bool:
+        """Action DT-1 for an object that goes as it lies in memory; False where it is another request's turn."""
+        request = self.dul.to_provider_queue.queue[0]
+        if not isinstance(request, Outgoing) or not isinstance(self.dul.socket, BoundedSocket):
+            return False
+        self.dul.to_provider_queue.get(False)
+        self.dul.socket.send_pieces(request.pieces)
+        return True

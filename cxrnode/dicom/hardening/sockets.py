@@ -1,0 +1,232 @@
+"""The socket of an association: a cap on every length, a deadline on every wait, and why it ended."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pynetdicom import evt
+from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
+
+from cxrnode.dicom.outgoing import Piece
+from cxrnode.dicom.reactor import WokenProvider
+
+#: Bytes of the largest PDU read. We announce 256 KiB for P-DATA; an A-ASSOCIATE-RQ with 128 contexts needs about 200.
+PDU_CAP = 1 << 20
+#: The maximum length we announce (PS3.8 annex D.1).
+MAX_PDU = 256 * 1024
+#: Within a PDU a peer must move at least this many bytes a second, after the network time-out's grace.
+SLOWEST = 1024
+#: Pieces that one call hands to the kernel (IOV_MAX is 1024); over TLS, so many are copied together.
+_GATHERED = 32
+
+
+class BoundedSocket(AssociationSocket):
+    """The socket of an association, with a cap on lengths and a deadline on every wait.
+
+    `fault` is why connecting failed, `unread` why reading ended; `moved_at` and `heard_at` (monotonic seconds) are when
+    bytes last left and came.
+    """
+
+    fault: OSError | None = None
+    unread: OSError | None = None
+    moved_at: float = 0.0
+    heard_at: float = 0.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.heard_at = time.monotonic()
+        self._pushed_back = bytearray()
+        self._memory = bytearray()
+        if self._is_connected:
+            self._bound_waits()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing has passed for a second."""
+        return time.monotonic() - max(self.heard_at, self.moved_at) > 1.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether bytes wait to be read. Asked in a loop, which waits here while there is nothing to do."""
+        provider = self.assoc.dul
+        if not isinstance(provider, WokenProvider) or self.socket is None or not self._is_connected:
+            if isinstance(provider, WokenProvider):
+                provider.unconnected()
+            return super().ready
+        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
+            return True  # decrypted already: the descriptor does not tell
+        try:
+            return provider.readable(self.socket)
+        except (OSError, ValueError):
+            self.event_queue.put("Evt17")
+            return False
+
+    @property
+    def _patience(self) -> float:
+        """Seconds without a byte. A sender sets no network time-out: pynetdicom's counts only what is received."""
+        return self.assoc.network_timeout or self.assoc.dimse_timeout or 60.0
+
+    def _bound_waits(self) -> None:
+        if self.socket is None:
+            return
+        self.socket.settimeout(self._patience)
+        # A C-STORE response is one small segment: without this it waits for the peer's delayed acknowledgement.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def connect(self, primitive: T_CONNECT) -> None:
+        """Connect to the peer, TLS handshake included, within the connection time-out; keep the fault if it fails."""
+        if self.socket is None:
+            raise ValueError("this association has no socket to connect")
+        try:
+            self.socket.settimeout(self.assoc.connection_timeout)
+            # A large buffer would swallow a whole object at once, and a slow peer could not be told from a dead one.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_PDU)
+            self.socket.connect(primitive.address_info.as_tuple)
+            if self.tls_args:
+                context, name = self.tls_args
+                self.socket = context.wrap_socket(self.socket, server_hostname=name)
+            self._bound_waits()
+            self.assoc.requestor.address_info = AddressInformation.from_tuple(self.socket.getsockname())
+        except OSError as error:
+            self.fault = error
+            self._shutdown_socket()
+            self.socket = None
+            primitive.result = "Evt17"
+        else:
+            self._is_connected = True
+            primitive.result = "Evt2"
+            evt.trigger(self.assoc, evt.EVT_CONN_OPEN, {"address": primitive.address_info.as_tuple})
+        finally:
+            self.provider_queue.put(primitive)
+            self._ready.set()
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Read `nr_bytes`, or fewer if the peer closes. Raises OSError past the cap, TimeoutError past the deadline."""
+        self._require_room(nr_bytes)
+        start, self._pushed_back = self._pushed_back[:nr_bytes], self._pushed_back[nr_bytes:]
+        received = bytearray(nr_bytes)
+        received[: len(start)] = start
+        with memoryview(received) as view:
+            filled = len(start) + self._fill(view[len(start) :])
+        del received[filled:]
+        return received
+
+    def received(self, nr_bytes: int) -> memoryview:
+        """As `recv`, into memory that the next call uses again."""
+        self._require_room(nr_bytes)
+        if len(self._memory) < nr_bytes:
+            self._memory = bytearray(max(nr_bytes, min(2 * nr_bytes, PDU_CAP)))
+        view = memoryview(self._memory)[:nr_bytes]
+        return view[: self._fill(view)]
+
+    def push_back(self, start: bytearray) -> None:
+        """Let the next `recv` begin with these bytes."""
+        self._pushed_back = start + self._pushed_back
+
+    def more(self) -> bool:
+        """Whether bytes wait to be read now."""
+        if self.socket is None:
+            return False
+        if isinstance(self.socket, ssl.SSLSocket):
+            return self.socket.pending() > 0
+        poll = select.poll()
+        try:
+            poll.register(self.socket, select.POLLIN)
+        except ValueError:  # closed by another thread
+            return False
+        return bool(poll.poll(0))
+
+    def _fill(self, view: memoryview) -> int:
+        """Read until it is full or the peer closes; how many bytes came. Keeps what it raises in `unread`."""
+        try:
+            return self._filled(view)
+        except OSError as error:
+            self.unread = error
+            raise
+
+    def _require_room(self, nr_bytes: int) -> None:
+        if nr_bytes > PDU_CAP:
+            self.unread = OSError(errno.EMSGSIZE, f"a PDU of {nr_bytes} bytes is over the cap of {PDU_CAP}")
+            raise self.unread
+
+    def _filled(self, view: memoryview) -> int:
+        if self.socket is None:
+            raise OSError(errno.ENOTCONN, "the connection is closed")
+        deadline = time.monotonic() + self._patience + len(view) / SLOWEST
+        self._acknowledge()
+        filled = 0
+        while filled < len(view):
+            count = self.socket.recv_into(view[filled:])
+            if not count:
+                break
+            filled += count
+            self.heard_at = time.monotonic()
+            if self.heard_at > deadline:
+                raise TimeoutError("the peer sends a PDU too slowly")
+        return filled
+
+    def _acknowledge(self) -> None:
+        """Acknowledge what comes at once, until the kernel thinks better of it (tcp(7)).
+
+        A peer that writes a header and its body one after the other, as DCMTK does, waits 40 ms for the first
+        acknowledgement otherwise, with each response.
+        """
+        if self.socket is not None and self.socket.family in (socket.AF_INET, socket.AF_INET6):
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def send(self, bytestream: bytes) -> None:
+        """Send all bytes; a peer that takes none for the network time-out counts as gone (Evt17)."""
+        try:
+            if self.socket is None:
+                raise OSError(errno.ENOTCONN, "the connection is closed")
+            rest = memoryview(bytestream)
+            while rest:
+                rest = rest[self.socket.send(rest) :]
+                self.moved_at = time.monotonic()
+        except (OSError, ValueError):
+            self.event_queue.put("Evt17")
+        else:
+            evt.trigger(self.assoc, evt.EVT_DATA_SENT, {"data": bytestream})
+
+    def send_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Send pieces one after the other, gathered by the kernel; else as `send`."""
+        try:
+            for start in range(0, len(pieces), _GATHERED):
+                self._gather(pieces[start : start + _GATHERED])
+            self._acknowledge()  # the answer
+        except (OSError, ValueError):
+            self.event_queue.put("Evt17")
+
+    def _gather(self, pieces: Sequence[Piece]) -> None:
+        if self.socket is None:
+            raise OSError(errno.ENOTCONN, "the connection is closed")
+        if isinstance(self.socket, ssl.SSLSocket):  # it cannot gather; a record for each header would be a waste
+            pieces = [b"".join(pieces)]
+        rest = [memoryview(piece) for piece in pieces]
+        while rest:
+            sent = self.socket.send(rest[0]) if len(rest) == 1 else self.socket.sendmsg(rest)
+            self.moved_at = time.monotonic()
+            while rest and sent >= len(rest[0]):
+                sent -= len(rest.pop(0))
+            if rest:
+                rest[0] = rest[0][sent:]
+
+    def _shutdown_socket(self) -> None:
+        """Close, also where there is no connection to shut down, as after a failed one."""
+        self.hang_up()
+        if self.socket is not None:
+            self.socket.close()
+
+    def hang_up(self) -> None:
+        """Wake whatever waits on this socket: it reads the end of the stream."""
+        try:
+            if self.socket is not None:
+                self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is closed already, which is what was wanted
