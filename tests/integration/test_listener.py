@@ -688,12 +688,13 @@ def test_who_does_not_get_as_far_as_an_association_is_told_of_with_the_cause(
     granted = after(associated(plain), b"\x04\x00" + (1 << 31).to_bytes(4, "big"))
     assert (granted.cause, granted.refusal, granted.calling_aet != "") == (None, None, True)
     assert "over the cap" in granted.reason
-    told = associated(plain)
+    told, before = associated(plain), len(ended)
     told.sendall(b"\x04\x00" + (1 << 31).to_bytes(4, "big"))
     told.settimeout(10)
     # PS3.8 table 9-26: A-ABORT by the provider, unrecognised or unexpected; then it hangs up on what goes on.
     assert (told.recv(1), told.recv(9)[7:8]) == (b"\x07", b"\x02")
     told.close()
+    assert await_that(lambda: len(ended) > before)
     first = associated(plain)
     second = after(connected(plain), request_pdu())
     assert (second.refusal, second.cause) == (Refusal.LIMIT, None)
