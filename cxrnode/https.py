@@ -55,13 +55,17 @@ class HttpClient:
         """
         parts = urlsplit(url)
         self.host = parts.hostname or ""
+        self.port = parts.port or (443 if parts.scheme == "https" else 80)
         #: Host and port.
-        self.where = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+        self.where = f"{parts.hostname}:{self.port}"
         self._what = what
-        self._base = parts.path.rstrip("/")
         self._seconds = timeout
-        self._headers = {"User-Agent": "cxrnode", **_authorisation(auth, what)}
-        options: dict[str, Any] = {"ssl_context": _context(tls, what)} if parts.scheme == "https" else {}
+        #: What says who we are, for a connection of another kind to the same server; of TLS, and of the URL, too.
+        self.authorisation = _authorisation(auth, what)
+        self.tls = _context(tls, what) if parts.scheme == "https" else None
+        self.base = parts.path.rstrip("/")
+        self._headers = {"User-Agent": "cxrnode", **self.authorisation}
+        options: dict[str, Any] = {"ssl_context": self.tls} if self.tls else {}
         kind = urllib3.HTTPSConnectionPool if options else urllib3.HTTPConnectionPool
         limits = urllib3.Timeout(connect=connect_timeout, read=timeout)
         self._pool = kind(self.host, parts.port, timeout=limits, maxsize=2, retries=False, **options)
@@ -108,7 +112,7 @@ class HttpClient:
         until = time.monotonic() + self._seconds
         response = self._pool.urlopen(
             method,
-            self._base + path,
+            self.base + path,
             body=body or None,
             headers={**self._headers, **headers},
             redirect=False,

@@ -301,13 +301,15 @@ class Worklist(Section):
 
     `url` is that of its DICOMweb services, `films_url` of the WADO-RS that has the films, where that is another. Its
     films count as sent by the AE title `aet` in rules and in the audit. `match` maps DICOM keywords, dotted into
-    sequences, to what a scheduled workitem must say to be ours.
+    sequences, to what a scheduled workitem must say to be ours. `subscribe`: hear what the server says by itself,
+    such as that somebody wants a step cancelled.
     """
 
     url: Annotated[str, AfterValidator(_web_url)]
     films_url: Annotated[str, AfterValidator(lambda url: _web_url(url) if url else url)] = ""
     aet: AETitle
     match: Mapping[str, str] = Field(default_factory=dict)
+    subscribe: bool = True
     poll_every: Duration = 30.0
     timeout: Duration = 20.0
     connect_timeout: Duration = 3.0

@@ -105,7 +105,7 @@ class Worklist:
 
     def look(self, uid: str) -> Workitem:
         """One workitem as it is now. Raises NotOurs where there is none, Transient."""
-        answer = self._server.ask("GET", f"/workitems/{_in_path(uid)}", headers={"Accept": _JSON}, largest=_LARGEST)
+        answer = self._server.ask("GET", f"/workitems/{in_path(uid)}", headers={"Accept": _JSON}, largest=_LARGEST)
         if answer.status in (404, 410):
             raise NotOurs
         found = self._listed(answer)
@@ -173,7 +173,7 @@ class Worklist:
     def _update(self, uid: str, transaction_uid: str, change: Dataset) -> None:
         # The key stands in the query (PS3.18 11.6.1), and in the payload for servers that look there (PS3.4 CC.2.6).
         change.TransactionUID = UID(transaction_uid)
-        answer = self._send("POST", f"/workitems/{_in_path(uid)}?{_in_path(transaction_uid)}", change)
+        answer = self._send("POST", f"/workitems/{in_path(uid)}?{in_path(transaction_uid)}", change)
         if answer.status not in (200, 204):
             raise NotOurs
 
@@ -181,8 +181,8 @@ class Worklist:
         change = Dataset()
         change.TransactionUID = UID(transaction_uid)
         change.ProcedureStepState = str(state)
-        path = f"/workitems/{_in_path(uid)}/state"
-        named = f"{path}/{_in_path(self._ae_title)}"
+        path = f"/workitems/{in_path(uid)}/state"
+        named = f"{path}/{in_path(self._ae_title)}"
         answer = self._send("PUT", named if self._requester_in_path else path, change)
         if answer.status == 405 or (answer.status == 404 and not self._requester_in_path):
             other = self._send("PUT", path if self._requester_in_path else named, change)
@@ -214,7 +214,8 @@ def _known(keyword: str) -> bool:
     return all(tag_for_keyword(part) is not None for part in keyword.split("."))
 
 
-def _in_path(text: str) -> str:
+def in_path(text: str) -> str:
+    """Text as a segment of a URL's path."""
     return quote(text, safe="")
 
 
@@ -224,22 +225,22 @@ def _workitem(said: Dataset) -> Workitem:
     for series in _items(said, "InputInformationSequence"):
         for one in _items(series, "ReferencedSOPSequence"):
             uids = (
-                _text(series, "StudyInstanceUID"),
-                _text(series, "SeriesInstanceUID"),
-                _text(one, "ReferencedSOPInstanceUID"),
+                text_of(series, "StudyInstanceUID"),
+                text_of(series, "SeriesInstanceUID"),
+                text_of(one, "ReferencedSOPInstanceUID"),
             )
             if all(UID(uid).is_valid for uid in uids) and len(inputs) < MOST_INPUTS:
                 inputs.append(Place(study_instance_uid=uids[0], series_instance_uid=uids[1], sop_instance_uid=uids[2]))
     kinds = [
         Concept(
-            value=_text(one, "CodeValue"),
-            scheme=_text(one, "CodingSchemeDesignator"),
-            meaning=_text(one, "CodeMeaning"),
+            value=text_of(one, "CodeValue"),
+            scheme=text_of(one, "CodingSchemeDesignator"),
+            meaning=text_of(one, "CodeMeaning"),
         )
         for one in _items(said, "ScheduledWorkitemCodeSequence")
     ]
-    state = _text(said, "ProcedureStepState")
-    uid = _text(said, "SOPInstanceUID")
+    state = text_of(said, "ProcedureStepState")
+    uid = text_of(said, "SOPInstanceUID")
     return Workitem(
         uid=uid if UID(uid).is_valid else "",
         state=StepState(state) if state in list(StepState) else StepState.CANCELED,
@@ -255,7 +256,8 @@ def _items(said: Dataset, keyword: str) -> list[Dataset]:
         return []
 
 
-def _text(said: Dataset, keyword: str) -> str:
+def text_of(said: Dataset, keyword: str) -> str:
+    """The value of an attribute as text; empty where it is not there, or cannot be read."""
     try:
         return str(said.get(keyword) or "").strip()
     except PARSE_FAULTS:

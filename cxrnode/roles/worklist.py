@@ -2,7 +2,8 @@
 
 It stands beside `receive`: what it fetches goes the same way, rules and gate included, and its result to where the rule
 says. The worklist is told what is under way, and at the end what was made, or why nothing was (IHE AIW-I, Task
-Performer). Of many nodes one works off a worklist at a time.
+Performer). A request to cancel is heard over the event channel, and honoured as long as something can be left undone.
+Of many nodes one works off a worklist at a time.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from cxrnode.dicom.header import dataset_offset, dataset_sha256
 from cxrnode.dicom.incoming import PREFIX, SUFFIX
 from cxrnode.dicom.listener import Received
 from cxrnode.dicom.part10 import Part10
-from cxrnode.dicom.ups import Made, NotOurs, Workitem, Worklist
+from cxrnode.dicom.ups import Made, NotOurs, StepState, Workitem, Worklist
+from cxrnode.dicom.ups_events import Channel, EventType, Heard
 from cxrnode.errors import Rejected, Transient
 from cxrnode.https import HttpClient
 from cxrnode.roles.context import Context, work_until_stopped
 from cxrnode.roles.receive import Receiver
-from cxrnode.store import duties, workitems
+from cxrnode.store import duties, withdrawals, workitems
+from cxrnode.store.withdrawals import Cause
 from cxrnode.store.workitems import Stage, Step
 from cxrnode.wakeup import Waiter
 
@@ -40,6 +43,8 @@ _DUTY_SECONDS = 60.0
 _PAUSE = 10.0
 #: Steps of a worklist under way at the same time, at most: what is claimed here no other performer can take.
 _MOST = 50
+#: Said of a step, and of its jobs, that somebody wanted cancelled.
+_NOT_WANTED = "the worklist was asked to cancel the step"
 #: Of a Part 10 file, where its meta information is looked for, in bytes.
 _META = 64 * 1024
 
@@ -53,11 +58,14 @@ class Source:
     aet: str
     worklist: Worklist
     films: HttpClient
+    #: What the worklist says by itself; None where it is not to be asked for that.
+    channel: Channel | None
     poll_every: float
     #: When it is to be asked next for what is new, on the database's clock.
     next_at: float = 0.0
-    #: The last fault of asking, so that each is told once.
+    #: The last fault of asking, and of listening, so that each is told once.
     trouble: str = ""
+    deaf: str = ""
 
 
 class Performer:
@@ -80,16 +88,54 @@ class Performer:
                 self._context.database, f"worklist {source.name}"[:64], owner=self._context.owner, seconds=_DUTY_SECONDS
             ):
                 moved |= self._work_off(source)
+            elif source.channel is not None:
+                source.channel.close()  # another process has the worklist now, and hears what it says
         return moved
 
     def _work_off(self, source: Source) -> bool:
-        moved = False
+        moved = self._listen(source)
         for step in workitems.under_way(self._context.database, source.name, limit=_MOST):
             self._context.beat()
             if self._context.stopping.is_set():
                 return moved
             moved |= self._step(source, step)
         return moved | self._look_for_more(source)
+
+    def _listen(self, source: Source) -> bool:
+        """Take in what the worklist says by itself; whether something is to be stopped."""
+        if source.channel is None:
+            return False
+        stopped = False
+        try:
+            for heard in source.channel.heard():
+                stopped |= self._hear(source, heard)
+        except Transient as fault:
+            if source.deaf != str(fault):
+                log.warning("worklist_not_heard", worklist=source.name, reason=str(fault))
+            source.deaf = str(fault)
+        else:
+            source.deaf = "" if source.channel.is_open else source.deaf
+        return stopped
+
+    def _follow(self, source: Source, step: Step) -> None:
+        """Hear of a step that was claimed. Where that cannot be it is worked off all the same."""
+        try:
+            if source.channel is not None:
+                source.channel.follow(step.uid)
+        except Transient as fault:
+            log.warning("worklist_not_heard", worklist=source.name, workitem=step.id, reason=str(fault))
+
+    def _hear(self, source: Source, heard: Heard) -> bool:
+        """Act on one event report. What the requester says in words stays unheard: it may name a person."""
+        match heard:
+            case Heard(type=EventType.CANCEL_REQUESTED) | Heard(type=EventType.STATE, state=StepState.CANCELED):
+                step = workitems.stop(self._context.database, source.name, heard.uid)
+                if step is not None:
+                    log.warning("workitem_moved", worklist=source.name, workitem=step.id, stage=str(Stage.STOPPING))
+                return step is not None
+            case Heard(type=EventType.STATE, state=StepState.SCHEDULED) | Heard(type=EventType.ASSIGNED):
+                source.next_at = 0.0  # there may be more to do
+        return False
 
     def _look_for_more(self, source: Source) -> bool:
         """Claim what nobody has claimed: as many steps as may be under way, and none while no film could come."""
@@ -122,10 +168,13 @@ class Performer:
             match step.stage:
                 case Stage.ASKED:
                     source.worklist.claim(step.uid, step.transaction_uid)
+                    self._follow(source, step)
                     self._move(source, step, Stage.OURS)
                     return True
                 case Stage.OURS:
                     return self._fetch(source, step)
+                case Stage.STOPPING:
+                    return self._stop(source, step)
                 case _:
                     return self._tell(source, step)
         except NotOurs:
@@ -202,6 +251,20 @@ class Performer:
         self._move(source, step, Stage.COMPLETED)
         return True
 
+    def _stop(self, source: Source, step: Step) -> bool:
+        """Leave a step undone that is not wanted any more. One of which all was read and sent is told as done."""
+        found = workitems.progress(self._context.database, step)
+        if found.at_rest and found.read:
+            return self._tell(source, step)
+        for job in workitems.undone(self._context.database, step, came_from=source.aet):
+            cause = Cause(rejection="quality", note=_NOT_WANTED, by=f"worklist {source.name}")
+            try:
+                withdrawals.withdraw(self._context.database, job, cause)
+            except Rejected as fault:  # somebody was quicker, or it turned out to be a duplicate
+                log.info("workitem_job_stays", worklist=source.name, workitem=step.id, job=job, reason=str(fault))
+        self._cancel(source, step, ups.UNSPECIFIED, _NOT_WANTED)
+        return True
+
     def _made(self, one: workitems.Sent) -> Made:
         nodes = [self._context.config.nodes.get(name) for name in one.destinations]
         return Made(
@@ -230,6 +293,8 @@ class Performer:
         """End the connections."""
         for source in self._sources:
             source.films.close()
+            if source.channel is not None:
+                source.channel.close()
 
 
 def reach(config: Config, name: str) -> str:
@@ -259,6 +324,14 @@ def _source(config: Config, name: str) -> Source:
         aet=given.aet,
         worklist=Worklist(asked, ae_title=config.node.ae_title, match=given.match),
         films=client(given.films_url or given.url),
+        channel=Channel(
+            client(given.url),
+            ae_title=config.node.ae_title,
+            match=given.match,
+            connect_timeout=given.connect_timeout,
+        )
+        if given.subscribe
+        else None,
         poll_every=given.poll_every,
     )
 

@@ -28,12 +28,13 @@ class Stage(StrEnum):
     ASKED = "asked"
     OURS = "ours"
     FETCHED = "fetched"
+    STOPPING = "stopping"
     COMPLETED = "completed"
     CANCELED = "canceled"
     LOST = "lost"
 
 
-_UNDER_WAY = (Stage.ASKED, Stage.OURS, Stage.FETCHED)
+_UNDER_WAY = (Stage.ASKED, Stage.OURS, Stage.FETCHED, Stage.STOPPING)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +131,50 @@ def move(database: Database, step: Step, stage: Stage, *, reason: str = "") -> N
         )
         if moved:
             note(transaction, f"workitem_{stage}", workitem=step.id, reason=reason)
+
+
+def stop(database: Database, worklist: str, uid: str) -> Step | None:
+    """A step is not wanted any more; None where it is not under way, or known to be unwanted."""
+    with database.write() as transaction:
+        its = workitem.c.worklist == worklist, workitem.c.uid == uid, workitem.c.state.in_(_UNDER_WAY)
+        row = transaction.row(sa.select(workitem).where(*its).with_for_update())
+        if row is None or row.state == Stage.STOPPING:
+            return None
+        values = {"state": Stage.STOPPING, "reason": "", "not_before": 0.0}
+        transaction.connection.execute(sa.update(workitem).where(workitem.c.id == row.id).values(**values))
+        note(transaction, f"workitem_{Stage.STOPPING}", workitem=row.id, before=row.state)
+        return dataclasses.replace(_step(row), stage=Stage.STOPPING)
+
+
+def undone(database: Database, step: Step, *, came_from: str) -> list[int]:
+    """The jobs of a step that are not delivered, of films that came for it alone.
+
+    A film that a modality sent, or that another step under way names too, is still wanted.
+    """
+    other = workitem_film.alias()
+    wanted = sa.exists().where(
+        other.c.instance_id == instance.c.id,
+        other.c.workitem_id == workitem.c.id,
+        workitem.c.id != step.id,
+        workitem.c.state.in_(_UNDER_WAY),
+        workitem.c.state != Stage.STOPPING,
+    )
+    with database.read() as transaction:
+        rows = transaction.rows(
+            sa.select(job.c.id)
+            .join(instance, instance.c.id == job.c.instance_id)
+            .join(workitem_film, workitem_film.c.instance_id == instance.c.id)
+            .where(
+                workitem_film.c.workitem_id == step.id,
+                instance.c.calling_aet == came_from,
+                instance.c.received_at >= step.created_at,
+                job.c.state.in_((JobState.QUEUED, JobState.READING, JobState.REPORTED)),
+                job.c.duplicate_of.is_(None),
+                ~wanted,
+            )
+            .order_by(job.c.id)
+        )
+    return [row.id for row in rows]
 
 
 def postpone(database: Database, step: Step, reason: str, *, pause: float) -> None:

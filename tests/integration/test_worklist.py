@@ -18,11 +18,11 @@ from cxrnode.config import parse_config
 from cxrnode.errors import ConfigError
 from cxrnode.phantom.dicom import write_phantoms
 from cxrnode.roles.worklist import Performer
-from cxrnode.store.schema import event, instance, workitem
+from cxrnode.store.schema import delivery, event, instance, job, workitem
 from tests.acceptance.viewer import PLUGIN
 from tests.integration.test_faults import Site, reading
 from tests.peers import Orthanc, require_tool, wait_until
-from tests.worklist_server import WorklistServer
+from tests.worklist_server import FILTERED, WorklistServer
 
 pytestmark = pytest.mark.peers
 
@@ -220,6 +220,116 @@ def test_a_worklist_that_is_away_costs_nothing_but_time(
     with site.database.write() as transaction:
         transaction.connection.execute(sa.update(workitem).values(not_before=0.0))
     until(performer, site, "fetched")
+
+
+def _ask_to_cancel(worklist: WorklistServer, uid: str, *, answered: int = 202) -> None:
+    assert worklist.answer("POST", f"/dicom-web/workitems/{uid}/cancelrequest", b"")[0] == answered
+
+
+def job_states(site: Site) -> list[str]:
+    return [row[0] for row in site.all(sa.select(job.c.state).order_by(job.c.id))]
+
+
+@pytest.mark.parametrize("takes", ["filtered", "each"])
+def test_a_step_under_way_that_somebody_cancels_is_left_undone_and_told(
+    site: Site, worklist: WorklistServer, archive: Orthanc, films: list[Path], performer: Performer, takes: str
+) -> None:
+    worklist.takes = takes
+    put(archive, films[0])
+    uid = worklist.schedule(pydicom.dcmread(films[0]))
+    until(performer, site, "fetched")
+    if takes == "filtered":
+        assert worklist.subscriptions == {FILTERED: {"filter": "WorklistLabel=CHEST AI"}}
+    else:
+        assert set(worklist.subscriptions) == {uid}
+    assert job_states(site) == ["queued"]
+    _ask_to_cancel(worklist, uid)
+    assert worklist.state(uid) == "IN PROGRESS"  # it is for its performer to say
+    until(performer, site, "canceled")
+    assert worklist.state(uid) == "CANCELED" and job_states(site) == ["withdrawn"]
+    progress = worklist.items[uid].ProcedureStepProgressInformationSequence[0]
+    assert "asked to cancel" in progress.ReasonForCancellation
+    assert progress.ProcedureStepDiscontinuationReasonCodeSequence[0].CodeValue == "110513"
+    with reading(site) as (reader, keeper):
+        assert reader.turn(keeper) is False  # nothing is left to read
+    assert site.all(sa.select(delivery.c.id)) == []
+    written = " ".join(str(tuple(row)) for row in site.all(sa.select(event.c.name, event.c.detail)))
+    assert "workitem_stopping" in written and "DOE" not in written
+
+
+def test_what_was_read_and_not_sent_yet_is_not_sent(
+    site: Site, worklist: WorklistServer, archive: Orthanc, films: list[Path], performer: Performer
+) -> None:
+    put(archive, films[0])
+    uid = worklist.schedule(pydicom.dcmread(films[0]))
+    until(performer, site, "fetched")
+    with reading(site) as (reader, keeper):
+        reader.turn(keeper)
+    assert job_states(site) == ["reported"]
+    _ask_to_cancel(worklist, uid)
+    until(performer, site, "canceled")
+    assert {row[0] for row in site.all(sa.select(delivery.c.state))} == {"cancelled"}
+    assert worklist.state(uid) == "CANCELED" and job_states(site) == ["withdrawn"]
+
+
+def test_a_request_that_comes_too_late_finds_the_step_completed(
+    site: Site, worklist: WorklistServer, archive: Orthanc, films: list[Path], performer: Performer
+) -> None:
+    put(archive, films[0])
+    uid = worklist.schedule(pydicom.dcmread(films[0]))
+    until(performer, site, "fetched")
+    with reading(site) as (reader, keeper):
+        reader.turn(keeper)
+    site.send()
+    wait_until(lambda: job_states(site) == ["delivered"], seconds=30, what="all of it in the archive")
+    _ask_to_cancel(worklist, uid)
+    until(performer, site, "completed")
+    assert worklist.state(uid) == "COMPLETED" and job_states(site) == ["delivered"]
+
+
+def test_a_film_that_another_step_or_a_modality_wants_too_is_read_all_the_same(
+    site: Site, worklist: WorklistServer, archive: Orthanc, films: list[Path], performer: Performer
+) -> None:
+    put(archive, films[0])
+    film = pydicom.dcmread(films[0])
+    one = worklist.schedule(film)
+    until(performer, site, "fetched")
+    other = worklist.schedule(film)
+    wait_until(lambda: performer.turn() is False and stages(site) == ["fetched"] * 2, seconds=20, what="both steps")
+    _ask_to_cancel(worklist, other)
+    until(performer, site, "canceled")
+    assert job_states(site) == ["queued"] and worklist.state(one) == "IN PROGRESS"
+    with site.database.write() as transaction:
+        transaction.connection.execute(sa.update(instance).values(calling_aet="MODALITY"))
+    _ask_to_cancel(worklist, one)
+    wait_until(lambda: performer.turn() is False and stages(site) == ["canceled"] * 2, seconds=20, what="the other")
+    assert job_states(site) == ["queued"]
+
+
+def test_a_channel_that_ended_is_opened_again_and_one_that_there_is_not_costs_nothing(
+    site: Site, worklist: WorklistServer, archive: Orthanc, films: list[Path], performer: Performer
+) -> None:
+    worklist.takes = ""
+    put(archive, films[0])
+    uid = worklist.schedule(pydicom.dcmread(films[0]))
+    until(performer, site, "fetched")
+    channel = performer._sources[0].channel
+    assert channel is not None and not channel.is_open
+    _ask_to_cancel(worklist, uid, answered=409)  # nobody would hear of it: the standard lets a server say so
+    worklist.takes = "filtered"
+    channel._next_at = 0.0
+    wait_until(lambda: performer.turn() is False and len(worklist.channels) == 1, seconds=10, what="a channel")
+    worklist.hang_up()
+    wait_until(lambda: not channel.is_open or performer.turn(), seconds=10, what="the end of the channel")
+    wait_until(lambda: performer.turn() is False and len(worklist.channels) == 1, seconds=10, what="another channel")
+    for said in ("no JSON", "[]", '{"00001002": {"vr": "US", "Value": [99]}}', "[" * 5000):
+        worklist.channels[0].send(said)
+    performer._sources[0].next_at = 2e9  # it is not asked for; what it says by itself brings the next step
+    later = worklist.schedule(pydicom.dcmread(films[0]))
+    until(performer, site, "fetched")
+    assert worklist.state(later) == "IN PROGRESS"
+    _ask_to_cancel(worklist, later)
+    until(performer, site, "canceled")
 
 
 def test_the_configuration_says_what_is_wrong(site: Site, archive: Orthanc, worklist: WorklistServer) -> None:
