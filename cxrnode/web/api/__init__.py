@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from starlette.responses import Response
 
 from cxrnode.web import openapi
-from cxrnode.web.api import jobs, node, quality
+from cxrnode.web.api import films, jobs, node, quality
 from cxrnode.web.api.answers import TEXT, answer
 from cxrnode.web.asked import Asked
 from cxrnode.web.console import Console
@@ -26,6 +26,7 @@ def document(_console: Console, asked: Asked) -> Response:
 VIEWS: Sequence[View] = (
     *node.VIEWS,
     *jobs.VIEWS,
+    *films.VIEWS,
     *quality.VIEWS,
     View(
         path="/api/v1/openapi.json",

@@ -9,11 +9,11 @@ from starlette.responses import Response
 from cxrnode.errors import Rejected
 from cxrnode.store.details import instance_events, instance_row, reveal
 from cxrnode.store.instances import InstancePage, search_instances, search_instances_whose
-from cxrnode.store.listing import InstanceFilter
+from cxrnode.store.listing import InstanceFilter, InstanceRow
 from cxrnode.web import wishes
 from cxrnode.web.asked import Asked
 from cxrnode.web.console import Console, NotFound
-from cxrnode.web.pages.job import CODED
+from cxrnode.web.pages.job import coded
 from cxrnode.web.view import View
 
 VERDICTS = ("accepted", "ignored")
@@ -65,20 +65,24 @@ def _shown(console: Console, asked: Asked, found: InstancePage, *, by_identity: 
     )
 
 
-def film(console: Console, asked: Asked) -> Response:
-    """One film: what was decided of it and by what, what its header says in codes, and what happened to it."""
-    number = asked.number("id")
+def film_of(console: Console, number: int) -> InstanceRow:
+    """One film. Raises NotFound."""
     try:
-        row = instance_row(console.database, number)
+        return instance_row(console.database, number)
     except Rejected:
         raise NotFound(f"there is no film {number}") from None
+
+
+def film(console: Console, asked: Asked) -> Response:
+    """One film: what was decided of it and by what, what its header says in codes, and what happened to it."""
+    row = film_of(console, asked.number("id"))
     return console.page(
         "film.html",
         asked,
         here="films",
         film=row,
-        header={key: value for key, value in row.header.items() if key in CODED and value not in ("", [], None)},
-        events=instance_events(console.database, number),
+        header=coded(row),
+        events=instance_events(console.database, row.id),
         rules=console.config.rules,
     )
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.responses import RedirectResponse, Response
 
@@ -17,6 +18,7 @@ from cxrnode.store import feedback
 from cxrnode.store.audit import Event
 from cxrnode.store.details import JobDetail, instance_row, job_detail, reveal
 from cxrnode.store.files import JobFiles, OutputFile, job_files, output_file
+from cxrnode.store.listing import InstanceRow
 from cxrnode.web import acts, documents, pictures
 from cxrnode.web.asked import Asked
 from cxrnode.web.console import Console, NotFound
@@ -103,7 +105,7 @@ def _shown(console: Console, asked: Asked, detail: JobDetail) -> Response:
         detail=detail,
         job=detail.job,
         instance=instance,
-        header={key: value for key, value in instance.header.items() if key in CODED and value not in ("", [], None)},
+        header=coded(instance),
         findings=[(one, _reach(one)) for one in findings],
         has_film=files.preview_key is not None,
         has_maps=files.saliency_key is not None,
@@ -118,13 +120,18 @@ def _shown(console: Console, asked: Asked, detail: JobDetail) -> Response:
 
 
 #: What of the routing header names nobody: codes and numbers (as `cxrnode instances show`).
-CODED = frozenset(
+_CODED = frozenset(
     (
         *("modality", "presentation_intent", "image_type", "photometric", "rows", "columns", "bits_stored", "samples"),
         *("frames", "region_codes", "view_codes", "view_modifier_codes", "patient_orientation", "manufacturer"),
         *("model_name", "age_years", "own_output"),
     )
 )
+
+
+def coded(film: InstanceRow) -> dict[str, Any]:
+    """What the header says in codes and numbers: its free text may name the patient."""
+    return {key: value for key, value in film.header.items() if key in _CODED and value not in ("", [], None)}
 
 
 def _reach(finding: Finding) -> float | None:

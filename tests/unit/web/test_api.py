@@ -6,10 +6,10 @@ import sqlalchemy as sa
 from openapi_spec_validator import validate
 from starlette.routing import Route
 
-from cxrnode.store import accounts, changes
+from cxrnode.store import accounts, changes, receipt
 from cxrnode.store.schema import event
 from cxrnode.web.app import application, views
-from tests.stores import IDENTITY, delivered, enqueue, reported
+from tests.stores import IDENTITY, arrival, delivered, enqueue, reported
 from tests.unit.web.conftest import House, Visitor
 
 TOKEN = "t" * 43
@@ -141,3 +141,44 @@ def test_a_change_is_asked_for_and_consented_to_by_another(house: House) -> None
 def test_every_view_of_the_console_has_a_docstring_and_the_apis_a_summary() -> None:
     assert [view.path for view in views() if not view.page.__doc__] == []
     assert [view.path for view in views() if view.is_api and not view.summary] == []
+
+
+def test_films_are_listed_with_those_that_no_rule_wanted_page_by_page(house: House) -> None:
+    for number in range(5):
+        receipt.record(
+            house.database, arrival(number, accepted=number % 2 == 0), (), ageing=60.0, config_digest="c" * 64
+        )
+    asking, seen, before = program(house), [], ""
+    while True:
+        page = asking.get(f"/api/v1/films?limit=2{before}").json()
+        seen += [(one["id"], one["verdict"]) for one in page["films"]]
+        if page["next"] is None:
+            break
+        before = f"&before={page['next']}"
+    words = {0: "ignored", 1: "accepted"}
+    assert seen == [(number, words[number % 2]) for number in (5, 4, 3, 2, 1)]
+    ignored = asking.get("/api/v1/films?verdict=ignored&since=1h")
+    assert [(one["id"], one["reason"], one["jobs"]) for one in ignored.json()["films"]] == [
+        (4, "no rule wants it", []),
+        (2, "no rule wants it", []),
+    ]
+    again = asking.get("/api/v1/films?verdict=ignored&since=1h", headers={"If-None-Match": ignored.headers["etag"]})
+    assert again.status_code == 304
+    assert asking.get("/api/v1/films?verdict=lost").status_code == 409
+    assert asking.get("/api/v1/films/999").status_code == 404
+    one = asking.get("/api/v1/films/4").json()
+    assert [event["name"] for event in one["events"]] == ["received", "ignored"]
+
+
+def test_a_film_is_found_by_its_patient_in_a_body_and_names_nobody(house: House) -> None:
+    made = delivered(house.database)
+    asking = program(house)
+    body = {"patient_id": IDENTITY["patient_id"], "reason": "a complaint"}
+    answer = asking.client.post("/api/v1/films/search", json=body)
+    assert [one["jobs"] for one in answer.json()["films"]] == [[made]]
+    assert asking.client.post("/api/v1/films/search", json={"patient_id": "x"}).status_code == 409
+    with house.database.read() as transaction:
+        said = [row[0] for row in transaction.rows(sa.select(event.c.detail).where(event.c.name == "searched"))]
+    assert len(said) == 1 and "a complaint" in said[0]
+    text = answer.text + asking.get("/api/v1/films").text + asking.get("/api/v1/films/1").text
+    assert [value for key, value in IDENTITY.items() if key != "sex" and value in text] == []
