@@ -105,10 +105,13 @@ def enable_command(name: str, config_path: Path | None) -> None:
 
 
 def _change(config_path: Path | None, name: str, **what: str | bool) -> None:
-    from cxrnode.store.accounts import change
+    from cxrnode.store import attempts
+    from cxrnode.store.accounts import change, shared_secret
+    from cxrnode.web.throttle import key_of_name
 
     with open_store(load(config_path)) as database:
         change(database, name, by=who(), **what)  # type: ignore[arg-type]
+        attempts.forget(database, [key_of_name(name, shared_secret(database, "forms"))])  # it waits no more
 
 
 @users.command("token")

@@ -562,6 +562,16 @@ secret = sa.Table(
     sa.Column("made_at", _Time, nullable=False),
 )
 
+#: Tries to log in that failed of late, by a keyed digest of the name, the address or the browser (store.attempts).
+attempt = sa.Table(
+    "attempt",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("last_at", _Time, nullable=False, index=True),
+    sa.Column("paused_until", _Time, nullable=False),
+)
+
 #: What people changed while the node runs, and who agreed; `switch` has what is in force (store.changes).
 change = sa.Table(
     "change",

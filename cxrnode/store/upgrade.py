@@ -18,7 +18,7 @@ from cxrnode.store.database import Database, Transaction
 from cxrnode.store.schema import standing
 
 #: The Alembic revision that this version works with; a test compares it with the head of the migrations.
-HEAD = "0009"
+HEAD = "0010"
 #: Code written for this revision or a later one works with a database at `HEAD`; a test compares their tables.
 OLDEST = "0004"
 

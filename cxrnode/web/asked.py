@@ -36,6 +36,7 @@ class Asked:
     person: Person | None
     secret: str
     kind: str
+    cookies: Mapping[str, str]
 
     @property
     def who(self) -> Person:

@@ -25,7 +25,6 @@ from cxrnode.store.changes import InForce, in_force
 from cxrnode.store.database import Database
 from cxrnode.web import charts, words
 from cxrnode.web.asked import Asked
-from cxrnode.web.throttle import Throttle
 
 T = TypeVar("T")
 
@@ -52,7 +51,6 @@ class Console:
     database: Database
     spool: Spool
     key: bytes
-    throttle: Throttle = dataclasses.field(default_factory=Throttle)
     started: float = dataclasses.field(default_factory=time.time)
     environment: jinja2.Environment = dataclasses.field(init=False)
     digests: Mapping[str, str] = dataclasses.field(init=False)

@@ -56,6 +56,7 @@ async def read(console: Console, request: Request) -> Asked:
         address=_address(console, request),
         person=None,
         secret=_secret(request),
+        cookies=request.cookies,
         kind=accounts.TOKEN if "authorization" in headers else accounts.BROWSER,
     )
 

@@ -1,59 +1,68 @@
-"""How often somebody may try to log in: a few failures for each address and name, then a pause that grows.
+"""What a try to log in is counted by (store.attempts): its address and name, or the browser that was let in before.
 
-Kept in memory: a restart forgives, and only the administrator restarts.
+Strangers who fail under somebody's name make that name wait. Its own browser does not wait with them: who was once let
+in got a cookie that says so, and a try that brings it is counted by that cookie alone. (OWASP calls it a device
+cookie: https://owasp.org/www-community/Slow_Down_Online_Guessing_Attacks_with_Device_Cookies.)
 """
 
 from __future__ import annotations
 
-import dataclasses
-import threading
-import time
-from collections.abc import Callable, Hashable
+import hashlib
+import hmac
+import ipaddress
+import secrets
 
-#: Failures that cost nothing, the first pause in seconds, and the longest.
-FREE, FIRST, LONGEST = 5, 5.0, 900.0
-_MOST_KEYS = 10_000
+from cxrnode.store.attempts import Key, Kind
 
-
-@dataclasses.dataclass(slots=True)
-class _Tried:
-    failures: int = 0
-    until: float = 0.0
-    last: float = 0.0
+#: For how many seconds a browser keeps the cookie.
+KEPT = 180 * 86400
 
 
-class Throttle:
-    """Failures by key. Safe to share between threads."""
+def cookie_of(name: str, secret: bytes) -> str:
+    """The cookie's name, one for each person: several may share a browser."""
+    tag = hashlib.blake2b(name.encode(), key=secret, person=b"cxrnode cookie", digest_size=6).hexdigest()
+    return f"cxrnode_device_{tag}"
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._tried: dict[Hashable, _Tried] = {}
 
-    def wait(self, *keys: Hashable) -> float:
-        """The seconds until the next try, 0 for none."""
-        now = self._clock()
-        with self._lock:
-            return max((self._tried[key].until - now for key in keys if key in self._tried), default=0.0)
+def keys_of(name: str, address: str, device: str, secret: bytes) -> tuple[Key, ...]:
+    """What a try under this name is counted by. `device` is the value of its cookie, "" without one."""
+    if is_known(device, name, secret):
+        return (Key(kind=Kind.DEVICE, value=device, secret=secret),)
+    return (
+        Key(kind=Kind.ADDRESS, value=network_of(address), secret=secret),
+        key_of_name(name, secret),
+    )
 
-    def failed(self, *keys: Hashable) -> None:
-        """Count a failure; after the free ones the pause doubles."""
-        now = self._clock()
-        with self._lock:
-            if len(self._tried) >= _MOST_KEYS:  # somebody makes up names: the oldest are forgotten
-                kept = sorted(self._tried.items(), key=lambda pair: pair[1].last)[_MOST_KEYS // 2 :]
-                self._tried = dict(kept)
-            for key in keys:
-                one = self._tried.setdefault(key, _Tried())
-                if now - one.last > 2 * LONGEST:
-                    one.failures = 0
-                one.failures += 1
-                one.last = now
-                if one.failures >= FREE:
-                    one.until = now + min(LONGEST, FIRST * 2.0 ** (one.failures - FREE))
 
-    def succeeded(self, *keys: Hashable) -> None:
-        """Forget the failures."""
-        with self._lock:
-            for key in keys:
-                self._tried.pop(key, None)
+def key_of_name(name: str, secret: bytes) -> Key:
+    """What tries under a name are counted by, wherever they come from."""
+    return Key(kind=Kind.NAME, value=name.lower(), secret=secret)
+
+
+def device_for(name: str, secret: bytes) -> str:
+    """A new value of the cookie, for a browser in which somebody logged in under this name."""
+    own = secrets.token_urlsafe(16)
+    return f"{own}.{_mark(own, name, secret)}"
+
+
+def is_known(device: str, name: str, secret: bytes) -> bool:
+    """Whether somebody logged in under this name in the browser that brings this."""
+    own, _, mark = device.partition(".")
+    return bool(own) and hmac.compare_digest(mark.encode(), _mark(own, name, secret).encode())
+
+
+def _mark(own: str, name: str, secret: bytes) -> str:
+    return hashlib.blake2b(f"{own}:{name}".encode(), key=secret, person=b"cxrnode device", digest_size=20).hexdigest()
+
+
+def network_of(address: str) -> str:
+    """The address, or of one of IPv6 the network of 64 bits that one household has."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed), 64), strict=False))

@@ -6,8 +6,8 @@ import math
 
 from starlette.responses import RedirectResponse, Response
 
-from cxrnode.store import accounts
-from cxrnode.web import passwords
+from cxrnode.store import accounts, attempts
+from cxrnode.web import passwords, throttle
 from cxrnode.web.asked import Asked
 from cxrnode.web.console import Console
 from cxrnode.web.gate import COOKIE
@@ -48,8 +48,10 @@ def _own_path(text: str) -> str:
 def login(console: Console, asked: Asked) -> Response:
     """Let somebody in, or not, and write it down."""
     name, password = asked.fields.get("name", "").strip(), asked.fields.get("password", "")
-    keys = (("address", asked.address), ("name", name.lower()))
-    pause = console.throttle.wait(*keys)
+    cookie = throttle.cookie_of(name, console.key)
+    device = asked.cookies.get(cookie, "")
+    keys = throttle.keys_of(name, asked.address, device, console.key)
+    pause = attempts.begin(console.database, keys)
     if pause > 0:
         said = f"Too many failures; wait {math.ceil(pause)} s."
         response = _form(console, asked, said=said, status=429)
@@ -57,12 +59,11 @@ def login(console: Console, asked: Asked) -> Response:
         return response
     found = accounts.find(console.database, name) if len(name) <= 64 else None
     if not passwords.matches(found.password if found else "", password) or found is None:
-        console.throttle.failed(*keys)
         accounts.refused(
             console.database, found.name if found else "", address=asked.address, reason="name or password"
         )
         return _form(console, asked, said="This name and password do not belong together.", status=401)
-    console.throttle.succeeded(*keys)
+    attempts.forget(console.database, keys)
     purpose = asked.fields.get("purpose", "")
     secret = passwords.new_secret()
     accounts.open_session(
@@ -79,6 +80,11 @@ def login(console: Console, asked: Asked) -> Response:
     # Lax: a link in an alert's mail finds one logged in; forms carry a token of their own.
     response.set_cookie(
         COOKIE, secret, max_age=int(console.config.web.session), httponly=True, samesite="lax", secure=secure
+    )
+    if not throttle.is_known(device, name, console.key):
+        device = throttle.device_for(name, console.key)
+    response.set_cookie(
+        cookie, device, max_age=throttle.KEPT, httponly=True, samesite="strict", secure=secure, path="/login"
     )
     return response
 

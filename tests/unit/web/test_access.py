@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -11,20 +14,36 @@ from starlette.testclient import TestClient
 from cxrnode.config import parse_config
 from cxrnode.errors import ConfigError
 from cxrnode.store import accounts, changes
+from cxrnode.store.attempts import FREE
+from cxrnode.store.database import Database
 from cxrnode.store.schema import event
+from cxrnode.web import throttle
 from cxrnode.web.app import application
 from cxrnode.web.console import Console
 from cxrnode.web.gate import COOKIE
 from cxrnode.web.server import _shared_key
-from cxrnode.web.throttle import FREE, Throttle
+from tests.stores import Clock
 from tests.unit.web.conftest import PASSWORD, House, Make, Visitor
 
+BASE = "http://127.0.0.1:8042"
 PAGES = ("/", "/jobs", "/jobs/1", "/associations", "/models", "/nodes")
 
 
 def noted(house: House, name: str) -> list[str]:
     with house.database.read() as transaction:
         return [row[0] for row in transaction.rows(sa.select(event.c.detail).where(event.c.name == name))]
+
+
+def two_consoles(house: House) -> list[Callable[[str], Visitor]]:
+    """Two consoles of one store: for each, what makes a visitor from an address."""
+
+    def visitors(number: int) -> Callable[[str], Visitor]:
+        database = Database(f"sqlite+pysqlite:///{house.database.file}")
+        console = Console(config=house.config, database=database, spool=house.spool, key=house.console.key)
+        app = application(console)
+        return lambda address: Visitor(TestClient(app, base_url=BASE, client=(address, 50000 + number)))
+
+    return [visitors(number) for number in range(2)]
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -58,19 +77,59 @@ def test_failures_cost_time_and_the_right_password_too_meanwhile(house: House) -
     assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_pauses_double_and_end_and_names_do_not_fill_the_memory() -> None:
-    now = [0.0]
-    throttle = Throttle(lambda: now[0])
-    pauses = []
-    for _ in range(FREE + 3):
-        throttle.failed("anna")
-        pauses.append(throttle.wait("anna"))
-    assert pauses[-4:] == [5.0, 10.0, 20.0, 40.0]
-    now[0] = 41.0
-    assert throttle.wait("anna") < 0 or throttle.wait("anna") == 0.0
-    for number in range(12_000):
-        throttle.failed(number)
-    assert len(throttle._tried) <= 10_000
+def test_failures_at_one_console_cost_time_at_the_other_of_the_same_store(house: House) -> None:
+    consoles = two_consoles(house)
+    for number in range(FREE):
+        assert consoles[number % 2]("192.0.2.7").login("anna", "wrong password").status_code == 401
+    for console in consoles:
+        assert console("192.0.2.7").login("anna").status_code == 429
+    assert consoles[0]("192.0.2.8").login("bert").status_code == 303
+
+
+def test_two_consoles_at_once_give_a_guesser_no_more_tries_than_one(house: House) -> None:
+    consoles = two_consoles(house)
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda n: consoles[n % 2]("192.0.2.7").login("anna", f"guess {n}"), range(16)))
+    statuses = Counter(answer.status_code for answer in answers)
+    assert statuses == {401: FREE, 429: 16 - FREE}
+
+
+def test_a_stranger_who_fails_under_a_name_never_locks_its_own_browser_out_nor_others_for_good(
+    house: House,
+) -> None:
+    own = house.visitor(address="192.0.2.1")
+    assert own.login("anna").status_code == 303
+    own.post("/logout")
+    clock, waited = Clock(house.database), 0.0
+    stranger, elsewhere = (house.visitor(address=address) for address in ("198.51.100.66", "192.0.2.99"))
+    for _ in range(FREE):
+        assert stranger.login("anna", "guess").status_code == 401
+    assert stranger.login("anna", "guess").status_code == 429
+    while (answer := elsewhere.login("anna")).status_code == 429:
+        assert waited < 300.0
+        pause = float(answer.headers["retry-after"])
+        assert own.login("anna").status_code == 303
+        own.post("/logout")
+        clock.turn(pause)
+        waited += pause
+        stranger.login("anna", "guess")  # it is there first each time
+    assert answer.status_code == 303 and waited > 0
+    assert stranger.login("anna", "guess").status_code == 429
+
+
+def test_a_browser_that_somebody_was_let_in_by_gives_no_free_tries_under_another_name_and_few_under_theirs(
+    house: House,
+) -> None:
+    own = house.visitor(address="192.0.2.1")
+    assert own.login("bert").status_code == 303
+    own.client.cookies.delete(COOKIE)
+    answers = [own.login("bert", "wrong password").status_code for _ in range(FREE + 1)]
+    assert answers == [401] * FREE + [429]
+    answers = [own.login("anna", "wrong password").status_code for _ in range(FREE + 1)]
+    assert answers == [401] * FREE + [429]
+    (name,) = (one for one in own.client.cookies if one.startswith("cxrnode_device_"))
+    own.client.cookies[throttle.cookie_of("anna", house.console.key)] = own.client.cookies[name]
+    assert own.login("anna").status_code == 429
 
 
 def test_the_session_cookie_is_kept_from_scripts_and_other_sites(house: House) -> None:
@@ -214,12 +273,8 @@ def test_a_form_of_one_console_is_taken_by_another_of_the_same_store(house: Hous
     """Behind a balancer each request may come to another machine."""
     keys = [_shared_key(house.database, threading.Event(), lambda: None) for _ in range(2)]
     assert keys[0] is not None and keys[0] == keys[1]
-    consoles = [
-        Console(config=house.config, database=house.database, spool=house.spool, key=keys[number] or b"")
-        for number in range(2)
-    ]
-    base = "http://127.0.0.1:8042"
-    first, second = (TestClient(application(one), base_url=base, client=("127.0.0.1", 50000)) for one in consoles)
+    consoles = two_consoles(house)
+    first, second = (console("127.0.0.1").client for console in consoles)
     visitor = Visitor(first)
     assert visitor.login("anna").status_code == 303
     second.cookies = first.cookies
@@ -227,4 +282,4 @@ def test_a_form_of_one_console_is_taken_by_another_of_the_same_store(house: Hous
     assert other.get("/").status_code == 200
     answer = other.post("/models/change", {"subject": "queue:reading", "value": "paused", "reason": "a test"})
     assert answer.status_code == 303, answer.text
-    assert consoles[0].in_force().paused("queue:reading")
+    assert house.console.in_force().paused("queue:reading")
