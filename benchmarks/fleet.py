@@ -1,7 +1,7 @@
 """What coordination bears: claims and settles by several processes on one PostgreSQL, beside workers that really read.
 
-    python -m benchmarks.fleet [--jobs 4000] [--batch 16] [--model-ms 0] [--workers 1,2,4] [--read FILMS] [--url URL]
-                               [--durable] [--profile] [--json FILE]
+    python -m benchmarks.fleet [--jobs 4000] [--batch 16] [--model-ms 0] [--workers 1,2,4] [--read FILMS]
+                               [--together 8] [--url URL] [--durable] [--profile] [--json FILE]
 
 A worker of the first table claims, sleeps for as long as the model would take (0 shows the ceiling), and settles a
 report with 14 findings and its outputs' rows, as `infer` does without pixels. `--read N` adds the role as it is, with
@@ -37,6 +37,7 @@ from cxrnode.store.jobs import Claim, Limits
 from cxrnode.store.receipt import Arrival, Order, record
 from cxrnode.store.reports import StoredOutput
 from cxrnode.store.schema import event, job, metadata
+from cxrnode.store.together import Finished, settle_together
 
 DIGEST = "b" * 64
 _NOBODY = dict.fromkeys(
@@ -129,8 +130,8 @@ def fill(database: Database, count: int) -> None:
         thread.join()
 
 
-def coordinate(url: str, *, owner: str, batch: int, model_ms: float, outputs: int) -> int:
-    """Claim, sleep, settle until nothing waits; return how many jobs."""
+def coordinate(url: str, *, owner: str, batch: int, model_ms: float, outputs: int, together: int) -> int:
+    """Claim, sleep, settle `together` at a time until nothing waits; return how many jobs."""
     database, done = Database(url), 0
     while True:
         claims = jobs.claim(
@@ -143,10 +144,17 @@ def coordinate(url: str, *, owner: str, batch: int, model_ms: float, outputs: in
                     return done
             continue
         time.sleep(model_ms * len(claims) / 1000)
-        for held in claims:
-            reports.settle_report(
-                database, held, report_of(held), outputs_of(held, outputs), saliency=None, preview=None
-            )
+        for start in range(0, len(claims), together):
+            ready = [
+                Finished(
+                    held=held, report=report_of(held), outputs=outputs_of(held, outputs), saliency=None, preview=None
+                )
+                for held in claims[start : start + together]
+            ]
+            stands = settle_together(database, ready) if together > 1 else {}
+            for one in ready:
+                if one.held.job_id not in stands:
+                    reports.settle_report(database, one.held, one.report, one.outputs, saliency=None, preview=None)
         done += len(claims)
 
 
@@ -283,6 +291,7 @@ def measured(asked: argparse.Namespace, url: str, pid: int) -> list[Run]:
             emptied(database)
             fill(database, asked.jobs)
             more = ["--batch", str(asked.batch), "--model-ms", str(model_ms), "--outputs", str(outputs)]
+            more += ["--together", str(asked.together)]
             before = database_cpu(pid)
             seconds, cpu = started("sleep", url, count, more + (["--profile"] if asked.profile else []))
             checked(database, asked.jobs)
@@ -369,7 +378,7 @@ def _work(asked: argparse.Namespace) -> None:
         print("ready", flush=True)
         sys.stdin.readline()
         spent = -time.process_time()  # starting is no part of it
-        how: dict[str, Any] = {"owner": asked.owner, "batch": asked.batch, "model_ms": asked.model_ms}
+        how: dict[str, Any] = {name: getattr(asked, name) for name in ("owner", "batch", "model_ms", "together")}
         profile = cProfile.Profile() if asked.profile and asked.owner == "w0" else None
         with profile or contextlib.nullcontext():
             coordinate(asked.url, outputs=asked.outputs, **how)
@@ -383,6 +392,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--jobs", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--together", type=int, default=8, help="jobs settled in one transaction, as `infer` does")
     parser.add_argument("--model-ms", type=float, default=0.0, help="a third run, whose workers sleep so long a job")
     parser.add_argument("--workers", default="1,2,4")
     parser.add_argument("--read", type=int, default=0, metavar="FILMS")

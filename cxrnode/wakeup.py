@@ -67,6 +67,13 @@ class Waiter:
         except (TimeoutError, OSError):
             return False
 
+    def poke(self) -> None:
+        """Be woken by this process itself, from any thread. Never blocks and never fails."""
+        if self._path is not None:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.setblocking(False)
+                sender.sendto(b"", str(self._path))
+
     def close(self) -> None:
         """Release the socket and its file."""
         if self._socket is not None:

@@ -27,6 +27,7 @@ from cxrnode.store.receipt import Arrival, Order, Receipt
 from cxrnode.store.reports import StoredOutput
 from cxrnode.store.schema import event, job, metadata
 from cxrnode.store.settlements import Answer
+from cxrnode.store.together import Finished
 from cxrnode.store.upgrade import upgrade
 from tests.peers import Postgres
 
@@ -280,6 +281,22 @@ def settle(
     return reports.settle_report(
         database, held, said, made, saliency=kept, preview=preview, predecessors=before, on_identity_change=policy
     ).stands
+
+
+def finished(
+    database: Database, held: Claim, *, count: int = 2, pixels: object = None, identity: object = "same"
+) -> Finished:
+    """A reading of the claimed job that is ready to be settled, as `settle` settles it."""
+    said = report(held, pixels=pixels, identity=identity)
+    digests = {"pixel_digest": said.pixel_digest, "identity_digest": said.identity_digest}
+    said = dataclasses.replace(said, revision=reports.revision_of(database, held, **digests))
+    return Finished(
+        held=held,
+        report=said,
+        outputs=outputs(held, count) if held.mode == "active" else [],
+        saliency=Kept(key=new_key(), sha256=digest("maps"), size=10),
+        preview=Kept(key=new_key(), sha256=digest("preview"), size=10),
+    )
 
 
 def reported(database: Database, number: object = 1, **how: Any) -> int:

@@ -59,7 +59,6 @@ def retry_command(
         raise click.UsageError("--since and --yes go with --state")
     from cxrnode.store.jobs import retry
     from cxrnode.store.listing import JobFilter, list_jobs
-    from cxrnode.wakeup import wake
 
     config = load(config_path)
     if job_ids and model and model not in config.models:
@@ -77,8 +76,18 @@ def retry_command(
             return f"queued as job {retry(database, one, reason=reason, by=who(), reader=reader)}"
 
         done = _each(ids, again)
-    wake(config.node.data_dir, "infer")
+        _rouse(config, database, "infer")
     _conclude(ctx, done, as_json)
+
+
+def _rouse(config: Config, database: Database, *roles: str) -> None:
+    """Hint to these roles, here and on other machines of the store, that there is something to do."""
+    from cxrnode.store.hints import hint
+    from cxrnode.wakeup import wake
+
+    for role in roles:
+        wake(config.node.data_dir, role)
+        hint(database, role)
 
 
 def _reader(config: Config, database: Database, job_id: int, model: str | None) -> Reader | None:
@@ -101,12 +110,11 @@ def resend_command(
 ) -> None:
     """Send the same outputs again, byte for byte; of a job that is withdrawn, the rejection note."""
     from cxrnode.store.resend import resend
-    from cxrnode.wakeup import wake
 
     config = load(config_path)
     with open_store(config) as database:
         done = _each(job_ids, lambda one: f"deliveries to send: {resend(database, one, reason=reason, by=who())}")
-    wake(config.node.data_dir, "send")
+        _rouse(config, database, "send")
     _conclude(ctx, done, as_json)
 
 
@@ -165,7 +173,6 @@ def decide_command(
     Of a job that a wrong decision withdrew: it is read again, and the others' results are withdrawn.
     """
     from cxrnode.store.disputes import decide
-    from cxrnode.wakeup import wake
 
     def settle(one: int) -> str:
         made = decide(database, one, reason=reason, by=who(), all_right=all_right)
@@ -176,8 +183,7 @@ def decide_command(
     config = load(config_path)
     with open_store(config) as database:
         done = _each([job_id], settle)
-    wake(config.node.data_dir, "send")
-    wake(config.node.data_dir, "infer")
+        _rouse(config, database, "send", "infer")
     _conclude(ctx, done, as_json)
 
 

@@ -218,7 +218,7 @@ class Report:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no white space, so that its SHA-256 can be recorded."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return _CANONICAL.encode(self)
 
     @property
     def sha256(self) -> str:
@@ -241,6 +241,16 @@ class Report:
                 "findings": tuple(_finding(f) for f in raw["findings"]),
             }
         )
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a value of this module, for JSON: nothing is copied. Raises TypeError for anything else."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        raise TypeError(f"{type(value).__name__} has no place in a report")
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, default=_fields)
 
 
 def _finding(raw: Mapping[str, Any]) -> Finding:

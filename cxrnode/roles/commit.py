@@ -13,12 +13,12 @@ import structlog
 from cxrnode.dicom import commitment
 from cxrnode.dicom.commitment import Asking, CommitmentRefused, Remedy, Report, Reporter, open_commitment
 from cxrnode.dicom.destination import AssociationFault, Destination, FaultKind, Timeouts
-from cxrnode.roles.context import Context, work_until_stopped
+from cxrnode.roles.context import Context, rouse, work_until_stopped
 from cxrnode.roles.destinations import open_circuit
 from cxrnode.store import circuits, commitments
 from cxrnode.store.audit import note
 from cxrnode.store.commitments import Heard, Request, Told
-from cxrnode.wakeup import Waiter, wake
+from cxrnode.wakeup import Waiter
 
 log = structlog.get_logger()
 
@@ -151,7 +151,7 @@ def hear(context: Context, report: Report, who: Reporter) -> int:
         )
     log.info("commitment_heard", destination=destination, outcome=heard.value, failed=len(report.failed))
     if heard is Heard.PARTLY:
-        wake(context.config.node.data_dir, "send")
+        rouse(context, "send")
     return commitment.SUCCESS
 
 

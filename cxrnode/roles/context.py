@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import structlog
@@ -13,7 +14,8 @@ from cxrnode.config import Config
 from cxrnode.errors import Transient
 from cxrnode.spool import Spool
 from cxrnode.store.database import Database
-from cxrnode.wakeup import Waiter
+from cxrnode.store.hints import Ear, hint
+from cxrnode.wakeup import Waiter, wake
 
 log = structlog.get_logger()
 
@@ -45,6 +47,19 @@ class Context:
     beat: Callable[[], None]
     ready: Callable[[], None]
     say: Say = _to_nobody
+
+
+def rouse(context: Context, role: str) -> None:
+    """Hint to every process of a role that there is something to claim: here, and on other machines of the store."""
+    wake(context.config.node.data_dir, role)
+    hint(context.database, role)
+
+
+@contextlib.contextmanager
+def roused(context: Context, role: str) -> Iterator[Waiter]:
+    """Where a role waits for hints, from this machine and from others."""
+    with Waiter(context.config.node.data_dir, role) as waiter, Ear(context.database, role, waiter.poke):
+        yield waiter
 
 
 def work_until_stopped(context: Context, waiter: Waiter, turn: Callable[[], bool], *, poll: float) -> None:

@@ -29,14 +29,15 @@ from cxrnode.errors import BundleError, ConfigError, CxrnodeError, LeaseLost, Re
 from cxrnode.reading.bundle import Bundle, find_bundle, load_bundle
 from cxrnode.reading.readings import Engine, Reading
 from cxrnode.reading.remote import RemoteEngine
-from cxrnode.roles.context import Context, work_until_stopped
+from cxrnode.roles.context import Context, rouse, roused, work_until_stopped
 from cxrnode.roles.leases import LeaseKeeper
 from cxrnode.roles.line import Line
-from cxrnode.roles.publish import Publisher
+from cxrnode.roles.publish import Publisher, Ready
 from cxrnode.roles.rules import configured_words
 from cxrnode.store import changes, jobs, notices, reports
+from cxrnode.store.database import CommitUnknown
 from cxrnode.store.jobs import Claim, Limits
-from cxrnode.wakeup import Waiter, wake
+from cxrnode.store.reports import Settled
 
 log = structlog.get_logger()
 
@@ -49,6 +50,8 @@ _LEAST_ROOM = 64 << 20
 _FILM_ROOM = 12 << 20
 #: A batch is one part in so many of what waits, up to `reading.batch`: then one is read while others are looked at.
 _SPREAD = 3
+#: So many films at most are settled in one transaction: the first of them waits for the outputs of the last.
+_TOGETHER = 8
 
 
 class EngineBroken(CxrnodeError):
@@ -261,16 +264,43 @@ class FilmReader:
 
     def _settle_batch(self, batch: Sequence[tuple[Looked, dict[int, Reading | None]]]) -> None:
         for looked, readings in batch:
-            for one in looked.seen:
-                self._context.beat()
-                reading = readings.get(one.claim.job_id)
-                if not one.reason and reading is None:  # the forward pass failed, and the job is settled
-                    continue
-                if self._context.stopping.is_set():  # to read it again costs less than a kill in the middle of a settle
-                    self._give_back(one.claim, looked.keeper)
-                else:
-                    self._guard(one.claim, looked.keeper, functools.partial(self._settle, one, reading, looked.model))
-                    looked.keeper.drop(one.claim)
+            for start in range(0, len(looked.seen), _TOGETHER):
+                self._settle_some(looked.seen[start : start + _TOGETHER], readings, looked)
+
+    def _settle_some(self, seen: Sequence[Seen], readings: dict[int, Reading | None], looked: Looked) -> None:
+        """Make what some films give, then settle their jobs in one transaction where they are plain."""
+        keeper, ready = looked.keeper, list[tuple[Ready, float]]()
+        # Without a reading or a reason the forward pass failed, and the job is settled.
+        read = [one for one in seen if one.reason or readings.get(one.claim.job_id) is not None]
+        places = self._taking_a_place(read)
+        for one in read:
+            self._context.beat()
+            if self._context.stopping.is_set():  # to read it again costs less than a kill in the middle of a settle
+                self._give_back(one.claim, keeper)
+                continue
+            reading, takes = readings.get(one.claim.job_id), places is None or one.claim.job_id in places
+            step = functools.partial(self._prepare, one, reading, looked.model, ready, takes_a_place=takes)
+            self._guard(one.claim, keeper, step)
+        try:
+            done = self._publisher.settle_together([one for one, _ in ready])
+        except CommitUnknown as lost:
+            self._waits = str(lost)
+            for made, _ in ready:
+                self._fault(made.finished.held, str(lost), counts=False)
+                keeper.drop(made.finished.held)
+            return
+        for made, started in ready:
+            held = made.finished.held
+            self._guard(held, keeper, functools.partial(self._settle, made, done.get(held.job_id), started))
+            keeper.drop(held)
+
+    def _taking_a_place(self, seen: Sequence[Seen]) -> frozenset[int] | None:
+        """Which jobs take the place of something that was sent; None where the database does not say now."""
+        try:
+            ids = [one.claim.job_id for one in seen]
+            return reports.taking_a_place(self._context.database, ids) if ids else frozenset()
+        except Transient:
+            return None
 
     def _forward(self, seen: Sequence[Seen], model: Loaded, keeper: LeaseKeeper[Claim]) -> list[Reading | None]:
         """Read the films together; where that fails, each alone, so that one film's fault stays its own.
@@ -348,14 +378,13 @@ class FilmReader:
             )
             return
         digests = {"pixel_digest": film.pixel_digest, "identity_digest": identity.digest}
-        twin = reports.settle_duplicate(self._context.database, claim, **digests)
+        twin, revision = reports.look_up(self._context.database, claim, **digests)
         if twin is not None:
             log.info("duplicate", job=claim.job_id, of=twin)
             keeper.drop(claim)
             return
         outside = within_intended_use(Header.from_json(claim.header), self._use(model.bundle), self._words)
         reason = f"outside the model's intended use: {outside}" if outside else ""
-        revision = reports.revision_of(self._context.database, claim, **digests)
         seen.append(Seen(claim=claim, source=source, identity=identity, film=film, reason=reason, revision=revision))
 
     def _use(self, bundle: Bundle) -> IntendedUse:
@@ -368,23 +397,37 @@ class FilmReader:
             unknown_age=self._context.config.reading.unknown_age,
         )
 
-    def _settle(self, one: Seen, reading: Reading | None, model: Loaded) -> None:
+    def _prepare(
+        self,
+        one: Seen,
+        reading: Reading | None,
+        model: Loaded,
+        ready: list[tuple[Ready, float]],
+        *,
+        takes_a_place: bool,
+    ) -> None:
         started = time.monotonic()
         report = self._report(one, reading, model)
         saliency = reading.saliency if reading is not None and report.outcome is Outcome.ANALYSED else None
-        settled = self._publisher.publish(one.claim, report, one.source, one.film, saliency)
+        made = self._publisher.prepare(one.claim, report, one.source, one.film, saliency, takes_a_place=takes_a_place)
+        ready.append((made, started))
+
+    def _settle(self, ready: Ready, settled: Settled | None, started: float) -> None:
+        """Settle one job unless it is settled, and tell what became of it."""
+        settled = settled or self._publisher.settle(ready)
+        held, report = ready.finished.held, ready.finished.report
         if settled.dispute.others:
             policy = self._context.config.corrections.on_identity_change
             remedy = (
                 "say which is right: `cxrnode jobs decide`" if policy == "hold" else "the one received last is right"
             )
             others = list(settled.dispute.others)
-            log.error("identity_changed", job=one.claim.job_id, others=others, policy=policy, remedy=remedy)
-        if settled.stands and one.claim.mode == "active":
-            wake(self._context.config.node.data_dir, "send")
+            log.error("identity_changed", job=held.job_id, others=others, policy=policy, remedy=remedy)
+        if settled.stands and held.mode == "active":
+            rouse(self._context, "send")
         log.info(
             "reported" if settled.stands else "duplicate",
-            job=one.claim.job_id,
+            job=held.job_id,
             outcome=str(report.outcome),
             reason=report.reason,
             settle_ms=round(1000 * (time.monotonic() - started)),
@@ -497,7 +540,7 @@ def run(context: Context) -> None:
     reader = FilmReader(context)
     try:
         with (
-            Waiter(context.config.node.data_dir, "infer") as waiter,
+            roused(context, "infer") as waiter,
             LeaseKeeper[Claim](lambda held: jobs.renew(context.database, held, lease=lease), lease=lease) as keeper,
         ):
             context.ready()

@@ -18,13 +18,12 @@ from cxrnode.dicom.header import PARSE_FAULTS, identity_of
 from cxrnode.dicom.kept_header import read_kept_header
 from cxrnode.dicom.outputs import Output
 from cxrnode.dicom.outputs.notice import build_notice
-from cxrnode.roles.context import Context
+from cxrnode.roles.context import Context, rouse
 from cxrnode.roles.publish import output_settings, stored
 from cxrnode.store import notices
 from cxrnode.store.database import CommitUnknown
 from cxrnode.store.notices import Cause, Due
 from cxrnode.store.reports import StoredOutput
-from cxrnode.wakeup import wake
 
 log = structlog.get_logger()
 
@@ -52,7 +51,7 @@ def say_not_analysed(context: Context) -> None:
                 failed = True
                 log.error("notice_failed", job=one.job_id, error=type(fault).__name__)
     if told:
-        wake(context.config.node.data_dir, "send")
+        rouse(context, "send")
 
 
 def _say(context: Context, one: Due) -> bool:

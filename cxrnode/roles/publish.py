@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 from PIL import Image
 from pydicom.dataset import Dataset
 
@@ -23,12 +24,24 @@ from cxrnode.roles.context import Context
 from cxrnode.store import reports
 from cxrnode.store.database import CommitUnknown
 from cxrnode.store.jobs import Claim
-from cxrnode.store.reports import Settled, StoredOutput
+from cxrnode.store.reports import SentOutput, Settled, StoredOutput
+from cxrnode.store.together import Finished, settle_together
+
+log = structlog.get_logger()
 
 #: Said of a result that came after its film was said to have none.
 REPLACES_NOTICE = 'this result takes the place of the notice "AI: not analysed"'
 #: The longest side of a spooled preview, in pixels.
 PREVIEW_PX = 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A reading whose files are durable, `kept`, and whose rows are to be written."""
+
+    finished: Finished
+    predecessors: Sequence[SentOutput]
+    kept: Sequence[Kept]
 
 
 class Publisher:
@@ -39,21 +52,22 @@ class Publisher:
         self._context = context
         self._settings = output_settings(context.config)
 
-    def publish(
+    def prepare(
         self,
         claim: Claim,
         report: Report,
         source: Dataset,
         film: Decoded | None,
         saliency: npt.NDArray[np.float16] | None,
-    ) -> Settled:
-        """Make the job `reported`, unless it turns out a duplicate. Raises LeaseLost, Transient.
+        *,
+        takes_a_place: bool = True,
+    ) -> Ready:
+        """Build what a report gives and make it durable in the spool. Raises Transient.
 
-        `saliency`: float16 (C, h, w), one map for each channel of the model. What was spooled for a settle that did
-        not stand is removed again.
+        `saliency`: float16 (C, h, w), one map for each channel of the model. `takes_a_place`: whether something may
+        have been sent that this report takes the place of (`reports.taking_a_place`).
         """
-        corrections = self._context.config.corrections
-        before = reports.predecessor_sent(self._context.database, claim.job_id)
+        before = reports.predecessor_sent(self._context.database, claim.job_id) if takes_a_place else ()
         if before and claim.revision == 1:
             report = dataclasses.replace(report, notes=(REPLACES_NOTICE, *report.notes))
         outputs: tuple[Output, ...] = ()
@@ -73,28 +87,55 @@ class Publisher:
         if film is not None:
             contents.append(_preview(film.display))
         kept = list(self._context.spool.put(*contents)) if contents else []
-        preview = kept[-1] if film is not None else None
-        maps = kept[len(outputs)] if saliency is not None else None
+        finished = Finished(
+            held=claim,
+            report=report,
+            outputs=[stored(one, file) for one, file in zip(outputs, kept, strict=False)],
+            saliency=kept[len(outputs)] if saliency is not None else None,
+            preview=kept[-1] if film is not None else None,
+        )
+        return Ready(finished=finished, predecessors=before, kept=kept)
+
+    def settle(self, ready: Ready) -> Settled:
+        """Make the job `reported`, unless it turns out a duplicate. Raises LeaseLost, Transient.
+
+        What was spooled for a settle that did not stand is removed again.
+        """
+        corrections, one = self._context.config.corrections, ready.finished
         try:
             settled = reports.settle_report(
                 self._context.database,
-                claim,
-                report,
-                [stored(one, file) for one, file in zip(outputs, kept, strict=False)],
-                saliency=maps,
-                preview=preview,
-                predecessors=before,
+                one.held,
+                one.report,
+                one.outputs,
+                saliency=one.saliency,
+                preview=one.preview,
+                predecessors=ready.predecessors,
                 on_identity_change=corrections.on_identity_change,
                 withdraw_superseded=corrections.withdraw_superseded,
             )
         except CommitUnknown:
             raise  # the rows may stand: the files stay too, and `tend` takes them if no row has them
         except Exception:  # whatever it was, no row stands that has these files; it goes on to who can name it
-            self._remove(kept)
+            self._remove(ready.kept)
             raise
         if not settled.stands:
-            self._remove(kept)
+            self._remove(ready.kept)
         return settled
+
+    def settle_together(self, ready: Sequence[Ready]) -> Mapping[int, Settled]:
+        """Settle the plain ones of these in one transaction; what is not in the answer is for `settle`, one by one.
+
+        Raises CommitUnknown: whether any of them stands is not known.
+        """
+        try:
+            plain = [one.finished for one in ready if not one.predecessors]
+            return settle_together(self._context.database, plain)
+        except CommitUnknown:
+            raise
+        except Exception as fault:  # noqa: BLE001 - one film's fault is its own: alone each is settled, or is told apart
+            log.warning("settled_apart", films=len(ready), error=type(fault).__name__)
+            return {}
 
     def _remove(self, kept: Sequence[Kept]) -> None:
         for file in kept:

@@ -26,14 +26,13 @@ from cxrnode.dicom.tls import Tls, server_context
 from cxrnode.errors import Rejected
 from cxrnode.roles.associations import AssociationLog
 from cxrnode.roles.commit import hear
-from cxrnode.roles.context import Context
+from cxrnode.roles.context import Context, rouse
 from cxrnode.roles.room import Room
 from cxrnode.roles.rules import configured_rules, configured_words
 from cxrnode.roles.senders import Senders
 from cxrnode.store import changes, receipt
 from cxrnode.store.database import CommitUnknown
 from cxrnode.store.receipt import Arrival, Order
-from cxrnode.wakeup import wake
 
 log = structlog.get_logger()
 
@@ -116,7 +115,7 @@ class Receiver:
             jobs=list(made.job_ids),
         )
         if made.job_ids:
-            wake(self._config.node.data_dir, "infer")
+            rouse(self._context, "infer")
         return Answer(status=SUCCESS)
 
     def _restored(self, made: receipt.Receipt, kept: Kept) -> bool:

@@ -19,13 +19,12 @@ from cxrnode.dicom.statuses import StatusClass, classify
 from cxrnode.dicom.ways import open_way
 from cxrnode.errors import LeaseLost, Rejected, Transient
 from cxrnode.quantities import duration_text
-from cxrnode.roles.context import Context, places, work_until_stopped
+from cxrnode.roles.context import Context, places, roused, work_until_stopped
 from cxrnode.roles.destinations import open_circuit
 from cxrnode.roles.leases import LeaseKeeper
 from cxrnode.store import changes, circuits, deliveries, originals, settlements
 from cxrnode.store.deliveries import DeliveryClaim, Parcel
 from cxrnode.store.settlements import Answer
-from cxrnode.wakeup import Waiter
 
 log = structlog.get_logger()
 
@@ -54,7 +53,7 @@ class Sender:
         """Send until the role stops."""
         lease = self._settings.lease
         with (
-            Waiter(self._context.config.node.data_dir, "send") as waiter,
+            roused(self._context, "send") as waiter,
             LeaseKeeper[DeliveryClaim](
                 lambda held: deliveries.renew(self._context.database, held, lease=lease), lease=lease
             ) as keeper,

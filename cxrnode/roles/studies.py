@@ -20,12 +20,11 @@ from cxrnode.dicom.kept_header import read_kept_header
 from cxrnode.dicom.outputs import SentObject
 from cxrnode.dicom.outputs.study import FilmRead, build_study_summary
 from cxrnode.errors import Rejected
-from cxrnode.roles.context import Context
+from cxrnode.roles.context import Context, rouse
 from cxrnode.roles.notices import spooled
 from cxrnode.roles.publish import output_settings
 from cxrnode.store import studies
 from cxrnode.store.studies import Due, Key, Read
-from cxrnode.wakeup import wake
 
 log = structlog.get_logger()
 
@@ -53,7 +52,7 @@ class StudySummaries:
             made += self._look(context, key)
         self._since = now
         if made:
-            wake(context.config.node.data_dir, "send")
+            rouse(context, "send")
 
     def _look(self, context: Context, key: Key) -> bool:
         seen = studies.look(context.database, key, quiet=context.config.study.quiet)

@@ -16,7 +16,7 @@ from cxrnode import syslog
 from cxrnode.errors import CxrnodeError, Transient
 from cxrnode.roles import channels
 from cxrnode.roles.alerts import tell_alerts, watch_alerts, watch_days
-from cxrnode.roles.context import Context
+from cxrnode.roles.context import Context, rouse
 from cxrnode.roles.notices import say_not_analysed
 from cxrnode.roles.repository import tell_activity, tell_repository
 from cxrnode.roles.room import RoomWatch
@@ -40,7 +40,6 @@ from cxrnode.store import (
 )
 from cxrnode.store.audit import note
 from cxrnode.store.jobs import Limits
-from cxrnode.wakeup import wake
 
 log = structlog.get_logger()
 
@@ -61,9 +60,9 @@ def expire_leases(context: Context) -> None:
     with context.database.write() as transaction:
         lost_jobs, lost_deliveries = jobs.expire(transaction, limits), deliveries.expire(transaction)
     if lost_jobs:
-        wake(context.config.node.data_dir, "infer")
+        rouse(context, "infer")
     if lost_deliveries:
-        wake(context.config.node.data_dir, "send")
+        rouse(context, "send")
 
 
 def retire(context: Context) -> None:

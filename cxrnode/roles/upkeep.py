@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import structlog
 
-from cxrnode.roles.context import Context
+from cxrnode.roles.context import Context, rouse
 from cxrnode.store import soundness
-from cxrnode.wakeup import wake
 
 log = structlog.get_logger()
 
@@ -32,4 +31,4 @@ class Upkeep:
         if any(found.values()):
             remedy = "nothing: it is put right; was the database mended by hand, or restored?"
             log.warning("healed", remedy=remedy, **{name: count for name, count in found.items() if count})
-            wake(context.config.node.data_dir, "send")
+            rouse(context, "send")

@@ -18,12 +18,11 @@ from cxrnode.dicom.outputs.common import Subject
 from cxrnode.dicom.outputs.message import build_withdrawn_message
 from cxrnode.dicom.outputs.withdrawal import Rejection, Withdrawal, build_withdrawal
 from cxrnode.errors import Rejected
-from cxrnode.roles.context import Context
+from cxrnode.roles.context import Context, rouse
 from cxrnode.roles.notices import spooled
 from cxrnode.roles.publish import output_settings
 from cxrnode.store import rejections
 from cxrnode.store.rejections import Order
-from cxrnode.wakeup import wake
 
 log = structlog.get_logger()
 
@@ -55,7 +54,7 @@ def make_withdrawals(context: Context) -> None:
             rejections.postpone(context.database, order, reason, pause=_PAUSE)
             log.error("withdrawal_not_made", job=order.job_id, destination=order.destination, reason=reason)
     if made:
-        wake(context.config.node.data_dir, "send")
+        rouse(context, "send")
 
 
 def _make(context: Context, order: Order) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -52,7 +52,7 @@ def note_unlinked(
     delivery_id: int | None = None,
 ) -> str:
     """Append one event and return its hash, which the caller writes into the job's `chain_head` with its own change."""
-    row = _event(transaction, name, instance_id=instance_id, job_id=job_id, delivery_id=delivery_id, detail=detail)
+    row = chained(transaction, name, instance_id=instance_id, job_id=job_id, delivery_id=delivery_id, detail=detail)
     transaction.connection.execute(sa.insert(event).values(**row))
     return str(row["hash"])
 
@@ -61,27 +61,29 @@ def note_all(transaction: Transaction, name: str, details: Mapping[int, Mapping[
     """Append one event for each of these jobs (id -> detail), whose rows are locked, in two statements."""
     if not details:
         return
-    rows = [
-        _event(transaction, name, instance_id=None, job_id=job_id, delivery_id=None, detail=detail)
-        for job_id, detail in details.items()
-    ]
-    transaction.connection.execute(sa.insert(event), rows)
+    rows = [chained(transaction, name, job_id=job_id, detail=detail) for job_id, detail in details.items()]
+    insert_events(transaction, rows)
     heads = [{"its_id": row["job_id"], "head": row["hash"]} for row in rows]
     transaction.connection.execute(
         sa.update(job).where(job.c.id == sa.bindparam("its_id")).values(chain_head=sa.bindparam("head")), heads
     )
 
 
-def _event(
+def insert_events(transaction: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append events that `chained` made, in this order; the jobs' `chain_head` is the caller's to write."""
+    transaction.connection.execute(sa.insert(event), rows)
+
+
+def chained(
     transaction: Transaction,
     name: str,
     *,
-    instance_id: int | None,
     job_id: int | None,
-    delivery_id: int | None,
     detail: Mapping[str, Any],
+    instance_id: int | None = None,
+    delivery_id: int | None = None,
 ) -> dict[str, Any]:
-    """The row of an event, chained to its job's last one."""
+    """The row of an event, chained to its job's last one; the end of the chain is then in `transaction.heads`."""
     text = json.dumps(detail, sort_keys=True, separators=(",", ":"), allow_nan=False)
     head = ""
     if job_id is not None:

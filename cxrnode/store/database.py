@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from cxrnode.errors import Transient
 
 #: First SQLite release whose WAL mode is safe with several writing processes.
 _SAFE_WAL = (3, 51, 3)
+#: A connection that rested so long, in seconds, is asked whether it still stands: PostgreSQL may have been restarted.
+_RESTED_SECONDS = 1.0
 #: How long PostgreSQL may take to answer a new connection, unless the URL says otherwise.
 _CONNECT_SECONDS = 10
 
@@ -54,13 +57,13 @@ class Transaction:
     now: float
     heads: dict[int, str] = dataclasses.field(default_factory=dict)
 
-    def rows(self, statement: sa.Executable) -> Sequence[Row]:
-        """Execute and fetch everything."""
-        return self.connection.execute(statement).all()
+    def rows(self, statement: sa.Executable, **values: Any) -> Sequence[Row]:
+        """Execute, with values for what a statement made before leaves open, and fetch everything."""
+        return self.connection.execute(statement, values).all()
 
-    def row(self, statement: sa.Executable) -> Row | None:
-        """Execute and fetch the first row, or None."""
-        return self.connection.execute(statement).first()
+    def row(self, statement: sa.Executable, **values: Any) -> Row | None:
+        """Execute as `rows` does and fetch the first row, or None."""
+        return self.connection.execute(statement, values).first()
 
     def scalar(self, statement: sa.Executable) -> Any:
         """Execute and fetch the first column of the first row, or None."""
@@ -120,10 +123,24 @@ class Database:
         else:
             limits = {name: value for name, value in _POSTGRES_LINK.items() if name not in parsed.query}
             self.engine = sa.create_engine(
-                parsed, connect_args=limits, hide_parameters=True, pool_pre_ping=True, pool_size=8, max_overflow=8
+                parsed, connect_args=limits, hide_parameters=True, pool_size=8, max_overflow=8
             )
             sa.event.listen(self.engine, "connect", _on_postgres_connect)
+            sa.event.listen(self.engine, "checkin", _on_postgres_checkin)
+            sa.event.listen(self.engine, "checkout", self._look_whether_it_stands)
             self._clock = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
+
+    def _look_whether_it_stands(self, dbapi: Any, record: Any, _proxy: object) -> None:
+        """Have a connection that rested replaced where it is none any more; the pool's own ping asks every time."""
+        if time.monotonic() - record.info.get("used", float("inf")) < _RESTED_SECONDS:
+            return
+        dialect = self.engine.dialect
+        try:
+            stands = dialect.do_ping(dbapi)
+        except dialect.loaded_dbapi.Error:
+            stands = False
+        if not stands:
+            raise sa.exc.DisconnectionError
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Transaction]:
@@ -164,6 +181,10 @@ def _on_postgres_connect(dbapi: Any, _record: object) -> None:
         for limit in _POSTGRES_LIMITS:
             cursor.execute(limit)
     dbapi.commit()
+
+
+def _on_postgres_checkin(_dbapi: Any, record: Any) -> None:
+    record.info["used"] = time.monotonic()
 
 
 def _on_sqlite_connect(dbapi: sqlite3.Connection, _record: object) -> None:

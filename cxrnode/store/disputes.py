@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from cxrnode.core.findings import Outcome, Report
 from cxrnode.core.lifecycle import DeliveryState, JobState
-from cxrnode.errors import Rejected
+from cxrnode.errors import Rejected, Transient
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Row, Transaction
 from cxrnode.store.deliveries import lock_deliveries
@@ -241,6 +241,23 @@ def lock_pixels(transaction: Transaction, digest: str) -> None:
     if digest and transaction.connection.dialect.name == "postgresql":
         number = int(digest[:15], 16)  # below 2**60: the lock's key is a signed 64-bit number
         transaction.scalar(sa.select(sa.func.pg_advisory_xact_lock(number)))
+
+
+def lock_all_pixels(transaction: Transaction, digests: Sequence[str]) -> None:
+    """Lock as `lock_pixels` does, several at once: those that nobody else waits behind.
+
+    Raises Transient where another has one of them: two that wait for each other's would wait for ever.
+    """
+    if transaction.connection.dialect.name != "postgresql":
+        return
+    numbers = sorted({int(digest[:15], 16) for digest in digests})
+    if not all(row.locked for row in transaction.rows(_TRY_LOCKS, numbers=numbers)):
+        raise Transient("another worker settles the same film; it is settled after that one")
+
+
+_TRY_LOCKS = sa.text(
+    "SELECT pg_try_advisory_xact_lock(number) AS locked FROM unnest(CAST(:numbers AS bigint[])) AS number"
+)
 
 
 def _reason(other: int) -> str:

@@ -6,6 +6,7 @@ It never opens a film; what a reading ends in is recorded by `store.reports`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -73,76 +74,104 @@ def claim(
     bundle, the mode is that of the claim. A revision that takes the place of what was sent waits for an active model.
     """
     modes = modes or {}
-    shadows = [name for name, mode in modes.items() if mode == "shadow"]
-    ready = (job.c.state == JobState.QUEUED, job.c.model.in_(list(models)))
-    if shadows:
-        revision = job.c.predecessor.is_not(None) & (job.c.mode == "active") & job.c.model.in_(shadows)
-        ready = (*ready, sa.not_(revision))  # type: ignore[assignment]
+    engines = dict.fromkeys(models, engine) if isinstance(engine, str) else engine
+    shadows = tuple(name for name, mode in modes.items() if mode == "shadow")
+    asked = _asked(tuple(models.items()), tuple(engines.items()), shadows)
     with database.read() as transaction:  # an idle worker takes no writer's lock
-        some = sa.select(job.c.id).where(*ready, job.c.not_before <= transaction.now).limit(limit * spread)
-        waiting = transaction.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
-        lost = transaction.scalar(sa.select(sa.exists().where(*_expired(transaction.now))))
+        found = transaction.row(asked.look, now=transaction.now, most=limit * spread)
+    waiting, lost = (found.waiting, found.lost) if found is not None else (0, False)
     if not (waiting or lost):
         return []
     limit = max(1, -(-waiting // spread))
     with database.write() as transaction:
-        expire(transaction, limits)
-        due = (*ready, job.c.not_before <= transaction.now)
-        first = transaction.row(
-            sa.select(job.c.id, job.c.alone)
-            .where(*due)
-            .order_by(job.c.rank, job.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        if first is None:
+        if lost:
+            expire(transaction, limits)
+        until = transaction.now + lease
+        claimed = transaction.rows(asked.take, now=transaction.now, most=limit, owner=owner, until=until)
+        if not claimed:
             return []
-        chosen = (job.c.id == first.id, *due) if first.alone else (job.c.alone.is_(False), *due)
-        pick = (
-            sa.select(job.c.id)
-            .where(*chosen)
-            .order_by(job.c.rank, job.c.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-            .cte("pick")
-        )
-        claimed = transaction.rows(
-            sa.update(job)
-            .where(job.c.id.in_(sa.select(pick.c.id)))
-            .values(
-                state=advance_job(JobState.QUEUED, JobEvent.CLAIMED),
-                token=job.c.token + 1,
-                lease_owner=owner,
-                lease_until=transaction.now + lease,
-                claimed_at=transaction.now,
-                bundle_digest=sa.case(dict(models), value=job.c.model),
-                engine=engine if isinstance(engine, str) else sa.case(dict(engine), value=job.c.model),
-            )
-            .returning(job.c.id)
-        )
-        ids = [row.id for row in claimed]
-        rows = transaction.rows(
-            sa.select(job, instance.c.spool_key, instance.c.dataset_sha256, instance.c.header, instance.c.calling_aet)
-            .join(instance, instance.c.id == job.c.instance_id)
-            .where(job.c.id.in_(ids))
-            .order_by(job.c.rank, job.c.id)
-        )
-        by_itself = len(rows) == 1 and (first.alone or waiting <= 1)
-        claims = [_claim(row, alone=by_itself, mode=modes.get(row.model, row.mode)) for row in rows]
-        before = {row.id: row.mode for row in rows}
-        transaction.heads.update({row.id: row.chain_head for row in rows})
-        details: dict[int, dict[str, Any]] = {}
-        for one in claims:
-            changed: dict[str, Any] = {"mode": one.mode} if one.mode != before[one.job_id] else {}
+        films = {row.id: row for row in transaction.rows(_FILMS, ids=[row.instance_id for row in claimed])}
+        by_itself = len(claimed) == 1 and (claimed[0].alone or waiting <= 1)
+        claims, details = [], {}
+        for row in sorted(claimed, key=lambda one: (one.rank, one.id)):
+            transaction.heads[row.id] = row.chain_head
+            one = _claim(row, films[row.instance_id], alone=by_itself, mode=modes.get(row.model, row.mode))
+            changed: dict[str, Any] = {"mode": one.mode} if one.mode != row.mode else {}
             if changed:
                 transaction.connection.execute(sa.update(job).where(job.c.id == one.job_id).values(**changed))
             its = {"owner": owner, "token": one.token, "alone": one.alone, "bundle": models[one.model]}
+            claims.append(one)
             details[one.job_id] = its | changed
         note_all(transaction, JobEvent.CLAIMED, details)
         return claims
 
 
-def _claim(row: Row, *, alone: bool, mode: str) -> Claim:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """The two statements of a claim: how many wait and whether leases ran out, and to take some."""
+
+    look: sa.Executable
+    take: sa.Executable
+
+
+@functools.lru_cache(maxsize=64)
+def _asked(
+    models: tuple[tuple[str, str], ...], engines: tuple[tuple[str, str], ...], shadows: tuple[str, ...]
+) -> _Asked:
+    """Made once for what is loaded: to put them together costs several times what a database takes to execute them.
+
+    The first in the order of rank is taken; with it those of the next that need not be alone, unless it must be.
+    """
+    now, most = sa.bindparam("now", type_=sa.Double), sa.bindparam("most", type_=sa.Integer)
+    due = [job.c.state == JobState.QUEUED, job.c.model.in_([name for name, _ in models]), job.c.not_before <= now]
+    if shadows:
+        revision = job.c.predecessor.is_not(None) & (job.c.mode == "active") & job.c.model.in_(shadows)
+        due.append(sa.not_(revision))
+    some = sa.select(job.c.id).where(*due).limit(most).subquery()
+    pick = (
+        sa.select(job.c.id, job.c.alone, job.c.rank)
+        .where(*due)
+        .order_by(job.c.rank, job.c.id)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+        .cte("pick")
+    )
+    first = sa.select(pick.c.id, pick.c.alone).order_by(pick.c.rank, pick.c.id).limit(1).cte("first")
+    fits = (pick.c.id == first.c.id) | (pick.c.alone.is_(False) & first.c.alone.is_(False))
+    take = (
+        sa.update(job)
+        .where(job.c.id.in_(sa.select(pick.c.id).select_from(pick.join(first, fits))))
+        .values(
+            state=advance_job(JobState.QUEUED, JobEvent.CLAIMED),
+            token=job.c.token + 1,
+            lease_owner=sa.bindparam("owner"),
+            lease_until=sa.bindparam("until", type_=sa.Double),
+            claimed_at=now,
+            bundle_digest=sa.case(dict(models), value=job.c.model) if models else job.c.bundle_digest,
+            engine=sa.case(dict(engines), value=job.c.model) if engines else job.c.engine,
+        )
+        .returning(*(job.c[name] for name in _CLAIMED))
+    )
+    return _Asked(
+        look=sa.select(
+            sa.select(sa.func.count()).select_from(some).scalar_subquery().label("waiting"),
+            sa.exists().where(*_expired(now)).label("lost"),
+        ),
+        take=take,
+    )
+
+
+#: What a claim says of its job.
+_CLAIMED = (
+    *("id", "token", "instance_id", "model", "revision", "mode", "alone", "attempts", "claimed_at", "wanted", "rank"),
+    "chain_head",
+)
+_FILMS = sa.select(
+    instance.c.id, instance.c.spool_key, instance.c.dataset_sha256, instance.c.header, instance.c.calling_aet
+).where(instance.c.id.in_(sa.bindparam("ids", expanding=True)))
+
+
+def _claim(row: Row, film: Row, *, alone: bool, mode: str) -> Claim:
     wanted = json.loads(row.wanted)
     return Claim(
         job_id=row.id,
@@ -157,15 +186,15 @@ def _claim(row: Row, *, alone: bool, mode: str) -> Claim:
         outputs=tuple(wanted["outputs"]),
         send_to=tuple(wanted["send_to"]),
         messages_to=tuple(wanted.get("messages_to", ())),
-        spool_key=row.spool_key,
-        dataset_sha256=row.dataset_sha256,
-        header=json.loads(row.header),
-        calling_aet=row.calling_aet,
+        spool_key=film.spool_key,
+        dataset_sha256=film.dataset_sha256,
+        header=json.loads(film.header),
+        calling_aet=film.calling_aet,
         suspect=row.alone,
     )
 
 
-def _expired(now: float) -> tuple[sa.ColumnElement[bool], ...]:
+def _expired(now: float | sa.BindParameter[float]) -> tuple[sa.ColumnElement[bool], ...]:
     return (job.c.state == JobState.READING, job.c.lease_until < now)
 
 
@@ -225,7 +254,7 @@ def renew(database: Database, claims: Sequence[Claim], *, lease: float) -> int:
                 .where(job.c.id == one.job_id, job.c.token == one.token, job.c.state == JobState.READING)
                 .values(lease_until=transaction.now + lease)
             )
-            for one in claims
+            for one in sorted(claims, key=lambda one: one.job_id)  # as a settle of several locks them
         )
 
 
@@ -238,14 +267,31 @@ def move(transaction: Transaction, job_id: int, before: JobState, happened: JobE
     transaction.connection.execute(sa.update(job).where(job.c.id == job_id).values(state=after, **freed, **values))
 
 
+#: What a settle needs to know of jobs, whose rows it locks by their ids upwards, as everybody does.
+_HELD = (
+    sa.select(job.c.id, job.c.token, job.c.state, job.c.predecessor, job.c.chain_head, job.c.rank)
+    .where(job.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(job.c.id)
+    .with_for_update()
+)
+
+
 def fence(transaction: Transaction, held: Claim) -> int | None:
     """Lock the claimed row and make sure that it is still ours; return its predecessor. Raises LeaseLost."""
-    columns = (job.c.token, job.c.state, job.c.predecessor, job.c.chain_head)
-    row = transaction.row(sa.select(*columns).where(job.c.id == held.job_id).with_for_update())
+    row = transaction.row(_HELD, ids=[held.job_id])
     if row is None or row.token != held.token or row.state != JobState.READING:
         raise LeaseLost(f"job {held.job_id} is no longer held under token {held.token}")
     transaction.heads[held.job_id] = row.chain_head
     return None if row.predecessor is None else int(row.predecessor)
+
+
+def fence_all(transaction: Transaction, held: Sequence[Claim]) -> dict[int, Row]:
+    """Lock the rows of these claims and return those that are still ours, by their ids: predecessor and rank."""
+    tokens = {one.job_id: one.token for one in held}
+    rows = transaction.rows(_HELD, ids=sorted(tokens))
+    ours = {row.id: row for row in rows if row.token == tokens[row.id] and row.state == JobState.READING}
+    transaction.heads.update({row.id: row.chain_head for row in ours.values()})
+    return ours
 
 
 def give_back(database: Database, held: Claim) -> None:

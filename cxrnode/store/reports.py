@@ -105,6 +105,14 @@ def predecessor_sent(database: Database, job_id: int) -> tuple[SentOutput, ...]:
         return _predecessor_sent(transaction, job_id)
 
 
+def taking_a_place(database: Database, job_ids: Sequence[int]) -> frozenset[int]:
+    """Those of these jobs for which `predecessor_sent` may find something."""
+    noticed = sa.select(delivery.c.job_id).where(delivery.c.job_id.in_(job_ids), delivery.c.act == NOTICE)
+    later = sa.select(job.c.id).where(job.c.id.in_(job_ids), job.c.predecessor.is_not(None))
+    with database.read() as transaction:
+        return frozenset(row[0] for row in transaction.rows(sa.union_all(noticed, later)))
+
+
 def _predecessor_sent(transaction: Transaction, job_id: int) -> tuple[SentOutput, ...]:
     before = job.alias()
     chosen = sa.select(before.c.id).join(job, job.c.predecessor == before.c.id)
@@ -115,6 +123,19 @@ def _predecessor_sent(transaction: Transaction, job_id: int) -> tuple[SentOutput
     return sent_outputs(transaction, standing, act="report") or sent_outputs(transaction, standing, act=NOTICE)
 
 
+def look_up(database: Database, held: Claim, *, pixel_digest: str, identity_digest: str) -> tuple[int | None, int]:
+    """End the job as `settle_duplicate` does, or say what `revision_of` says: (twin, revision). Raises LeaseLost.
+
+    Of a film that was never read, one short read says both: the settle of its report looks again.
+    """
+    with database.read() as transaction:
+        known = _known_film(transaction, held, pixel_digest, identity_digest)
+    if known is None:
+        return None, held.revision
+    twin = settle_duplicate(database, held, pixel_digest=pixel_digest, identity_digest=identity_digest)
+    return twin, _revision(held, known)
+
+
 def revision_of(database: Database, held: Claim, *, pixel_digest: str, identity_digest: str) -> int:
     """The revision that the film's outputs are to have: its job's, unless its identity comes back.
 
@@ -122,7 +143,10 @@ def revision_of(database: Database, held: Claim, *, pixel_digest: str, identity_
     under new UIDs.
     """
     with database.read() as transaction:
-        known = _known_film(transaction, held, pixel_digest, identity_digest)
+        return _revision(held, _known_film(transaction, held, pixel_digest, identity_digest))
+
+
+def _revision(held: Claim, known: Known | None) -> int:
     back = known is not None and known.same_identity and known.withdrawn
     return max(held.revision, known.revision + 1) if known is not None and back else held.revision
 
@@ -263,8 +287,11 @@ def settle_report(
         )
         if noticed:
             cancel_notices(transaction, held.job_id)
-        _insert_findings(transaction, held.job_id, report)
-        output_ids = _insert_outputs(transaction, held.job_id, outputs)
+        found = finding_rows(held.job_id, report)
+        if found:
+            transaction.connection.execute(sa.insert(finding), found)
+        made = insert_outputs(transaction, [(held.job_id, one) for one in outputs])
+        output_ids = {one: kind.kind for one, kind in zip(made, outputs, strict=True)}
         dispute = settle_identity(transaction, held, report, on_identity_change, first=before is None)
         if dispute.stale or (before is not None and another_patients(transaction, held.job_id)):
             cause = Cause(rejection="worklist", note="the film is stored under another identity", by="cxrnode")
@@ -282,8 +309,9 @@ def settle_report(
         return Settled(stands=True, dispute=dispute)
 
 
-def _insert_findings(transaction: Transaction, job_id: int, report: Report) -> None:
-    rows = [
+def finding_rows(job_id: int, report: Report) -> list[dict[str, Any]]:
+    """The rows of a report's findings."""
+    return [
         {
             "job_id": job_id,
             "label": one.label,
@@ -295,8 +323,6 @@ def _insert_findings(transaction: Transaction, job_id: int, report: Report) -> N
         }
         for one in report.findings
     ]
-    if rows:
-        transaction.connection.execute(sa.insert(finding), rows)
 
 
 def insert_output(transaction: Transaction, job_id: int, one: StoredOutput) -> int:
@@ -304,19 +330,21 @@ def insert_output(transaction: Transaction, job_id: int, one: StoredOutput) -> i
     return int(transaction.scalar(sa.insert(output).values(**_row(job_id, one)).returning(output.c.id)))
 
 
-def _insert_outputs(transaction: Transaction, job_id: int, outputs: Sequence[StoredOutput]) -> dict[int, str]:
-    """Insert the outputs of a job in one statement; return their ids, in order, with their kinds."""
+def insert_outputs(transaction: Transaction, outputs: Sequence[tuple[int, StoredOutput]]) -> list[int]:
+    """Insert outputs, each with its job, in one statement; return their ids, in order."""
     if not outputs:
-        return {}
+        return []
     statement = sa.insert(output).returning(output.c.id, sort_by_parameter_order=True)
-    ids = transaction.connection.execute(statement, [_row(job_id, one) for one in outputs]).scalars().all()
-    return {int(one): made.kind for one, made in zip(ids, outputs, strict=True)}
+    rows = [_row(job_id, one) for job_id, one in outputs]
+    return [int(one) for one in transaction.connection.execute(statement, rows).scalars()]
+
+
+_OF_OUTPUT = tuple(field.name for field in dataclasses.fields(StoredOutput) if field.name != "file")
 
 
 def _row(job_id: int, one: StoredOutput) -> dict[str, Any]:
-    row = dataclasses.asdict(one)
-    file = row.pop("file")
-    return {**row, "job_id": job_id, "spool_key": file["key"], "sha256": file["sha256"], "size": file["size"]}
+    row = {name: getattr(one, name) for name in _OF_OUTPUT}
+    return {**row, "job_id": job_id, "spool_key": one.file.key, "sha256": one.file.sha256, "size": one.file.size}
 
 
 def create_delivery(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cxrnode.errors import Rejected
 from cxrnode.store import disputes, jobs, resend, withdrawals
 from cxrnode.store.details import job_detail
+from cxrnode.store.hints import hint
 from cxrnode.store.jobs import Reader
 from cxrnode.store.withdrawals import Cause
 from cxrnode.wakeup import wake
@@ -71,6 +72,7 @@ def perform(console: Console, deed: Deed, job_ids: Sequence[int]) -> list[Done]:
             done.append(Done(job_id=job_id, ok=False, detail=str(refusal)))
     for role in ("infer", "send"):
         wake(console.config.node.data_dir, role)
+        hint(console.database, role)
     return done
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -380,13 +380,13 @@ def test_a_report_whose_commit_was_lost_keeps_its_files(make_site: MakeSite, fil
         )
         keeper.hold([held])
         strikes = Outage(site.database, stands=True)
-        settle = reader._publisher.publish
+        settle = reader._publisher.settle_together
 
-        def struck(*given: Any) -> Settled:
+        def struck(*given: Any) -> Mapping[int, Settled]:
             strikes.strike()
             return settle(*given)
 
-        reader._publisher.publish = struck  # type: ignore[method-assign,assignment]
+        reader._publisher.settle_together = struck  # type: ignore[method-assign,assignment]
         reader._settle_batch(reader._read_batch([reader._look_at([held], "chest", keeper)]))
     assert site.states() == ["reported"]
     keys = {row[0] for row in site.all(sa.text("SELECT spool_key FROM output"))}

@@ -35,6 +35,7 @@ from cxrnode.store.disputes import Policy
 from cxrnode.store.jobs import Claim
 from cxrnode.store.schema import delivery, delivery_output, event, film, instance, job, output
 from cxrnode.store.settlements import Answer
+from cxrnode.store.together import settle_together
 from cxrnode.store.withdrawals import REJECTIONS, Cause, withdraw
 from tests.stores import (
     LEASE,
@@ -44,6 +45,7 @@ from tests.stores import (
     claim,
     empty,
     enqueue,
+    finished,
     note_of,
     open_store,
     postgres_store,
@@ -167,6 +169,27 @@ class Store(RuleBasedStateMachine):
         else:
             assert ours, "a lost lease settled"
             self.settled_jobs[held.job_id, held.token] += 1
+
+    @precondition(lambda self: any(self.held.values()))
+    @rule(worker=workers, data=st.data(), identity=st.sampled_from(("same", "same", "other")), crash=st.booleans())
+    def settle_together(self, worker: str, data: st.DataObject, identity: str, crash: bool) -> None:
+        """All that a worker holds at once: what is not plain, or not its any more, is left as it was."""
+        pixels = [data.draw(st.sampled_from((None, None, "film A", "film B"))) for _ in self.held[worker]]
+        held, self.held[worker] = self.held[worker], []
+        ready = [
+            finished(self.database, one, pixels=its, identity=identity) for one, its in zip(held, pixels, strict=True)
+        ]
+        before = {one.job_id: self._row(job, one.job_id) for one in held}
+        done = {}
+        with contextlib.suppress(Crash), self._dying(crash):
+            done = settle_together(self.database, ready)
+        for one in held:
+            was = before[one.job_id]
+            if one.job_id in done:
+                assert was.state == JobState.READING and was.token == one.token, "a lost lease settled"
+                self.settled_jobs[one.job_id, one.token] += 1
+            else:
+                assert was == self._row(job, one.job_id), "a job that was left wrote"
 
     @rule(worker=workers)
     def read_in_good_order(self, worker: str) -> None:
