@@ -36,7 +36,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 REPOSITORY = Path(__file__).resolve().parent.parent
 # By their full path: pip puts pynetdicom's own storescu on PATH before DCMTK's.
 _PLACES = (Path("/usr/bin"), Path("/usr/sbin"), Path("/usr/local/bin"))
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 
 
 def require_tool(name: str) -> str:

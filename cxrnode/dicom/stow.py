@@ -8,30 +8,21 @@ Redirections are not followed, and neither variables nor files of the machine na
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import hashlib
-import http.client
 import json
-import socket
 import ssl
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote, urlsplit
-
-from urllib3 import BaseHTTPResponse
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
-from urllib3.exceptions import SSLError as WrappedSSLError
 
 from cxrnode.dicom import hardening
 from cxrnode.dicom.destination import AssociationFault, FaultKind, Place, Sent, Stage, StowDestination, Timeouts
 from cxrnode.dicom.part10 import Part10
 from cxrnode.dicom.stow_answer import FAULTS, answered, is_told, parsed, pause_asked
 from cxrnode.errors import ConfigError
+from cxrnode.https import Line, LineFault, Trouble
 
 #: The answer of a server, at most, in bytes.
 _LARGEST_ANSWER = 1024 * 1024
@@ -67,24 +58,20 @@ class StowWay:
         self._timeouts = timeouts
         self._path = f"{urlsplit(destination.url).path.rstrip('/')}/studies"
         self._authorisation = self._authorised()
-        self._connection = _connection(destination, timeouts)
-        self._fresh = False
+        self._line = Line(
+            destination.host,
+            destination.port,
+            tls=destination.tls,
+            connect_timeout=timeouts.connect,
+            timeout=timeouts.dimse,
+        )
 
     def connect(self) -> None:
         """Connect, over TLS where the destination has it. Raises AssociationFault."""
-        self._connection.timeout = self._timeouts.connect
         try:
-            self._connection.connect()
-        except (ssl.SSLError, WrappedSSLError) as error:
-            raise self._fault(FaultKind.TLS, Stage.CONNECT, _tls_reason(error)) from None
-        except (ConnectTimeoutError, TimeoutError):
-            raise self._fault(FaultKind.UNREACHABLE, Stage.CONNECT, "no answer") from None
-        except (NewConnectionError, HTTPError, OSError) as error:
-            cause = error.__cause__ if isinstance(error, HTTPError) else error
-            detail = (getattr(cause, "strerror", None) or type(cause or error).__name__).lower()
-            raise self._fault(FaultKind.UNREACHABLE, Stage.CONNECT, detail) from None
-        self._connection.timeout = self._timeouts.dimse
-        self._fresh = True
+            self._line.connect()
+        except LineFault as fault:
+            raise self._way_fault(fault) from None
 
     def store(self, data: bytes) -> Sent:
         """Send one Part 10 file and return what the server says of it.
@@ -118,7 +105,6 @@ class StowWay:
         length = len(head) + len(data or b"") + len(tail)
         headers = {
             "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
-            "Content-Length": str(length),
         }
         status, answer, body = self._request("POST", self._path, headers, lambda: _chunks(head, data, tail), length)
         if not is_told(status, answer.get("Content-Type", ""), body):
@@ -148,46 +134,38 @@ class StowWay:
         self, method: str, path: str, headers: Mapping[str, str], chunks: Callable[[], Iterator[bytes]], length: int
     ) -> tuple[int, Mapping[str, str], bytes]:
         """HTTP status, headers, and body of the answer to one request. Raises AssociationFault."""
-        if not self._fresh and not self._connection.is_connected:
-            self._connection.close()
-            self.connect()
-        fresh, self._fresh = self._fresh, False
         sent = {**headers, "Accept": "application/dicom+json", "User-Agent": "cxrnode", **self._authorisation}
-        cut = _Cut(self._connection, self._timeouts.dimse * 2 + length / _SLOWEST)
-        body_of: Iterator[bytes] | None = chunks() if method == "POST" else None
         try:
-            # Who refuses may answer before it has all, and end the connection: its answer counts.
-            with cut, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                self._connection.request(method, path, body=body_of, headers=sent, preload_content=False)
-            with cut:
-                response = self._connection.getresponse()
-                body = _read(response)
-        except TimeoutError:
-            self._connection.close()
-            raise self._fault(FaultKind.TIMEOUT, Stage.TRANSFER, "no answer to the request") from None
-        except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-            self._connection.close()
-            if cut.made or isinstance(error.__cause__, TimeoutError):
-                raise self._fault(FaultKind.TIMEOUT, Stage.TRANSFER, "the answer took too long") from None
-            if fresh or not isinstance(error, http.client.RemoteDisconnected | ConnectionError):
-                detail = "the connection ended before the answer"
-                raise self._fault(FaultKind.ABORTED, Stage.TRANSFER, detail) from None
-            # The server ended an older connection just then: on a new one it will say what is wrong, if anything is.
-            self.connect()
-            return self._request(method, path, headers, chunks, length)
-        framed = body or "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
-        clear = (
-            response.status in FAULTS or 300 <= response.status < 400 or (method == "GET" and response.status == 204)
-        )
-        if cut.made or not (framed or clear):
+            answer = self._line.request(
+                method,
+                path,
+                headers=sent,
+                body=chunks if method == "POST" else None,
+                length=length,
+                largest=_LARGEST_ANSWER,
+                seconds=self._timeouts.dimse * 2,
+                slowest=_SLOWEST,
+            )
+        except LineFault as fault:
+            raise self._way_fault(fault) from None
+        framed = answer.body or "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers
+        clear = answer.status in FAULTS or 300 <= answer.status < 400 or (method == "GET" and answer.status == 204)
+        if not (framed or clear):
             # http.client takes headers that break off for whole ones: "200" alone says nothing then.
-            self._connection.close()
-            kind = FaultKind.TIMEOUT if cut.made else FaultKind.ABORTED
-            raise self._fault(kind, Stage.TRANSFER, "the answer broke off")
-        if len(body) > _LARGEST_ANSWER:
-            self._connection.close()
-            body = b"too long"
-        return response.status, response.headers, body
+            self._line.close()
+            raise self._fault(FaultKind.ABORTED, Stage.TRANSFER, "the answer broke off")
+        return answer.status, answer.headers, answer.body if answer.whole else b"too long"
+
+    def _way_fault(self, fault: LineFault) -> AssociationFault:
+        match fault.trouble:
+            case Trouble.TLS:
+                return self._fault(FaultKind.TLS, Stage.CONNECT, _tls_reason(fault.error))
+            case Trouble.UNREACHABLE:
+                return self._fault(FaultKind.UNREACHABLE, Stage.CONNECT, str(fault))
+            case Trouble.SILENT:
+                return self._fault(FaultKind.TIMEOUT, Stage.TRANSFER, str(fault))
+            case Trouble.ENDED:
+                return self._fault(FaultKind.ABORTED, Stage.TRANSFER, str(fault))
 
     def _authorised(self) -> dict[str, str]:
         credential = self._destination.credential
@@ -212,43 +190,7 @@ class StowWay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connection.close()
-
-
-class _Cut:
-    """Ends a connection that gives an answer byte by byte: each byte keeps within the time-out, and the whole does not.
-
-    The seconds hold for all its `with` blocks together.
-    """
-
-    def __init__(self, connection: HTTPConnection, seconds: float) -> None:
-        self.made = False
-        self._connection = connection
-        self._until = time.monotonic() + seconds
-        self._timer: threading.Timer | None = None
-
-    def __enter__(self) -> Self:
-        self._timer = threading.Timer(max(0.0, self._until - time.monotonic()), self._end)
-        self._timer.daemon = True
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _end(self) -> None:
-        self.made = True
-        line = self._connection.sock
-        if line is not None:
-            with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-
-
-def _connection(destination: StowDestination, timeouts: Timeouts) -> HTTPConnection:
-    if destination.tls is None:
-        return HTTPConnection(destination.host, destination.port, timeout=timeouts.connect)
-    return HTTPSConnection(destination.host, destination.port, timeout=timeouts.connect, ssl_context=destination.tls)
+        self._line.close()
 
 
 def _frame(boundary: str, data: bytes | None) -> tuple[bytes, bytes]:
@@ -264,11 +206,6 @@ def _chunks(head: bytes, data: bytes | None, tail: bytes) -> Iterator[bytes]:
     for start in range(0, len(view), _CHUNK):
         yield bytes(view[start : start + _CHUNK])
     yield tail
-
-
-def _read(response: BaseHTTPResponse) -> bytes:
-    """The body, or a byte more than the largest that is looked at."""
-    return response.read(_LARGEST_ANSWER + 1)
 
 
 def _tls_reason(error: Exception) -> str:

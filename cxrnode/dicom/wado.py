@@ -35,6 +35,8 @@ def fetch(server: HttpClient, place: Place, write: Callable[[bytes], object], *,
         slowest=_SLOWEST,
         take=part.take,
     )
+    if not answer.whole:
+        raise Rejected(f"the film is larger than the {largest} bytes that are taken (listen.max_instance)")
     if answer.status in (404, 406, 410):
         raise Rejected(f"the server at {server.where} does not have the film (HTTP {answer.status})")
     if answer.status != 200:

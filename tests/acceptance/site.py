@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,71 +22,16 @@ from cxrnode.quantities import parse_duration
 from cxrnode.store.audit import broken_link
 from cxrnode.store.database import Database
 from cxrnode.store.schema import delivery, event, identity, instance, job, output
-from tests.peers import require_tool, unused_port, wait_until
+from tests.configuration import COMMON, configuration
+from tests.peers import REPOSITORY, require_tool, unused_port, wait_until
 
 SENDER = "MODALITY"
 
-_CONFIG = """\
-[node]
-ae_title = "CXRNODE"
-data_dir = {data}
-roles = {roles}
-purpose = "{purpose}"
-
-[listen]
-host = "127.0.0.1"
-port = {port}
-
-[nodes.PACS]
-aet = "{aet}"
-host = "127.0.0.1"
-port = {pacs}
-
-[nodes.MODALITY]
-aet = "MODALITY"
-host = "127.0.0.1"
-port = 104
-can_send = true
-
-[models.chest]
-bundle = "demo"
-{shadow}
-[[rules]]
-name = "films"
-unsure = "read"
-models = [{models}]
-outputs = ["sr", "heatmap"]
-send_to = ["PACS"]
-
-[reading]
-implausible = "{implausible}"
-lease = "{lease}"
-decode_timeout = "{decode}"
-
-[send]
-lease = "{lease}"
-backoff_base = "1s"
-probe_every = "2s"
-
-[database]
-url = "{url}"
-
-[spool]
-min_free = "50 MiB"
-
-[web]
-port = {web}
-
-[log]
-level = "info"
-format = "json"
-"""
-
-_SHADOW = """
-[models.candidate]
-bundle = "demo"
-mode = "shadow"
-"""
+#: A second model, which reads in the shadow of the first.
+_SHADOW = {
+    "models": {"candidate": {"bundle": "demo", "mode": "shadow"}},
+    "rules": [{**COMMON["rules"][0], "models": ["chest", "candidate"]}],
+}
 
 
 class Site:
@@ -100,62 +47,84 @@ class Site:
         shadow: bool = False,
         lease: str = "60s",
         web: bool = False,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+        prefix: Sequence[str] = (),
+        tree: Path = REPOSITORY,
     ) -> None:
-        """`phantoms`: read films that no model was made for. `url`: PostgreSQL, else SQLite in the folder."""
+        """`phantoms`: read films that no model was made for. `url`: PostgreSQL, else SQLite in the folder.
+
+        `settings` are laid over the configuration that this makes. `prefix` is what the command line begins with, as
+        that which runs a node in a network of its own; `tree` is the code that runs.
+        """
         self.port = unused_port()
         self.web = unused_port()
         self.folder = folder
         self.data_dir = folder / "data"
         self.config = folder / "cxrnode.toml"
         self.log = folder / "cxrnode.log"
-        self.config.write_text(
-            _CONFIG.format(
-                data=json.dumps(str(self.data_dir)),
-                roles=json.dumps(["receive", "infer", "send", "tend", *(["web"] if web else [])]),
-                web=self.web,
-                port=self.port,
-                aet=pacs[0],
-                pacs=pacs[1],
-                url=url,
-                purpose="demo" if phantoms else "service",
-                implausible="read" if phantoms else "refuse",
-                shadow=_SHADOW if shadow else "",
-                models='"chest", "candidate"' if shadow else '"chest"',
-                lease=lease,
-                decode="20s" if parse_duration(lease) > 20 else f"{parse_duration(lease) * 0.8:g}s",
-            )
-        )
+        self.tree = tree
+        self._prefix = prefix
+        seconds = parse_duration(lease)
+        made = {
+            "node": {
+                "data_dir": str(self.data_dir),
+                "roles": ["receive", "infer", "send", "tend", *(["web"] if web else [])],
+                "purpose": "demo" if phantoms else "service",
+            },
+            "listen": {"port": self.port},
+            "nodes": {"PACS": {"aet": pacs[0], "host": "127.0.0.1", "port": pacs[1]}},
+            "reading": {
+                "implausible": "read" if phantoms else "refuse",
+                "lease": lease,
+                "decode_timeout": "20s" if seconds > 20 else f"{seconds * 0.8:g}s",
+            },
+            "send": {"lease": lease, "backoff_base": "1s", "probe_every": "2s"},
+            "database": {"url": url},
+            "web": {"port": self.web},
+        }
+        self.config.write_text(configuration(made, _SHADOW if shadow else {}, settings))
         self.database = Database(url or f"sqlite+pysqlite:///{self.data_dir / 'cxrnode.sqlite'}")
         #: What the node's processes find in their environment, beside what the test has.
         self.environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, wait_for: str = "receive") -> float:
-        """Serve; return the seconds until the role was ready."""
+        """Serve; return the seconds until the role was ready. With "" it is not waited for."""
         began = time.monotonic()
         before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cxrnode", "serve", "--config", str(self.config)],
+                [*self._prefix, sys.executable, "-m", "cxrnode", "serve", "--config", str(self.config)],
+                cwd=self.tree,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.environment},
+                env={**os.environ, "PYTHONPATH": str(self.tree), **self.environment},
             )
+        if wait_for:
+            self.wait_ready(wait_for, since=before, seconds=120)
+        return time.monotonic() - began
+
+    def wait_ready(self, role: str, *, since: int = 0, seconds: float) -> None:
+        """Wait until a role says, past this byte of the log, that it is ready."""
         wait_until(
-            lambda: any(e["role"] == wait_for for e in self.logged("role_ready", since=before)),
-            seconds=120,
-            what=f"the {wait_for} role",
+            lambda: any(one["role"] == role for one in self.logged("role_ready", since=since)),
+            seconds=seconds,
+            what=f"the {role} role",
             process=self._process,
         )
-        return time.monotonic() - began
 
     def stop(self) -> int:
         """Drain on SIGTERM; return the exit status."""
         assert self._process is not None
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(60)
+        return self._process.wait(120)
+
+    def gone(self, seconds: float) -> None:
+        """Wait for the end of a node whose processes were killed."""
+        if self._process is not None:
+            self._process.wait(seconds)
 
     def kill(self) -> None:
         """SIGKILL of the supervisor; its children see it and end."""

@@ -5,17 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pytest
@@ -32,6 +27,7 @@ from cxrnode.store.audit import broken_link
 from cxrnode.store.database import Database
 from cxrnode.store.schema import delivery, event, identity, instance, job, output
 from tests.acceptance.hosts import Host, Network
+from tests.acceptance.site import Site
 from tests.acceptance.test_architectures import write
 from tests.peers import Bucket, Orthanc, Postgres, absent, require_tool, wait_until
 
@@ -42,129 +38,49 @@ LEASE = 8.0
 #: Seconds: how long PostgreSQL lets a transaction rest whose client went silent in the middle of it (store.database).
 IDLE = 60.0
 
-_CONFIG = """\
-[node]
-ae_title = "CXRNODE"
-name = "{name}"
-data_dir = {data}
-purpose = "demo"
-
-[listen]
-host = "0.0.0.0"
-port = {port}
-
-[nodes.PACS]
-aet = "ORTHANC"
-host = "{pacs_host}"
-port = {pacs_port}
-
-[nodes.MODALITY]
-aet = "MODALITY"
-host = "{modality}"
-port = 104
-can_send = true
-
-[models.chest]
-bundle = {bundle}
-
-[[rules]]
-name = "films"
-unsure = "read"
-models = ["chest"]
-outputs = ["sr", "heatmap"]
-send_to = ["PACS"]
-
-[reading]
-implausible = "read"
-lease = "{lease}s"
-decode_timeout = "7s"
-batch = 4
-max_attempts = 20
-
-[heatmap]
-encoding = "jpeg"
-max_px = 1000
-
-[send]
-lease = "{lease}s"
-batch = 4
-connect_timeout = "2s"
-acse_timeout = "4s"
-dimse_timeout = "8s"
-backoff_base = "1s"
-backoff_cap = "2s"
-probe_every = "1s"
-max_attempts = 100
-
-[database]
-url = "{url}"
-
-[spool]
-url = {spool}
-endpoint = "{endpoint}"
-min_free = "50 MiB"
-"""
+#: Of both nodes: pauses as short as the faults are.
+_SETTINGS = {
+    "listen": {"host": "0.0.0.0", "port": PORT},
+    "reading": {"decode_timeout": "7s", "batch": 4, "max_attempts": 20},
+    "heatmap": {"encoding": "jpeg", "max_px": 1000},
+    "send": {
+        "batch": 4,
+        "connect_timeout": "2s",
+        "acse_timeout": "4s",
+        "dimse_timeout": "8s",
+        "backoff_cap": "2s",
+        "probe_every": "1s",
+        "max_attempts": 100,
+    },
+}
 
 
 @dataclasses.dataclass(slots=True)
-class NodeHost:
-    """A node on a host of its own."""
+class Gate:
+    """How many films each modality may have sent by now."""
 
-    host: Host
-    config: Path
-    log: Path
-    process: subprocess.Popen[bytes] | None = None
+    films: int
 
-    def start(self) -> None:
-        """Serve; `wait_for` says when a role is ready."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.host.prefix, sys.executable, "-m", "cxrnode", "serve", "--config", str(self.config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **Bucket.variables, "OMP_NUM_THREADS": "1"},
-            )
-
-    def logged(self, name: str, since: int = 0) -> list[dict[str, Any]]:
-        """The log's events of this name, from a byte offset on."""
-        with self.log.open("rb") as log:
-            log.seek(since)
-            lines = log.read().decode(errors="replace").splitlines()
-        found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-        return [one for one in found if one.get("event") == name]
-
-    def wait_for(self, role: str, *, since: int = 0) -> None:
-        """Wait until a role is ready."""
-        wait_until(
-            lambda: any(one["role"] == role for one in self.logged("role_ready", since)),
-            seconds=300,
-            what=f"{role} on {self.host.name}",
-            process=self.process,
-        )
-
-    def stop(self) -> int:
-        """Drain on SIGTERM; return the exit status."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(120)
+    def open_for(self, films: int) -> None:
+        """Let them go on up to here; never fewer than they may already."""
+        self.films = max(self.films, films)
 
 
 class Modality(threading.Thread):
     """Sends its films to a node, and to the other where that one does not answer with Success, as a balancer would."""
 
-    def __init__(self, films: tuple[Path, ...], addresses: tuple[str, str], may_go: Callable[[], int]) -> None:
+    def __init__(self, films: tuple[Path, ...], addresses: tuple[str, str], gate: Gate) -> None:
         super().__init__(daemon=True)
         self.films = films
         self.addresses = addresses
-        self.may_go = may_go
+        self.gate = gate
         self.acknowledged: dict[Path, str] = {}
         self.refused = 0
 
     def run(self) -> None:
         until = time.monotonic() + 600
         for number, film in enumerate(self.films):
-            while number >= self.may_go() and time.monotonic() < until:
+            while number >= self.gate.films and time.monotonic() < until:
                 time.sleep(0.05)
             turn = 0
             while film not in self.acknowledged and time.monotonic() < until:
@@ -201,8 +117,12 @@ class Group:
     shared: Path
     spool: Spool
     database: Database
-    a: NodeHost
-    b: NodeHost
+    a: Site
+    b: Site
+
+    def host(self, name: str) -> Host:
+        """The host of this name."""
+        return self.network.hosts[name]
 
     def states(self) -> Counter[str]:
         """How many jobs and deliveries are in each state; empty while the database is away."""
@@ -225,15 +145,20 @@ class Group:
                 for row in transaction.rows(sa.select(table.c.state).where(table.c.lease_owner.like(f"{node}/%")))
             ]
 
-    def wait_held_by(self, node: str) -> list[str]:
-        """Wait until a node has something in its hands, so that what happens next interrupts it."""
-        found: list[str] = []
+    def wait_held_by(self, node: str, gate: Gate) -> list[str]:
+        """Wait until a node has something in its hands, so that what happens next interrupts it.
 
-        def holds() -> bool:
-            found[:] = self.held_by(node)
-            return bool(found)
-
-        wait_until(holds, seconds=120, what=f"work on {node}")
+        Where the other one was quicker and has read all that there was, more films may come.
+        """
+        until = time.monotonic() + 150
+        more = time.monotonic() + 4
+        while not (found := self.held_by(node)):
+            if time.monotonic() > until:
+                pytest.fail(f"no work on {node}: {dict(self.states())}")
+            if time.monotonic() > more:
+                gate.open_for(gate.films + 1)
+                more += 4
+            time.sleep(0.02)
         return found
 
     def wait_at_rest(self, seconds: float) -> None:
@@ -297,7 +222,7 @@ def group(request: pytest.FixtureRequest, network: Network, tmp_path: Path, tiny
     bucket = Bucket(host=hub.address, prefix=hub.prefix) if request.param == "bucket" else None
     shared = tmp_path / "shared"
     spool: Spool = FolderSpool(shared)
-    nodes: list[NodeHost] = []
+    nodes: list[Site] = []
     with pytest.MonkeyPatch.context() as patched:
         for name, value in Bucket.variables.items():
             patched.setenv(name, value)
@@ -309,23 +234,29 @@ def group(request: pytest.FixtureRequest, network: Network, tmp_path: Path, tiny
                 spool = BucketSpool(bucket.url, scratch=tmp_path / "scratch", endpoint=bucket.endpoint)
             url = postgres.new_database()
             for name in ("a", "b"):
-                config = tmp_path / f"{name}.toml"
-                config.write_text(
-                    _CONFIG.format(
-                        name=name,
-                        data=json.dumps(str(tmp_path / name)),
-                        port=PORT,
-                        pacs_host=hub.address,
-                        pacs_port=orthanc.dicom_port,
-                        modality=network.address,
-                        bundle=json.dumps(str(tiny)),
-                        lease=f"{LEASE:g}",
+                (tmp_path / name).mkdir()
+                settings = {
+                    "node": {"name": name},
+                    "nodes": {"PACS": {"host": hub.address}, "MODALITY": {"host": network.address}},
+                    "models": {"chest": {"bundle": str(tiny)}},
+                    "spool": {
+                        "url": bucket.url if bucket else str(shared),
+                        "endpoint": bucket.endpoint if bucket else "",
+                    },
+                    **_SETTINGS,
+                }
+                nodes.append(
+                    Site(
+                        tmp_path / name,
+                        pacs=(orthanc.aet, orthanc.dicom_port),
                         url=url,
-                        spool=json.dumps(bucket.url if bucket else str(shared)),
-                        endpoint=bucket.endpoint if bucket else "",
+                        phantoms=True,
+                        lease=f"{LEASE:g}s",
+                        settings=settings,
+                        prefix=network.hosts[name].prefix,
                     )
                 )
-                nodes.append(NodeHost(network.hosts[name], config, tmp_path / f"{name}.log"))
+                nodes[-1].environment = {**Bucket.variables, "OMP_NUM_THREADS": "1"}
             database = Database(url)
             yield Group(
                 network=network,
@@ -340,11 +271,10 @@ def group(request: pytest.FixtureRequest, network: Network, tmp_path: Path, tiny
             )
             database.close()
         finally:
-            for name in ("a", "b"):
-                network.hosts[name].kill_all()
             for node in nodes:
-                if node.process is not None:
-                    node.process.wait(30)
+                network.hosts[node.folder.name].kill_all()
+                node.gone(30)
+                node.database.close()
             if bucket is not None:
                 bucket.stop()
             orthanc.kill()
@@ -356,11 +286,11 @@ def test_a_fleet_loses_nothing_and_reports_nothing_twice(group: Group, tmp_path:
     films = write_phantoms(tmp_path / "films", range(FILMS), rows=640, cols=530)
     a, b = group.a, group.b
     began = time.monotonic()
-    a.start()
-    a.wait_for("receive")
-    b.start()
+    a.start(wait_for="")
+    a.wait_ready("receive", seconds=300)
+    b.start(wait_for="")
     for one in (a, b):
-        one.wait_for("infer")
+        one.wait_ready("infer", seconds=300)
     steps = [f"both nodes ready after {time.monotonic() - began:.0f} s"]
     both = {"a": (True, {"chest"}), "b": (True, {"chest"})}
     wait_until(
@@ -368,56 +298,55 @@ def test_a_fleet_loses_nothing_and_reports_nothing_twice(group: Group, tmp_path:
         seconds=30,
         what="both nodes in the list, with their model",
     )
-    allowed = 3
-    addresses = (a.host.address, b.host.address)
+    gate = Gate(3)
+    addresses = (group.host("a").address, group.host("b").address)
     modalities = [
-        Modality(films[0::2], addresses, lambda: allowed),
-        Modality(films[1::2], addresses[::-1], lambda: allowed),
+        Modality(films[0::2], addresses, gate),
+        Modality(films[1::2], addresses[::-1], gate),
     ]
     for modality in modalities:
         modality.start()
 
     # One node's power goes away in the middle of its work, and comes back.
-    allowed = 8
-    hit = group.wait_held_by("a")
+    gate.open_for(8)
+    hit = group.wait_held_by("a", gate)
     since = a.log.stat().st_size
-    a.host.kill_all()
-    assert a.process is not None
-    a.process.wait(30)
+    group.host("a").kill_all()
+    a.gone(30)
     steps.append(f"a killed with {hit}")
     time.sleep(LEASE / 2)
-    a.start()
+    a.start(wait_for="")
 
     # The other one is cut off for longer than its lease; the first one takes its work meanwhile.
-    a.wait_for("infer", since=since)
-    allowed = 14
-    hit = group.wait_held_by("b")
-    b.host.cut_off()
+    a.wait_ready("infer", since=since, seconds=300)
+    gate.open_for(14)
+    hit = group.wait_held_by("b", gate)
+    group.host("b").cut_off()
     cut = time.monotonic()
     while time.monotonic() - cut < 1.5 * LEASE or (group.held_by("b") and time.monotonic() - cut < IDLE + 2 * LEASE):
         time.sleep(0.2)
     left = group.held_by("b")
-    b.host.join(group.network.bridge)
+    group.host("b").join(group.network.bridge)
     steps.append(f"b cut off for {time.monotonic() - cut:.0f} s with {hit}, then with {left}")
     assert left == []
 
     # PostgreSQL is stopped and started again.
-    allowed = 19
-    group.wait_held_by("a")
+    gate.open_for(19)
+    group.wait_held_by("a", gate)
     group.postgres.halt()
     time.sleep(2.0)
     group.postgres.run()
     steps.append("PostgreSQL restarted")
 
     # The spool is away for longer than a request's patience.
-    allowed = 22
-    group.wait_held_by("b")
+    gate.open_for(22)
+    group.wait_held_by("b", gate)
     group.take_spool_away()
     away = time.monotonic()
     time.sleep(18.0 if group.bucket is not None else 5.0)
     group.bring_spool_back()
     steps.append(f"the spool was away for {time.monotonic() - away:.0f} s")
-    allowed = FILMS
+    gate.open_for(FILMS)
 
     for modality in modalities:
         modality.join(600)

@@ -1,4 +1,4 @@
-"""Remote inference against NVIDIA's Triton: the scores of the reference, and every fault a server can have.
+"""Remote inference against NVIDIA's Triton and KServe: the scores of the reference, and every fault a server can have.
 
 What passes parks nothing; another model is never believed; a film of its own fault is parked alone.
 """
@@ -41,7 +41,7 @@ from cxrnode.store.jobs import Claim
 from cxrnode.store.schema import event, instance, job
 from tests.acceptance.test_architectures import write
 from tests.integration.test_faults import Site
-from tests.oip.server import Triton
+from tests.oip.server import KServe, Triton
 from tests.peers import REPOSITORY, unused_port
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
@@ -222,6 +222,53 @@ def test_a_server_that_is_away_is_asked_less_and_less_often_and_found_when_it_is
     while not remote.ready() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert remote.trouble == ""
+    assert len(remote.read(films(2))) == 2
+
+
+@pytest.fixture(scope="module")
+def kserve(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KServe]:
+    folder = write_repository(load_bundle(tiny), tmp_path_factory.mktemp("kserve"), name="tiny")
+    server = KServe(folder / "1" / "model.onnx")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("binary", [False, True])
+def test_kserve_reads_as_the_reference_does_in_json_as_it_offers_and_in_bytes_as_it_can(
+    bundle: Bundle, kserve: KServe, tmp_path: Path, binary: bool
+) -> None:
+    server = Server.model_validate({"url": kserve.url, "timeout": "20s", "connect_timeout": "1s"})
+    remote = RemoteEngine(bundle, server, tmp_path)
+    assert remote.look().startswith("kserve kserve 0.") and not remote._client._binary
+    admit_remote(bundle, remote, films(), threads=1, rounds=1)
+    remote.require_admission()
+    assert remote.ready() and remote.name == remote.look()
+    remote._client._binary = binary
+    reference = TorchEngine(bundle, device="cpu", threads=1)
+    scores, maps, changed = compare(bundle, reference.read(films(8)), remote.read(films(8)))
+    assert (scores < 1e-4, maps < 0.01, changed) == (True, True, [])
+
+
+@pytest.mark.timeout(240)
+def test_kserve_that_is_away_or_without_the_model_makes_films_wait(
+    bundle: Bundle, kserve: KServe, tmp_path: Path
+) -> None:
+    server = Server.model_validate({"url": kserve.url, "model": "nix", "timeout": "20s", "connect_timeout": "1s"})
+    with pytest.raises(Away, match="does not give nix at"):
+        RemoteEngine(bundle, server, tmp_path).read(films(1))
+    remote = RemoteEngine(bundle, server.model_copy(update={"model": "tiny"}), tmp_path)
+    admit_remote(bundle, remote, films(), threads=1, rounds=1)
+    remote.require_admission()
+    kserve.stop()
+    with pytest.raises(Away, match="is away"):
+        remote.read(films(1))
+    assert not remote.ready()
+    kserve.start()
+    deadline = time.monotonic() + 60
+    while not remote.ready() and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert len(remote.read(films(2))) == 2
 
 

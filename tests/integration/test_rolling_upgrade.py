@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -17,28 +16,16 @@ from cxrnode.store import upgrade
 from cxrnode.store.audit import broken_link
 from cxrnode.store.database import Database
 from cxrnode.store.schema import event, job
-from tests.peers import REPOSITORY, Postgres, absent
+from tests.earlier import earlier_tree, schema_of
+from tests.peers import REPOSITORY, Postgres
 
 FILMS = 120
-
-
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        absent(f"no history of the project here: git {arguments[0]}", "CXRNODE_REQUIRE_PEERS")
-    return done.stdout.strip()
 
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree from before the last migration, with today's benchmark, whose worker claims and settles."""
-    folder = tmp_path_factory.mktemp("before")
-    if git("rev-parse", "--is-shallow-repository") == "true":
-        pytest.skip("a shallow clone has no earlier code to run")
-    last = git("log", "-1", "--diff-filter=A", "--format=%H", "--", "cxrnode/store/migrations/versions")
-    archive = folder / "tree.tar"
-    git("archive", "--output", str(archive), f"{last}^", "cxrnode", "config")
-    subprocess.run(["tar", "x", "-f", archive, "-C", folder], check=True)
+    folder = earlier_tree(tmp_path_factory.mktemp("before"))
     (folder / "benchmarks").mkdir()
     for name in ("__init__.py", "fleet.py"):
         (folder / "benchmarks" / name).write_text((REPOSITORY / "benchmarks" / name).read_text())
@@ -60,9 +47,7 @@ def worker(tree: Path, url: str, owner: str) -> subprocess.Popen[str]:
 @pytest.mark.peers
 @pytest.mark.slow
 def test_the_version_before_reads_beside_this_one_on_the_new_schema(before: Path, postgres: Postgres) -> None:
-    text = (before / "cxrnode" / "store" / "upgrade.py").read_text()
-    old = re.search(r'^HEAD = "(\d+)"$', text, re.MULTILINE)
-    assert old is not None and upgrade.OLDEST <= old[1] < upgrade.HEAD
+    assert upgrade.OLDEST <= schema_of(before) < upgrade.HEAD
     url = postgres.new_database()
     database = Database(url)
     upgrade.upgrade(database)

@@ -1,4 +1,4 @@
-"""Triton on the loopback, over a model repository as `cxrnode model export` writes it."""
+"""Inference servers of this machine: Triton and KServe, with a model as `cxrnode model export` writes it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,61 @@ from pathlib import Path
 from tests.peers import REPOSITORY, absent, unused_port, wait_until
 
 _MODEL = Path(__file__).with_name("model.py")
+_KSERVE_MODEL = Path(__file__).with_name("kserve_model.py")
+
+
+def _installed() -> Path:
+    """The Python of .oip; the test is skipped by name, or fails, without it."""
+    python = REPOSITORY / ".oip" / "bin" / "python"
+    if not python.exists():
+        absent("Triton and KServe are not installed: make tools", "CXRNODE_REQUIRE_PEERS")
+    return python
+
+
+def _ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+class KServe:
+    """KServe's model server with one model, `tiny`. `stop` and `start` again keep its port."""
+
+    def __init__(self, graph: Path) -> None:
+        self.graph = graph
+        self.port = unused_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._python = _installed()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self.graph.parent / "kserve.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._python, _KSERVE_MODEL, str(self.port), "tiny", str(self.graph)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(self.graph.parent)},
+                start_new_session=True,
+            )
+        wait_until(lambda: _ready(self.url), seconds=120, what="KServe", process=self._process)
+
+    def stop(self) -> None:
+        """Kill it."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(30)
+            self._process = None
 
 
 class Triton:
     """The server. `stop` and `start` again keep its port; `pause` makes it say nothing."""
 
     def __init__(self, repository: Path) -> None:
-        python = REPOSITORY / ".oip" / "bin" / "python"
+        python = _installed()
         found = sorted((REPOSITORY / ".oip" / "lib").glob("python3.*/site-packages"))
-        if not python.exists() or not found:
-            absent("Triton is not installed: make tools", "CXRNODE_REQUIRE_PEERS")
         self.repository = repository
         self.port = unused_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -73,14 +118,7 @@ class Triton:
             start_new_session=True,
         )
         log.close()
-        wait_until(self._answers, seconds=60, what="Triton", process=self._process)
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/v2/health/ready", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+        wait_until(lambda: _ready(self.url), seconds=60, what="Triton", process=self._process)
 
     def pause(self) -> None:
         assert self._process is not None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.peers import REPOSITORY, require_tool
+from tests.peers import REPOSITORY, require_deploy_tool, require_tool
 
 FOLDER = REPOSITORY / "deploy" / "monitoring"
 RULES = FOLDER / "cxrnode.rules.yaml"
@@ -80,6 +80,49 @@ def test_promtool_accepts_each_expression_of_the_dashboard(tmp_path: Path) -> No
     path = tmp_path / "expressions.yaml"
     path.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
     assert f"SUCCESS: {len(rules)} rules found" in promtool("check", "rules", path)
+
+
+#: Reads a dashboard as Grafana's own types and prints it as they write it: what they do not know is gone.
+_THROUGH_GRAFANA = """
+import json, sys
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+register_default_plugins()
+print(JSONEncoder().encode(Dashboard.from_json(json.load(sys.stdin))))
+"""
+
+
+def through_grafana(dashboard: dict[str, Any]) -> dict[str, Any]:
+    """A dashboard after Grafana's types. Raises CalledProcessError where they cannot read it."""
+    done = subprocess.run(
+        [require_deploy_tool("python"), "-c", _THROUGH_GRAFANA],
+        input=json.dumps(dashboard),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    read: dict[str, Any] = json.loads(done.stdout)
+    return read
+
+
+def lost(ours: Any, theirs: Any, at: str = "") -> list[str]:
+    """Where the second lacks what the first has, or has another value."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [one for key, value in ours.items() for one in lost(value, theirs.get(key), f"{at}.{key}")]
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        return [one for n, (a, b) in enumerate(zip(ours, theirs, strict=True)) for one in lost(a, b, f"{at}[{n}]")]
+    return [] if ours == theirs else [at]
+
+
+@pytest.mark.peers
+def test_grafana_s_schema_knows_every_key_and_type_of_the_dashboard() -> None:
+    ours = json.loads(DASHBOARD.read_text())
+    assert lost(ours, through_grafana(ours)) == []
+    wrong = json.loads(DASHBOARD.read_text())
+    wrong["panels"][0]["gridPoss"] = wrong["panels"][0]["gridPos"]
+    assert lost(wrong, through_grafana(wrong)) == [".panels[0].gridPoss"]
 
 
 def test_the_dashboard_s_panels_lie_side_by_side() -> None:
