@@ -201,8 +201,9 @@ def started(what: str, url: str, count: int, arguments: Sequence[str]) -> tuple[
     ]
     for one in workers:
         assert one.stdout is not None and one.stdin is not None
-        if one.stdout.readline() != "ready\n":
-            raise SystemExit("a worker did not start")
+        while (line := one.stdout.readline()) != "ready\n":  # the role's log comes before
+            if not line:
+                raise SystemExit("a worker did not start")
     began = time.monotonic()
     for one in workers:
         assert one.stdin is not None
