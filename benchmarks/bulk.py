@@ -73,10 +73,10 @@ def bulk(database: Database) -> Iterator[Bulk]:
             if not database.is_sqlite:
                 for table in metadata.sorted_tables:
                     _count_on(connection, table)
-        if not database.is_sqlite:  # there autovacuum does so sooner or later; nobody does for SQLite
-            connection.execute(sa.text("ANALYZE"))
-            connection.commit()
         connection.invalidate()  # nobody else gets a connection with these settings
+    if not database.is_sqlite:  # there autovacuum does so sooner or later; nobody does for SQLite
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("VACUUM (ANALYZE)"))
 
 
 def _count_on(connection: sa.Connection, table: sa.Table) -> None:

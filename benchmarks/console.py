@@ -2,9 +2,9 @@
 
 Made for the databases of `benchmarks.history`. Each page is asked through the application itself, logged in, with what
 people look for: a table of the median and the 95th percentile, the worst, the first time (cold), and the processor's
-time of this process, which holds on a busy machine, too; as JSON with `--json`. The bars are the design's: a page in
-300 ms, an audit query in 200 ms, at the 95th percentile. Exit status 1 where one is passed. With `--http` all goes
-through a port.
+time of this process and of a PostgreSQL server beside it, which hold on a busy machine, too; as JSON with `--json`. The
+bars are the design's: a page in 300 ms, an audit query in 200 ms, at the 95th percentile. Exit status 1 where one is
+passed. With `--http` all goes through a port.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import random
 import secrets
 import socket
@@ -57,7 +58,10 @@ class Step:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Timed:
-    """Milliseconds. `first` is the cold time; `processor` the mean of this process alone; `status` of the answers."""
+    """Milliseconds. `first` is the cold time; `processor` the mean of this process, `server` that of the database's.
+
+    `statuses` are those of the answers; `server` is None for a server that is not on this machine, and for SQLite.
+    """
 
     name: str
     first: float
@@ -65,6 +69,7 @@ class Timed:
     p95: float
     worst: float
     processor: float
+    server: float | None
     bar: float
     statuses: tuple[int, ...]
 
@@ -215,17 +220,51 @@ def audits(database: Database, films: Films) -> Iterator[Step]:
     yield Step(name="audit stats: 90 days", ask=stats, bar=AUDIT_MS)
 
 
-def timed(step: Step, rounds: int) -> Timed:
+class Server:
+    """The processor's time of all processes of a PostgreSQL server on this machine, from /proc; None of any other."""
+
+    def __init__(self, database: Database) -> None:
+        """Look whose child the process of a connection is."""
+        self._postmaster: int | None = None
+        if database.is_sqlite:
+            return
+        with database.read() as transaction:
+            process = int(transaction.scalar(sa.text("SELECT pg_backend_pid()")))
+            with contextlib.suppress(OSError):
+                name, fields = _process(process)
+                if name == "postgres":
+                    self._postmaster = int(fields[1])
+
+    def seconds(self) -> float | None:
+        """What it has worked so far, with its processes that have ended."""
+        if self._postmaster is None:
+            return None
+        ticks = sum(map(int, _process(self._postmaster)[1][13:15]))
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if folder.name.isdigit() and int((found := _process(int(folder.name))[1])[1]) == self._postmaster:
+                    ticks += sum(map(int, found[11:13]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _process(number: int) -> tuple[str, list[str]]:
+    """The name of a process, and what stands behind it in proc(5)'s stat: the first of it is its state, field 3."""
+    said = Path(f"/proc/{number}/stat").read_text()
+    return said[said.index("(") + 1 : said.rindex(")")], said[said.rindex(")") + 2 :].split()
+
+
+def timed(step: Step, rounds: int, server: Server) -> Timed:
     """Ask once for the cold time, then so many times."""
     began = time.perf_counter()
     statuses = {step.ask()}
     first = 1000 * (time.perf_counter() - began)
-    taken, processor = [], time.process_time()
+    taken, processor, beside = [], time.process_time(), server.seconds()
     for _ in range(rounds):
         began = time.perf_counter()
         statuses.add(step.ask())
         taken.append(1000 * (time.perf_counter() - began))
     processor = 1000 * (time.process_time() - processor) / rounds
+    after = server.seconds()
     taken.sort()
     p50, p95 = (taken[min(rounds - 1, int(share * rounds))] for share in (0.5, 0.95))
     return Timed(
@@ -235,6 +274,7 @@ def timed(step: Step, rounds: int) -> Timed:
         p95=p95,
         worst=taken[-1],
         processor=processor,
+        server=None if beside is None or after is None else 1000 * (after - beside) / rounds,
         bar=step.bar,
         statuses=tuple(sorted(statuses)),
     )
@@ -300,7 +340,7 @@ def _served(config: Config, database: Database, spool: FolderSpool) -> Iterator[
 
 def measure(database: Database, *, rounds: int, http: bool, only: str = "") -> Iterator[Timed]:
     """Yield the figures of each page."""
-    films = Films(database, seed=7)
+    films, server = Films(database, seed=7), Server(database)
     with visiting(database, http=http) as (client, token):
 
         def get(path: str) -> int:
@@ -311,7 +351,7 @@ def measure(database: Database, *, rounds: int, http: bool, only: str = "") -> I
 
         for step in (*steps(get, post, films), *audits(database, films)):
             if only in step.name:
-                yield timed(step, rounds)
+                yield timed(step, rounds, server)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -329,14 +369,15 @@ def main(url: str, rounds: int, http: bool, only: str, as_json: Path | None) -> 
     films = Films(database, seed=7)
     engine = "SQLite" if database.is_sqlite else "PostgreSQL"
     click.echo(f"{engine}: {films.jobs} jobs, {films.events} events; {rounds} rounds{' over HTTP' if http else ''}")
-    click.echo("    P50     P95   worst   first   processor ms")
+    click.echo("    P50     P95   worst   first  processor  server ms")
     found = []
     for one in measure(database, rounds=rounds, http=http, only=only):
         found.append(one)
         mark = (
             "" if one.good else f"  OVER {one.bar:g} ms" if set(one.statuses) <= {200} else f"  answered {one.statuses}"
         )
-        row = f"{one.p50:7.1f} {one.p95:7.1f} {one.worst:7.1f} {one.first:7.1f} {one.processor:7.1f}"
+        row = f"{one.p50:7.1f} {one.p95:7.1f} {one.worst:7.1f} {one.first:7.1f} {one.processor:10.1f}"
+        row += " " * 11 if one.server is None else f" {one.server:10.1f}"
         click.echo(f"{row}  {one.name}{mark}")
     if as_json is not None:
         head = {"engine": engine, "jobs": films.jobs, "events": films.events, "rounds": rounds, "http": http}

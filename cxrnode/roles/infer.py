@@ -34,7 +34,7 @@ from cxrnode.roles.leases import LeaseKeeper
 from cxrnode.roles.line import Line
 from cxrnode.roles.publish import Publisher, Ready
 from cxrnode.roles.rules import configured_words
-from cxrnode.store import changes, jobs, notices, reports
+from cxrnode.store import changes, jobs, loading, notices, reports
 from cxrnode.store.database import CommitUnknown
 from cxrnode.store.jobs import Claim, Limits
 from cxrnode.store.reports import Settled
@@ -125,6 +125,8 @@ class FilmReader:
             except (BundleError, ConfigError) as error:
                 # Its jobs wait; the other models go on.
                 log.error("model_refused", model=name, reason=str(error))
+                node = self._context.config.node_name
+                loading.refused(self._context.database, name, node=node, reason=str(error))
                 continue
             loaded[name] = Loaded(bundle=bundle, engine=engine)
             if not isinstance(engine, RemoteEngine):

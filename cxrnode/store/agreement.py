@@ -18,6 +18,7 @@ import dataclasses
 import datetime
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -120,38 +121,47 @@ def _present(told: Iterable[_One]) -> int:
 
 def told(database: Database, model: str, *, since: float, until: float, label: str | None = None) -> Told:
     """The newest truth of each film and finding with the model's newest standing score, by keyset pages."""
-    page = sa.select(feedback.c.id, feedback.c.instance_id, feedback.c.label, feedback.c.truth)
+    page = sa.select(feedback.c.id, feedback.c.instance_id, feedback.c.label, feedback.c.truth, feedback.c.given_at)
     page = page.where(feedback.c.truth.is_not(None)).order_by(feedback.c.id.desc()).limit(_PAGE)
     if label is not None:
         page = page.where(feedback.c.label == label)
     newest: dict[tuple[int, str], _One] = {}
     last = 1 << 62
     for _ in range(max(1, MOST // _PAGE)):
-        here = page.where(feedback.c.id < last)
-        # The page is a table of its own: else SQLite begins with the films, of which there may be a million.
-        some = here.subquery()
-        of_job = (job.c.instance_id == some.c.instance_id) & (job.c.model == model)
-        chosen = (
-            sa.select(some.c.instance_id, some.c.label, some.c.truth)
-            .add_columns(finding.c.score, finding.c.decision, instance.c.received_at)
-            .join_from(some, instance, instance.c.id == some.c.instance_id)
-            .join(job, of_job)
-            .join(finding, (finding.c.job_id == job.c.id) & (finding.c.label == some.c.label))
-            .where(
-                job.c.state.not_in((JobState.SUPERSEDED, JobState.WITHDRAWN)),
-                instance.c.received_at >= since,
-                instance.c.received_at < until,
-            )
-            .order_by(some.c.id.desc(), job.c.id.desc())
-        )
         with database.read() as transaction:
-            ids = [row.id for row in transaction.rows(here)]
-            found = transaction.rows(chosen) if ids else ()
-        for film, name, truth, score, decision, at in found:  # ten thousand of them: by place, not by name
-            if (film, name) not in newest:
-                present = decision == Decision.PRESENT
-                newest[film, name] = _One(label=name, received_at=at, score=score, present=present, truth=bool(truth))
-        if len(ids) < _PAGE:
+            rows = transaction.rows(_beside(page.where(feedback.c.id < last), model))
+        for (
+            _number,
+            _given,
+            film,
+            name,
+            truth,
+            score,
+            decision,
+            at,
+        ) in rows:  # ten thousand of them: by place, not by name
+            # Not a condition of the query: a range that is a parameter has led PostgreSQL to begin with the films.
+            if score is None or not since <= at < until or (film, name) in newest:
+                continue
+            present = decision == Decision.PRESENT
+            newest[film, name] = _One(label=name, received_at=at, score=score, present=present, truth=bool(truth))
+        # Nothing is found out of a film before it comes: what was given before `since` is of films before it.
+        if len({row[0] for row in rows}) < _PAGE or rows[-1].given_at < since:
             return Told(films=tuple(newest.values()), capped=False)
-        last = ids[-1]
+        last = rows[-1][0]
     return Told(films=tuple(newest.values()), capped=True)
+
+
+def _beside(page: sa.Select[Any], model: str) -> sa.Select[Any]:
+    """The truths of a page, the newest first, each with what the model said; without a score where it said nothing."""
+    # The page is a table of its own: else SQLite begins with the films, of which there may be a million.
+    some = page.subquery()
+    standing = job.c.state.not_in((JobState.SUPERSEDED, JobState.WITHDRAWN))
+    return (
+        sa.select(some.c.id, some.c.given_at, some.c.instance_id, some.c.label, some.c.truth)
+        .add_columns(finding.c.score, finding.c.decision, instance.c.received_at)
+        .join_from(some, instance, instance.c.id == some.c.instance_id)
+        .outerjoin(job, (job.c.instance_id == some.c.instance_id) & (job.c.model == model) & standing)
+        .outerjoin(finding, (finding.c.job_id == job.c.id) & (finding.c.label == some.c.label))
+        .order_by(some.c.id.desc(), job.c.id.desc())
+    )

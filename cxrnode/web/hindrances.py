@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from cxrnode.store import circuits
+from cxrnode.store import circuits, fleet, loading
 from cxrnode.store.changes import QUEUES
 from cxrnode.store.details import JobDetail
 from cxrnode.web import words
@@ -37,6 +37,8 @@ def hindrances(console: Console, detail: JobDetail) -> list[Hindrance]:
         elif force.mode(job.model, configured[job.model]) == "disabled":
             said = f"The model {job.model} is disabled."
             found.append(Hindrance(said=said, remedy="Activate it, or read the film by another model.", href="/models"))
+        else:
+            found += _of_model(console, job.model)
         late = console.config.notices.late_after
         if late and console.now() - job.created_at > late:
             said = f"It is late: it waits longer than notices.late_after ({words.span(late)})."
@@ -51,6 +53,19 @@ def hindrances(console: Console, detail: JobDetail) -> list[Hindrance]:
         said = f"The same film was read before, as job {detail.duplicate_of}: its result is that one's."
         found.append(Hindrance(said=said, remedy="Look there.", href=f"/jobs/{detail.duplicate_of}"))
     return [*found, *_of_sending(console, detail, paused=force.paused(_SENDING))]
+
+
+def _of_model(console: Console, model: str) -> list[Hindrance]:
+    """Why nobody reads by this model, if nobody does."""
+    if model in fleet.loaded(console.database):
+        return []
+    remedy = f"“cxrnode model verify {model}” says what is wrong with it; put that right, and restart the node."
+    for one in loading.not_loaded(console.database):
+        if one.model == model:
+            said = f"The model {model} could not be loaded by {one.node}: {one.reason}."
+            return [Hindrance(said=said, remedy=remedy, href="/models")]
+    said = f"No process that lives has loaded the model {model}."
+    return [Hindrance(said=said, remedy="Does infer run? It takes some seconds to start.", href="/nodes")]
 
 
 def _of_sending(console: Console, detail: JobDetail, *, paused: bool) -> list[Hindrance]:

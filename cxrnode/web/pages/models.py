@@ -6,7 +6,7 @@ from starlette.responses import RedirectResponse, Response
 
 from cxrnode.core.access import Role
 from cxrnode.errors import Rejected
-from cxrnode.store import changes
+from cxrnode.store import changes, loading
 from cxrnode.web.asked import Asked
 from cxrnode.web.console import Console
 from cxrnode.web.pages.overview import seen
@@ -26,6 +26,7 @@ def page(console: Console, asked: Asked) -> Response:
         configured=config.modes,
         bundles={name: model.bundle for name, model in config.models.items()},
         modes=modes,
+        broken={one.model: one for one in loading.not_loaded(console.database)},
         found=found,
         queues=changes.QUEUES,
         changes=changes.list_changes(console.database, limit=50),

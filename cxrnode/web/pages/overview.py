@@ -7,7 +7,7 @@ import dataclasses
 from starlette.responses import RedirectResponse, Response
 
 from cxrnode.core.access import Role
-from cxrnode.store import alerts, associations, changes
+from cxrnode.store import alerts, associations, changes, loading
 from cxrnode.store.changes import InForce
 from cxrnode.store.overview import Overview, overview
 from cxrnode.web.asked import Asked
@@ -59,8 +59,14 @@ def notices(console: Console, now: Overview, found: InForce) -> list[Notice]:
     if now.failed:
         text = f"{now.failed} job{'s' if now.failed > 1 else ''} failed in 30 days"
         said.append(Notice(tone="bad", said=text, remedy="see why, then retry", href="/jobs?state=failed"))
+    broken = loading.not_loaded(console.database)
+    for fault in broken:
+        text = f"model {fault.model} could not be loaded by {fault.node}: {fault.reason}"
+        remedy = f"cxrnode model verify {fault.model}; its films wait"
+        said.append(Notice(tone="bad", said=text, remedy=remedy, href="/models"))
+    told = {one.model for one in broken}
     for model in now.models:
-        if model.reader is None and "infer" in console.config.node.roles:
+        if model.reader is None and model.name not in told and "infer" in console.config.node.roles:
             text = f"model {model.name} was never loaded: its films wait"
             said.append(Notice(tone="bad", said=text, remedy=f"cxrnode model verify {model.name}", href="/models"))
     if now.disputed:

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from cxrnode.config import parse_config
 from cxrnode.core.findings import Outcome
-from cxrnode.store import associations, circuits, jobs, originals, receipt, reports
+from cxrnode.store import associations, circuits, fleet, jobs, loading, notices, originals, receipt, reports
 from cxrnode.store.associations import Asked
-from cxrnode.store.schema import delivery, job
+from cxrnode.store.fleet import Process
+from cxrnode.store.schema import delivery, event, job
 from tests.stores import (
     IDENTITY,
     arrival,
@@ -145,6 +146,26 @@ def test_its_model_is_disabled_or_reading_is_paused(house: House) -> None:
         assert expected not in said(anna, f"/jobs/{job_id}")
         anna.post("/models/change", {"subject": subject, "value": value, "reason": "a disk"})
         assert expected in said(anna, f"/jobs/{job_id}")
+
+
+def test_its_model_could_not_be_loaded(house: House) -> None:
+    job_id = enqueue(house.database, 1)
+    anna = house.visitor("anna")
+    assert "No process that lives has loaded the model chest." in said(anna, f"/jobs/{job_id}")
+    reason = "demo/weights.safetensors: its digest is not the manifest's; copy the bundle again"
+    for _ in range(3):  # infer is started again and again
+        loading.refused(house.database, "chest", node="ward", reason=reason)
+    with house.database.read() as transaction:
+        assert transaction.scalar(sa.select(sa.func.count()).where(event.c.name == "model_not_loaded")) == 1
+    for path in ("/", "/models", f"/jobs/{job_id}"):
+        assert reason in said(anna, path) and "ward" in said(anna, path)
+    assert "cxrnode model verify chest" in said(anna, f"/jobs/{job_id}")
+    models = {"chest": "b" * 64}
+    process = Process(owner="w/infer/1", node="ward", role="infer", version="1", revision="1", models=models)
+    fleet.beat(house.database, process)
+    notices.loaded(house.database, "chest", report(claim_one(house.database)).reader)
+    for path in ("/", "/models", f"/jobs/{job_id}"):
+        assert "loaded by" not in said(anna, path) and "No process that lives" not in said(anna, path)
 
 
 def test_it_was_not_analysed_and_says_why(house: House) -> None:
