@@ -49,10 +49,23 @@ def hindrances(console: Console, detail: JobDetail) -> list[Hindrance]:
     elif job.state in ("reported", "delivered") and job.outcome != "duplicate" and not detail.send_to:
         said = f"The rule “{detail.rule}” sends nowhere."
         found.append(Hindrance(said=said, remedy="Name nodes in its send_to, restart, and read the film again."))
+    if job.outcome == "not_analysed":
+        found.append(_of_not_analysed(detail))
     if job.outcome == "duplicate" and detail.duplicate_of is not None:
         said = f"The same film was read before, as job {detail.duplicate_of}: its result is that one's."
         found.append(Hindrance(said=said, remedy="Look there.", href=f"/jobs/{detail.duplicate_of}"))
     return [*found, *_of_sending(console, detail, paused=force.paused(_SENDING))]
+
+
+def _of_not_analysed(detail: JobDetail) -> Hindrance:
+    """What there is to do about a film that no finding is given of."""
+    sent = any(one.act == "report" and one.state in ("sent", "committed") for one in detail.deliveries)
+    told = "The archive was told that it is not analysed. " if sent else ""
+    return Hindrance(
+        said="Where the film is as its header says there is nothing to mend: a person reads it without the AI.",
+        remedy=f"{told}Where the header is wrong, mend it at the modality and send the film again; another model "
+        "that is meant for such films may read this one.",
+    )
 
 
 def _of_model(console: Console, model: str) -> list[Hindrance]:
