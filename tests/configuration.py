@@ -25,7 +25,7 @@ def configuration(*settings: Mapping[str, Any]) -> str:
     whole: dict[str, Any] = {}
     for one in (COMMON, *settings):
         _lay_over(whole, one)
-    return "\n".join(_lines(whole))
+    return "\n".join(_lines(whole)) + "\n"
 
 
 def _lay_over(whole: dict[str, Any], settings: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from cxrnode.spool import FolderSpool
 from cxrnode.store.schema import event, instance
 from tests.acceptance.conftest import MakeSite
 from tests.acceptance.site import SENDER, Site
-from tests.acceptance.swift import film, statuses, swift, written
+from tests.acceptance.swift import film, statuses, swift, urgent, written
 from tests.peers import RecordingScp, absent, wait_until
 
 MIB = 1 << 20
@@ -219,33 +219,14 @@ def test_more_associations_than_allowed_are_refused_as_such_and_may_come_again(
     assert line["remedy"] == "[listen] max_associations = 3 is reached"
 
 
-STAT = """[nodes.STAT]
-aet = "STAT"
-host = "127.0.0.1"
-port = 105
-can_send = true
-
-[[rules]]
-name = "urgent"
-when = { calling_aet = "STAT" }
-unsure = "read"
-models = ["chest"]
-outputs = ["sr"]
-send_to = ["PACS"]
-priority = 1
-
-[[rules]]
-name = "films\""""
-
-
 @pytest.mark.timeout(300)
 def test_routine_films_are_read_under_a_stream_of_urgent_ones(
     make_site: MakeSite, recording_scp: RecordingScp, tmp_path: Path
 ) -> None:
     """A priority is a head start of ten minutes: what waits longer than that goes first (design, rule 10)."""
     site = make_site((recording_scp.aet, recording_scp.port), phantoms=True)
-    all_roles, text = 'roles = ["receive", "infer", "send", "tend"]', '[[rules]]\nname = "films"'
-    swift(site, tmp_path, **{text: STAT, all_roles: 'roles = ["receive", "tend"]'})
+    all_roles = 'roles = ["receive", "infer", "send", "tend"]'
+    swift(site, tmp_path, **urgent(priority=1), **{all_roles: 'roles = ["receive", "tend"]'})
     site.start()
     assert statuses(site, written(tmp_path / "films", range(4))) == [0] * 4
     with site.database.write() as transaction:  # they came a quarter of an hour ago

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from cxrnode.store.schema import delivery, job, output
 from tests.acceptance.conftest import MakeSite
-from tests.acceptance.swift import statuses, swift, uid_of, written
+from tests.acceptance.swift import statuses, swift, uid_of, urgent, written
 from tests.peers import RecordingScp, unused_port, wait_until
 
 FILMS = int(os.environ.get("CXRNODE_AWAY_FILMS", "40"))
@@ -49,32 +49,12 @@ class Away:
         self._thread.join(10)
 
 
-STAT = """
-[nodes.STAT]
-aet = "STAT"
-host = "127.0.0.1"
-port = 105
-can_send = true
-
-[[rules]]
-name = "urgent"
-when = { calling_aet = "STAT" }
-unsure = "read"
-models = ["chest"]
-outputs = ["sr"]
-send_to = ["PACS"]
-priority = 5
-
-[[rules]]
-name = "films\""""
-
-
 @pytest.mark.timeout(3600)
 def test_films_wait_for_a_pacs_that_is_away_and_go_out_in_order_when_it_is_back(
     make_site: MakeSite, tmp_path: Path
 ) -> None:
     port = unused_port()
-    changes = {'[[rules]]\nname = "films"': STAT.strip(), 'probe_every = "2s"': 'probe_every = "1m"'}
+    changes = {**urgent(priority=5), 'probe_every = "2s"': 'probe_every = "1m"'}
     site = swift(make_site(("RECORDER", port), phantoms=True), tmp_path, **changes)
     away = Away(port)
     try:
@@ -83,9 +63,10 @@ def test_films_wait_for_a_pacs_that_is_away_and_go_out_in_order_when_it_is_back(
         early: dict[str, tuple[int, int]] = {}
         # Every tenth film is urgent, and comes after those that it goes before.
         for number in range(FILMS):
-            urgent = number % 10 == 9
             films = written(tmp_path / "films", [number])
-            assert statuses(site, films, calling_aet="STAT" if urgent else "MODALITY") == [0], f"film {number}"
+            assert statuses(site, films, calling_aet="STAT" if number % 10 == 9 else "MODALITY") == [0], (
+                f"film {number}"
+            )
             if number == FILMS // 10:
                 wait_until(lambda: site.states()["job reported"] > FILMS // 20, seconds=120, what="films read")
                 early = {role: site.resident(role) for role in ("receive", "infer", "tend")}
