@@ -8,6 +8,7 @@ is told over a WebSocket what happens to its steps.
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +27,7 @@ FILTERED = "1.2.840.10008.5.1.4.34.5.1"
 class WorklistServer:
     """One worklist. `requester_in_path`: it wants to be told who asks, as dcm4chee does."""
 
-    def __init__(self, *, requester_in_path: bool = False) -> None:
+    def __init__(self, *, requester_in_path: bool = False, tls: ssl.SSLContext | None = None) -> None:
         self.items: dict[str, Dataset] = {}
         self.keys: dict[str, str] = {}
         self.told: list[tuple[str, str]] = []
@@ -66,15 +67,18 @@ class WorklistServer:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
-        self._events = serve(self._channel, "127.0.0.1", 0)
+        self._events = serve(self._channel, "127.0.0.1", 0, ssl=tls)
         self._events_thread = threading.Thread(target=self._events.serve_forever, daemon=True)
         self._events_thread.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/dicom-web"
+        return f"{self.scheme}://127.0.0.1:{self._server.server_port}/dicom-web"
 
     @property
     def events_port(self) -> int:

@@ -5,6 +5,7 @@ The worklist is the tests' own (`tests.worklist_server`); what has the films and
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,18 @@ import sqlalchemy as sa
 from pydicom.dataset import Dataset
 
 from cxrnode.config import parse_config
-from cxrnode.errors import ConfigError
+from cxrnode.dicom.ups_events import Channel, EventType, Heard
+from cxrnode.errors import ConfigError, Transient
+from cxrnode.https import HttpClient
 from cxrnode.phantom.dicom import write_phantoms
 from cxrnode.roles.worklist import Performer
+from cxrnode.sections import Auth, ClientTls
 from cxrnode.store.schema import delivery, event, instance, job, workitem
 from tests.acceptance.viewer import PLUGIN
+from tests.integration.scripted import certificates
 from tests.integration.test_faults import Site, reading
 from tests.peers import Orthanc, require_tool, wait_until
-from tests.worklist_server import FILTERED, WorklistServer
+from tests.worklist_server import FILTERED, GLOBAL, WorklistServer
 
 pytestmark = pytest.mark.peers
 
@@ -330,6 +335,51 @@ def test_a_channel_that_ended_is_opened_again_and_one_that_there_is_not_costs_no
     assert worklist.state(later) == "IN PROGRESS"
     _ask_to_cancel(worklist, later)
     until(performer, site, "canceled")
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[WorklistServer, Path]]:
+    """A worklist over TLS, and the authority that signed its certificate."""
+    pem = certificates(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pem["server"], pem["server_key"])
+    monkeypatch.setenv("WORKLIST_TOKEN", "of-the-tests")
+    made = WorklistServer(tls=tls)
+    yield made, pem["ca"]
+    made.close()
+
+
+def channel_to(server: WorklistServer, tls: ClientTls | None) -> Channel:
+    auth = Auth(variable="WORKLIST_TOKEN")
+    client = HttpClient(server.url, what="the worklist", auth=auth, tls=tls, connect_timeout=10.0, timeout=10.0)
+    return Channel(client, ae_title="CXRNODE", match={}, connect_timeout=10.0)
+
+
+def test_the_event_channel_has_the_tls_and_the_secret_of_the_server(guarded: tuple[WorklistServer, Path]) -> None:
+    server, ca = guarded
+    channel = channel_to(server, ClientTls(ca=ca))
+    assert channel.heard() == [] and channel.is_open
+    wait_until(lambda: len(server.channels) == 1, seconds=10, what="the channel")
+    assert server.subscriptions == {GLOBAL: {}}
+    request = server.channels[0].request
+    assert request is not None and request.headers["Authorization"] == "Bearer of-the-tests"
+    uid = server.schedule()
+    reports: list[Heard] = []
+
+    def came() -> bool:
+        reports.extend(channel.heard())
+        return bool(reports)
+
+    wait_until(came, seconds=10, what="a report")
+    assert [(one.uid, one.type, one.state) for one in reports] == [(uid, EventType.STATE, "SCHEDULED")]
+    channel.close()
+
+
+def test_no_event_channel_is_opened_to_a_server_that_cannot_say_who_it_is(guarded: tuple[WorklistServer, Path]) -> None:
+    channel = channel_to(guarded[0], None)
+    with pytest.raises(Transient, match="is away: SSL"):
+        channel.heard()
+    assert not channel.is_open and channel.heard() == []  # not asked again at once
 
 
 def test_the_configuration_says_what_is_wrong(site: Site, archive: Orthanc, worklist: WorklistServer) -> None:

@@ -7,19 +7,21 @@ import json
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from cxrnode.cli import main
 from cxrnode.config import parse_config
-from cxrnode.sections import Node
+from cxrnode.sections.fields import RoleName
 from tests.peers import REPOSITORY, require_deploy_tool
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 CHART = REPOSITORY / "deploy" / "helm" / "cxrnode"
-ROLES = ("receive", "infer", "send", "tend", "web")
+ROLES = ("receive", "infer", "send", "tend", "worklist", "web")
+#: Those that a site switches on.
+OPTIONAL = ("worklist", "web")
 
 #: As it ships; and with all that a site may switch on.
 VALUES: dict[str, dict[str, Any]] = {
@@ -29,6 +31,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "autoscaling": {"enabled": True},
         "secretFiles": "tls",
         "imagePullSecrets": [{"name": "registry"}],
+        "worklist": {"enabled": True, "replicas": 2},
         "web": {"enabled": True, "tlsSecret": "console"},
         "models": {"existingClaim": "bundles"},
         "spool": {"existingClaim": "films"},
@@ -76,8 +79,8 @@ def test_values_that_the_schema_does_not_know_are_refused() -> None:
 @pytest.mark.parametrize("values", VALUES)
 def test_each_role_of_the_node_is_a_deployment_of_its_own(values: str) -> None:
     found = of_kind("Deployment", values)
-    assert set(ROLES) <= set(Node().roles)
-    roles = [role for role in ROLES if values == "whole" or role != "web"]
+    roles = [role for role in ROLES if values == "whole" or role not in OPTIONAL]
+    assert set(ROLES) == set(get_args(RoleName))
     assert sorted(found) == sorted(f"site-cxrnode-{role}" for role in roles)
     for role in roles:
         [container] = found[f"site-cxrnode-{role}"]["spec"]["template"]["spec"]["containers"]
