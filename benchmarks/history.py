@@ -20,7 +20,7 @@ from benchmarks import records as film_records
 from benchmarks import tallied, told
 from benchmarks.bulk import Bulk, bulk
 from benchmarks.form import Form
-from benchmarks.population import SENDERS, Fate, draw, score, second
+from benchmarks.population import SENDERS, Change, Fate, draw, score, second
 from benchmarks.records import Model, Records
 from benchmarks.tallied import Tallied
 from cxrnode.core.findings import Reader
@@ -50,6 +50,7 @@ class Size:
     days: float = 730.0
     seed: int = 1
     reports: bool = True
+    change: Change = dataclasses.field(default_factory=Change)
 
 
 def build(database: Database, size: Size, said: Callable[[str], None] = lambda _: None) -> tuple[int, int]:
@@ -73,7 +74,7 @@ def build(database: Database, size: Size, said: Callable[[str], None] = lambda _
     with bulk(database) as into:
         for first in range(0, len(films.at), _BATCH):
             count = min(_BATCH, len(films.at) - first)
-            drawn = score(random, films, first, count, card, until)
+            drawn = score(random, films, first, count, card, until, size.change)
             scores, decided = (part.tolist() for part in drawn)
             other, others = (part.tolist() for part in second(random, drawn[0], card))
             truths: list[tuple[Any, ...]] = []

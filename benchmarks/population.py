@@ -19,11 +19,19 @@ Integers = npt.NDArray[np.int64]
 
 #: Senders, and the share of films that each sends.
 SENDERS = {"RAD_DX1": 0.34, "RAD_DX2": 0.27, "ER_DX1": 0.2, "ICU_MOB1": 0.12, "WARD_CR1": 0.07}
-#: The sender whose films change in the last `DRIFT_DAYS`, the finding that shows it, and by how much, in log-odds.
-DRIFTING, DRIFT_LABEL, DRIFT_DAYS, DRIFT = "ER_DX1", "Effusion", 60.0, 0.9
+#: The sender whose films change towards the end, and the finding that shows it.
+DRIFTING, DRIFT_LABEL = "ER_DX1", "Effusion"
 #: Films an hour of the day, from midnight on, relative to each other; and a day of the week, from Monday on.
 _HOURS = (2, 1, 1, 1, 2, 4, 9, 16, 24, 26, 25, 23, 18, 20, 22, 20, 16, 11, 8, 7, 6, 5, 4, 3)
 _DAYS = (1.1, 1.1, 1.05, 1.05, 1.0, 0.45, 0.4)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """How the films of `DRIFTING` change: in the last so many days, by so much, in log-odds."""
+
+    days: float = 60.0
+    odds: float = 0.9
 
 
 class Fate(IntEnum):
@@ -102,17 +110,24 @@ def _times(random: np.random.Generator, count: int, until: float, days: float) -
 
 
 def score(
-    random: np.random.Generator, films: Population, first: int, count: int, card: Manifest, until: float
+    random: np.random.Generator,
+    films: Population,
+    first: int,
+    count: int,
+    card: Manifest,
+    until: float,
+    change: Change = Change(),
 ) -> tuple[Floats, Integers]:
     """Scores float64 (count, C) of the films from `first` on, and their decisions as indices into DECISIONS."""
     thresholds = [label.thresholds or Thresholds(rule_out=0.5, rule_in=0.5) for label in card.labels]
     high = np.array([one.rule_in for one in thresholds])
     odds = np.log(high / (1 - high)) - 1.7 + 1.05 * random.standard_normal((count, len(high)))
     chosen = slice(first, first + count)
-    drifting = (films.sender[chosen] == list(SENDERS).index(DRIFTING)) & (films.at[chosen] > until - DRIFT_DAYS * 86400)
+    lately = films.at[chosen] > until - change.days * 86400
+    drifting = (films.sender[chosen] == list(SENDERS).index(DRIFTING)) & lately
     names = [label.name for label in card.labels]
     if DRIFT_LABEL in names:
-        odds[drifting, names.index(DRIFT_LABEL)] += DRIFT
+        odds[drifting, names.index(DRIFT_LABEL)] += change.odds
     return _decided(odds, card)
 
 
