@@ -37,6 +37,8 @@ class WorklistServer:
         self.broken = False
         #: Which subscriptions it takes: "filtered" (and to all), "each" (to one step alone), "" for none.
         self.takes = "filtered"
+        #: What it says of its channel's place instead of where that is.
+        self.says_channel = ""
         self.subscriptions: dict[str, dict[str, str]] = {}
         self.channels: list[ServerConnection] = []
         outer = self
@@ -56,7 +58,7 @@ class WorklistServer:
                 self.send_header("Content-Type", "application/dicom+json")
                 if "/subscribers/" in self.path and status == 201:
                     place = f"ws://127.0.0.1:{outer.events_port}/ws/subscribers/{self.path.rpartition('/')[2]}"
-                    self.send_header("Content-Location", place.partition("?")[0])
+                    self.send_header("Content-Location", outer.says_channel or place.partition("?")[0])
                 self.send_header("Content-Length", str(len(said)))
                 self.end_headers()
                 self.wfile.write(said)

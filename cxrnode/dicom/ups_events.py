@@ -66,6 +66,7 @@ class Channel:
         self._seconds = connect_timeout
         self._line: ClientConnection | None = None
         self._until_closed = contextlib.ExitStack()
+        self._opened_at = 0.0
         self._next_at = 0.0
         self._pause = _PAUSE
         #: Where the server says that the channel is.
@@ -94,7 +95,8 @@ class Channel:
             except TimeoutError:
                 break
             except (ConnectionClosed, OSError):
-                self.close()  # the next call opens it again, at once
+                self.close()
+                self._next_at = self._opened_at + _PAUSE  # one that is ended at once each time is not asked each time
                 break
             if (one := _report(said)) is not None:
                 found.append(one)
@@ -125,7 +127,7 @@ class Channel:
             self._next_at = time.monotonic() + self._pause
             self._pause = min(self._pause * 2, _LONGEST)
             raise
-        self._pause = _PAUSE
+        self._opened_at, self._pause = time.monotonic(), _PAUSE
 
     def _subscribe(self, uid: str, query: Mapping[str, str] | None = None) -> str | None:
         """Subscribe; where the server says that its channel is, or None where it does not take the subscription."""
@@ -142,14 +144,15 @@ class Channel:
 
         A port counts where the host is the configured one: a server behind a proxy names itself by what it knows.
         """
-        place, path = urlsplit(said), f"{self._server.base}/subscribers/{in_path(self._ae_title)}"
+        path = f"{self._server.base}/subscribers/{in_path(self._ae_title)}"
         host, port = self._server.host, self._server.port
-        if place.path:
-            path = place.path
-            port = place.port or port if place.hostname == host else port
-        named = f"[{host}]" if ":" in host else host
-        uri = f"{'wss' if self._server.tls else 'ws'}://{named}:{port}{path}"
         try:
+            place = urlsplit(said)
+            if place.path:
+                path = place.path
+                port = place.port or port if place.hostname == host else port
+            named = f"[{host}]" if ":" in host else host
+            uri = f"{'wss' if self._server.tls else 'ws'}://{named}:{port}{path}"
             # A socket of ours: no redirection is followed then, and no proxy of the machine's variables is asked.
             opened = connect(
                 uri,

@@ -322,7 +322,10 @@ def test_a_channel_that_ended_is_opened_again_and_one_that_there_is_not_costs_no
     assert channel is not None and not channel.is_open
     _ask_to_cancel(worklist, uid, answered=409)  # nobody would hear of it: the standard lets a server say so
     worklist.takes = "filtered"
-    channel._next_at = 0.0
+    for nonsense in ("ws://[bad/", "ws://127.0.0.1:bad/x", "ws://elsewhere.example.org/ws/subscribers/CXRNODE"):
+        worklist.says_channel, channel._next_at = nonsense, 0.0
+        assert performer.turn() is False and not channel.is_open  # at another host nobody is asked
+    worklist.says_channel, channel._next_at = "", 0.0
     wait_until(lambda: performer.turn() is False and len(worklist.channels) == 1, seconds=10, what="a channel")
     worklist.hang_up()
     wait_until(lambda: not channel.is_open or performer.turn(), seconds=10, what="the end of the channel")
