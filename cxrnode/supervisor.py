@@ -36,12 +36,14 @@ _BACKOFF_FIRST, _BACKOFF_MOST, _GOOD_RUN = 0.2, 30.0, 60.0
 #: How glibc keeps what a role frees. `receive` makes threads and buffers of all sizes for each association: by default
 #: the gaps between them grew by 7 MiB in 2250 hostile conversations, with no object and no used byte more than before.
 #: PDUs stay below the threshold from which memory is mapped: with one of 64 KiB a film cost half as much time again.
+#: `tend` has ten threads that take its duties by turns, and each thread's arena grew to what the largest duty needs.
 _MALLOC: Mapping[str, Mapping[str, str]] = {
     "receive": {
         "MALLOC_ARENA_MAX": "2",
         "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 22),
-    }
+    },
+    "tend": {"MALLOC_ARENA_MAX": "2"},
 }
 #: How long the other roles wait at most for the listener to be ready, once, at the start.
 _LISTENER_FIRST = 3.0
