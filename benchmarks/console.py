@@ -183,6 +183,9 @@ def steps(get: Callable[[str], int], post: Callable[[str, dict[str, str]], int],
         "a sender that there is not",
     ):
         yield page(f"api: jobs, {name}", f"/api/v1/jobs?limit=200&{SEARCHES[name]}")
+    for name, query in (("the newest", ""), ("ignored", "&verdict=ignored"), ("a sender's", "&aet=WARD_CR1")):
+        yield page(f"api: films, {name}", f"/api/v1/films?limit=200{query}")
+    yield page("api: film", lambda: f"/api/v1/films/{films.job()}")
     yield page("api: job", lambda: f"/api/v1/jobs/{films.job()}")
     yield page("api: events of a job", lambda: f"/api/v1/events?job={films.job()}")
     yield page("api: events of an instance", lambda: f"/api/v1/events?instance={films.job()}")

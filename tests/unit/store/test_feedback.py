@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -190,3 +191,23 @@ def test_many_truths_are_read_in_pages(database: Database, monkeypatch: pytest.M
     (found,) = agreement.agreement(database, "chest", since=0.0, until=1e12)
     assert found.capped and 3 <= found.films <= 4
     assert count(database, table) == 5
+
+
+def test_truths_of_before_the_span_are_not_read_and_none_of_it_is_left_out(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agreement, "_PAGE", 1)
+    read: list[str] = []
+    beside = agreement._beside
+
+    def counted(page: sa.Select[Any], model: str) -> sa.Select[Any]:
+        read.append(model)
+        return beside(page, model)
+
+    monkeypatch.setattr(agreement, "_beside", counted)
+    for number in range(8):
+        job_id = scored(database, number, 0.9)
+        feedback.give(database, [Given(job_id=job_id, label="Effusion", truth=True, by="qa")])
+        clock.turn(86400.0)
+    (found,) = agreement.agreement(database, "chest", since=START + 5.5 * 86400.0, until=clock.now)
+    assert (found.films, found.capped, len(read)) == (2, False, 3)
