@@ -31,7 +31,7 @@ from tests.acceptance.site import Site
 from tests.acceptance.test_architectures import write
 from tests.peers import Bucket, Orthanc, Postgres, absent, require_tool, wait_until
 
-FILMS = 48
+FILMS = 64
 PORT = 11112
 #: Seconds: a worker that is lost or cut off is replaced after so long.
 LEASE = 8.0
@@ -148,7 +148,8 @@ class Group:
     def wait_held_by(self, node: str, gate: Gate) -> list[str]:
         """Wait until a node has something in its hands, so that what happens next interrupts it.
 
-        Where the other one was quicker and has read all that there was, more films may come.
+        Where the other one was quicker and has read all that there was, more films may come, several at once: one alone
+        is the quicker one's again.
         """
         until = time.monotonic() + 150
         more = time.monotonic() + 4
@@ -156,7 +157,7 @@ class Group:
             if time.monotonic() > until:
                 pytest.fail(f"no work on {node}: {dict(self.states())}")
             if time.monotonic() > more:
-                gate.open_for(gate.films + 1)
+                gate.open_for(gate.films + 2)
                 more += 4
             time.sleep(0.02)
         return found
