@@ -6,12 +6,13 @@ Every claim is a ratio in one run. Nothing here is used by a node.
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from cxrnode.bench import ceilings
-from cxrnode.bench.endtoend import Bench, burst_figures, quantiles
+from cxrnode.bench.endtoend import Bench, burst_figures, memory_figures, quantiles
 from cxrnode.bench.figures import Cost, Figure, machine, take_turns
 from cxrnode.bench.films import SIZES, comparison_films, write_films
 from cxrnode.bench.stages import stages
@@ -26,13 +27,17 @@ _YARDSTICK = str(EngineKind.ONNX)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured: films in a burst, single films for latency, rounds of what takes turns, sizes of films."""
+    """What is measured: films in a burst, single films for latency, rounds of what takes turns, sizes of films.
+
+    `memory`: so many films more, over which each role's memory is followed.
+    """
 
     burst: int = 60
     single: int = 40
     rounds: int = 7
     sizes: tuple[str, ...] = tuple(SIZES)
     whole: bool = True
+    memory: int = 0
     threads: int | None = None
 
 
@@ -154,6 +159,7 @@ def _whole(
         steps = bench.steps()
         burst = bench.burst(films[plan.single :])
         out = bench.bytes_out()
+        followed = bench.memory(plan.memory, size, first=len(films)) if plan.memory else None
     p50, p95, p99 = quantiles(singles)
     figures = burst_figures(group, burst)
     figures += [
@@ -167,7 +173,8 @@ def _whole(
     ]  # fmt: skip
     figures += [Figure(group=group, name=f"step: {k}", value=v, unit="ms", better="less") for k, v in steps.items()]
     figures.append(Figure(group=group, name="outputs", value=out, unit="MB a film"))
-    cores = len(__import__("os").sched_getaffinity(0))
+    figures += memory_figures(size, followed) if followed else []
+    cores = len(os.sched_getaffinity(0))
     yardstick = best(costs, _YARDSTICK)
     single = next((c for (name, batch), c in costs.items() if name == _YARDSTICK and batch == 1), yardstick)
     floor = 0.5 if size.startswith("1024") else 0.35

@@ -17,6 +17,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from cxrnode.bench.figures import Figure, cpu_seconds, memory_mib
+from cxrnode.bench.films import write_films
 from cxrnode.demo.archive import Archive
 from cxrnode.demo.served import SENDER_AET, ServedNode
 from cxrnode.dicom.sender import Destination, Sent, send_files
@@ -26,12 +27,14 @@ from cxrnode.store.schema import event, job, output
 
 ASSOCIATIONS = 4
 ROLES = ("receive", "infer", "send", "tend")
+#: Films between two looks at the memory, and the share of all that only warms it.
+_ROUND, _WARM = 25, 0.25
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Burst:
     """What a burst took: seconds from the last Success to the last SR in the archive, and of the whole; core
-    milliseconds a film in each role; memory in MiB of each role at its peak, and what it grew by a thousand films.
+    milliseconds a film in each role; memory in MiB of each role at its peak.
     """
 
     films: int
@@ -39,12 +42,20 @@ class Burst:
     whole: float
     cpu: dict[str, float]
     memory: dict[str, float]
-    slope: dict[str, float]
 
     @property
     def core_ms(self) -> float:
         """Processor time of a film in all roles together."""
         return sum(self.cpu.values())
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Memory of each role over many films: MiB at its peak, and what a thousand films add once it is warm."""
+
+    films: int
+    peak: dict[str, float]
+    slope: dict[str, float]
 
 
 class Bench:
@@ -125,7 +136,6 @@ class Bench:
         """Send films in a few associations and wait until the last SR is in the archive."""
         pids, before = self.pids(), self.delivered()
         cpu = {role: cpu_seconds(pid) for role, pid in pids.items()}
-        memory = {role: memory_mib(pid) for role, pid in pids.items()}
         began = time.monotonic()
         self.send(films)
         sent = time.monotonic()
@@ -137,8 +147,28 @@ class Bench:
             whole=ended - began,
             cpu={role: 1000 * (cpu_seconds(pid) - cpu[role]) / len(films) for role, pid in pids.items()},
             memory={role: memory_mib(pid, "VmHWM") for role, pid in pids.items()},
-            slope={role: 1000 * (memory_mib(pid) - memory[role]) / len(films) for role, pid in pids.items()},
         )
+
+    def memory(self, count: int, size: str, *, first: int) -> Memory:
+        """Send many films, of numbers from `first` on, and follow the memory of each role; what was delivered goes."""
+        pids, films = self.pids(), self._folder / "many"
+        taken: list[tuple[int, dict[str, float]]] = []
+        for start in range(0, count, _ROUND):
+            before, many = self.delivered(), min(_ROUND, count - start)
+            paths = write_films(films, many, size, first=first + start)
+            self.send(paths)
+            self._wait_delivered(before + many, 120 + 5 * many)
+            taken.append((start + many, {role: memory_mib(pid) for role, pid in pids.items()}))
+            for path in (*paths, *self._kept()):
+                path.unlink(missing_ok=True)
+        late = [one for one in taken if one[0] > count * _WARM] or taken
+        peak = {role: memory_mib(pid, "VmHWM") for role, pid in pids.items()}
+        return Memory(films=count, peak=peak, slope={role: _slope([(n, m[role]) for n, m in late]) for role in pids})
+
+    def _kept(self) -> list[Path]:
+        """The files of objects, here and in the archive: 10 MB a film, of which none is needed any more."""
+        assert self._node is not None
+        return [*self.archive.folder.glob("*.dcm"), *(self._node.data_dir / "spool" / "objects").glob("*/*")]
 
     def latencies(self, films: Sequence[Path]) -> list[float]:
         """Seconds from Success to SR and SC in the archive, of one film at a time on an idle node."""
@@ -188,11 +218,30 @@ class Bench:
         return float(total) / count / 1e6
 
 
+def _slope(seen: Sequence[tuple[int, float]]) -> float:
+    """MiB that a thousand films add, by least squares over (films, MiB); 0 of a single one."""
+    return 1000 * statistics.linear_regression(*zip(*seen, strict=True)).slope if len(seen) > 1 else 0.0
+
+
 def quantiles(taken: Sequence[float]) -> tuple[float, float, float]:
     """P50, P95 and P99 in milliseconds; of few films the last two are the slowest."""
     ordered = sorted(taken)
     at = [ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))] for share in (0.5, 0.95, 0.99)]
     return 1000 * at[0], 1000 * at[1], 1000 * at[2]
+
+
+def memory_figures(size: str, memory: Memory) -> list[Figure]:
+    """The figures of many films."""
+    group = f"memory over {memory.films} films, {size}"
+    figures = []
+    for role in ROLES:
+        if role in memory.peak:
+            figures += [
+                Figure(group=group, name=f"{role}: memory at its peak", value=memory.peak[role], unit="MiB"),
+                Figure(group=group, name=f"{role}: growth", value=memory.slope[role], unit="MiB in 1000 films",
+                       better="less", note="after the first quarter"),
+            ]  # fmt: skip
+    return figures
 
 
 def burst_figures(group: str, burst: Burst) -> list[Figure]:
@@ -208,6 +257,5 @@ def burst_figures(group: str, burst: Burst) -> list[Figure]:
             figures += [
                 Figure(group=group, name=f"{role}: cost", value=burst.cpu[role], unit="core-ms a film", better="less"),
                 Figure(group=group, name=f"{role}: memory at its peak", value=burst.memory[role], unit="MiB"),
-                Figure(group=group, name=f"{role}: growth", value=burst.slope[role], unit="MiB in 1000 films"),
             ]
     return figures

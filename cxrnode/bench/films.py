@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +30,15 @@ def comparison_films(size: int) -> list[npt.NDArray[np.uint8]]:
     return [*films, *oracle.made_films(size)]
 
 
-def write_films(folder: Path, count: int, size: str) -> list[Path]:
-    """Write `count` films of a size, each an instance of its own with pixels of its own, and return their paths."""
+def write_films(folder: Path, count: int, size: str, *, first: int = 0) -> list[Path]:
+    """Write `count` films of a size, each an instance of its own with pixels of its own, and return their paths.
+
+    `first`: the number of the first of them; films of the same number are the same.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    return [_written(folder / f"{number:05d}.dcm", data) for number, data in enumerate(_films(count, size))]
+    numbers = range(first, first + count)
+    films = zip(numbers, _films(numbers, size), strict=True)
+    return [_written(folder / f"{number:05d}.dcm", data) for number, data in films]
 
 
 def _written(path: Path, data: bytes) -> Path:
@@ -41,7 +46,7 @@ def _written(path: Path, data: bytes) -> Path:
     return path
 
 
-def _films(count: int, size: str) -> Iterator[bytes]:
+def _films(numbers: Iterable[int], size: str) -> Iterator[bytes]:
     """One film is drawn; the others are it with other UIDs and one pixel changed, so that none is a duplicate."""
     rows, columns, bits = SIZES[size]
     dataset = phantom_dx(7, PhantomFinding.EFFUSION, rows, columns)
@@ -51,7 +56,7 @@ def _films(count: int, size: str) -> Iterator[bytes]:
         dataset["PixelData"].VR = "OB"
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
         dataset.WindowCenter, dataset.WindowWidth = 128, 256
-    for number in range(count):
+    for number in numbers:
         uid = generate_uid(entropy_srcs=["bench", size, str(number)])
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
         dataset.StudyInstanceUID = generate_uid(entropy_srcs=["bench study", size, str(number)])

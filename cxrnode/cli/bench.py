@@ -20,6 +20,13 @@ from cxrnode.cli.options import config_option, json_option, load_if_there
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Rounds of what takes turns.")
 @click.option("--size", "sizes", type=click.Choice(["small", "large", "both"]), default="both", show_default=True)
 @click.option("--whole/--no-whole", default=True, help="Run the whole node, too.", show_default=True)
+@click.option(
+    "--memory",
+    type=click.IntRange(0),
+    default=0,
+    metavar="FILMS",
+    help="Follow each role's memory over so many films more; 2000 take some 20 minutes.",
+)
 @click.option("--html", "html_path", type=click.Path(path_type=Path, dir_okay=False), help="Write a page here.")
 @json_option
 @config_option
@@ -30,6 +37,7 @@ def bench_command(
     rounds: int,
     sizes: str,
     whole: bool,
+    memory: int,
     html_path: Path | None,
     as_json: bool,
     config_path: Path | None,
@@ -44,7 +52,7 @@ def bench_command(
     from cxrnode.bench.page import page
 
     chosen = tuple(SIZES) if sizes == "both" else (tuple(SIZES)[sizes == "large"],)
-    plan = Plan(burst=films, single=single, rounds=rounds, sizes=chosen, whole=whole)
+    plan = Plan(burst=films, single=single, rounds=rounds, sizes=chosen, whole=whole, memory=memory)
     result = run(folder_of(load_if_there(config_path), name), plan, tables.aside)
     if html_path is not None:
         html_path.write_text(page(result.figures, result.ratios, result.machine), encoding="utf-8")
