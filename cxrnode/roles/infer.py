@@ -9,32 +9,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import numpy as np
 import structlog
-from pydicom.dataset import Dataset
 
-from cxrnode.config import Model
-from cxrnode.core.findings import Outcome, Report
-from cxrnode.core.header import Header, Identity
-from cxrnode.core.routing import IntendedUse, within_intended_use
-from cxrnode.dicom.decoder import Decoded, Decoder, DecoderDied
-from cxrnode.dicom.header import identity_of, read_header
-from cxrnode.errors import BundleError, ConfigError, CxrnodeError, LeaseLost, Rejected, Transient, UnreadableImage
-from cxrnode.reading.bundle import Bundle, find_bundle, load_bundle
+from cxrnode.core.findings import Outcome
+from cxrnode.dicom.decoder import Decoder, DecoderDied
+from cxrnode.errors import LeaseLost, Rejected, Transient
 from cxrnode.reading.readings import Engine, Reading
 from cxrnode.reading.remote import RemoteEngine
 from cxrnode.roles.context import Context, rouse, roused, work_until_stopped
+from cxrnode.roles.film import Seen, look_at, report_of
 from cxrnode.roles.leases import LeaseKeeper
 from cxrnode.roles.line import Line
+from cxrnode.roles.models import EngineBroken, Loaded, load_models, out_of_memory, require_engine
 from cxrnode.roles.publish import Publisher, Ready
 from cxrnode.roles.rules import configured_words
-from cxrnode.store import changes, jobs, loading, notices, reports
+from cxrnode.store import changes, jobs, reports
 from cxrnode.store.database import CommitUnknown
 from cxrnode.store.jobs import Claim, Limits
 from cxrnode.store.reports import Settled
@@ -52,37 +45,6 @@ _FILM_ROOM = 12 << 20
 _SPREAD = 3
 #: So many films at most are settled in one transaction: the first of them waits for the outputs of the last.
 _TOGETHER = 8
-
-
-class EngineBroken(CxrnodeError):
-    """The engine fails on any film: the role ends, and a new process starts with a new engine."""
-
-
-#: A film that every engine in order can read.
-_PLAIN = np.full((512, 512), 128, dtype=np.uint8)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """A model in use: its bundle, and the engine that runs it."""
-
-    bundle: Bundle
-    engine: Engine
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """A claimed film as far as it was looked at: its header, and its pixels unless there is a reason why not.
-
-    `revision` is the one that its outputs are to have.
-    """
-
-    claim: Claim
-    source: Dataset
-    identity: Identity
-    film: Decoded | None
-    reason: str
-    revision: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -106,7 +68,7 @@ class FilmReader:
         self._publisher = Publisher(context)
         self._words = configured_words(context.config)
         self._line = Line(self._read_batch, self._settle_batch)
-        self._models = self._load()
+        self._models = load_models(context, warm=self._line.run)
         self._switches = changes.Switchboard(context.database)
         #: How many films are read together: fewer than configured once the device's memory did not do for them.
         self._most = reading.batch
@@ -114,33 +76,6 @@ class FilmReader:
         self._waits = ""
         #: Models whose server cannot read for them now: their films wait in the queue.
         self._away: set[str] = set()
-
-    def _load(self) -> dict[str, Loaded]:
-        loaded: dict[str, Loaded] = {}
-        for name, model in self._context.config.models.items():
-            self._context.beat()
-            try:
-                bundle = load_bundle(find_bundle(model.bundle, self._context.config.node.data_dir))
-                engine = _opened(bundle, model, self._context.config.node.data_dir)
-            except (BundleError, ConfigError) as error:
-                # Its jobs wait; the other models go on.
-                log.error("model_refused", model=name, reason=str(error))
-                node = self._context.config.node_name
-                loading.refused(self._context.database, name, node=node, reason=str(error))
-                continue
-            loaded[name] = Loaded(bundle=bundle, engine=engine)
-            if not isinstance(engine, RemoteEngine):
-                # The first pass sets up kernels and memory: nobody's film should wait for that.
-                self._line.run(functools.partial(engine.read, [_PLAIN]))
-            notices.loaded(self._context.database, name, bundle.reader(loaded[name].engine))
-            log.info("model_loaded", model=name, bundle=bundle.digest, engine=loaded[name].engine.name)
-        if not loaded:
-            raise BundleError("no model can be used; `cxrnode check` says what is wrong with each")
-        self._context.say(
-            device=", ".join(sorted({one.engine.name for one in loaded.values()}))[:128],
-            models={name: one.bundle.digest for name, one in loaded.items()},
-        )
-        return loaded
 
     def turn(self, keeper: LeaseKeeper[Claim]) -> bool:
         """Claim batch after batch until nothing waits, and settle each of their jobs; False where nothing waited.
@@ -315,14 +250,14 @@ class FilmReader:
         try:
             return list(model.engine.read(displays))
         except (Rejected, RuntimeError) as fault:
-            crowded = _out_of_memory(fault)
+            crowded = out_of_memory(fault)
             if len(seen) > 1:
                 piece = (len(seen) + 1) // 2 if crowded else 1
                 self._most = min(self._most, piece) if crowded else self._most
                 log.warning("batch_split", films=len(seen), into=piece, error=type(fault).__name__)
                 parts = (seen[start : start + piece] for start in range(0, len(seen), piece))
                 return [reading for part in parts for reading in self._forward(part, model, keeper)]
-            self._require_engine(model)
+            require_engine(model)
             if crowded:  # all films are read at one size: somebody else had the device's memory
                 self._waits = "the device has no memory for a single film"
                 self._fault(seen[0].claim, self._waits, counts=False)
@@ -334,15 +269,6 @@ class FilmReader:
             keeper.drop(seen[0].claim)
             return [None]
 
-    def _require_engine(self, model: Loaded) -> None:
-        """Raise EngineBroken unless a plain film can be read: one fault of a device must not park all that waits."""
-        try:
-            model.engine.read([_PLAIN])
-        except (Rejected, RuntimeError) as fault:
-            raise EngineBroken(
-                f"the engine {model.engine.name} reads no film ({type(fault).__name__}); it starts anew"
-            ) from None
-
     def _give_back(self, claim: Claim, keeper: LeaseKeeper[Claim]) -> None:
         self._guard(claim, keeper, functools.partial(jobs.give_back, self._context.database, claim))
         keeper.drop(claim)
@@ -352,52 +278,11 @@ class FilmReader:
         if claim.spool_key is None:
             raise Rejected("retention removed the film before it was read; send it again")
         with self._context.spool.borrow(claim.spool_key) as path:
-            self._look_into(path, claim, model, seen, keeper)
-
-    def _look_into(self, path: Path, claim: Claim, model: Loaded, seen: list[Seen], keeper: LeaseKeeper[Claim]) -> None:
-        try:
-            identity = identity_of(read_header(path))
-            source = read_header(path)  # afresh: outputs copy text as the bytes it came in, before anything decodes it
-        except OSError as error:
-            raise Transient(f"the spool does not answer: {error.strerror}") from error
-        try:
-            film = self._decoder.decode(path, dataset_sha256=claim.dataset_sha256)
-        except UnreadableImage as fault:
-            seen.append(
-                Seen(
-                    claim=claim, source=source, identity=identity, film=None, reason=str(fault), revision=claim.revision
-                )
-            )
-            return
-        except DecoderDied as died:
-            attempts = claim.attempts + 1
-            if attempts < self._limits.attempts:
-                raise
-            # Silence must not read as negative: at the limit the film is said to be not analysed, and why.
-            reason = f"{died} ({attempts} attempts)"
-            seen.append(
-                Seen(claim=claim, source=source, identity=identity, film=None, reason=reason, revision=claim.revision)
-            )
-            return
-        digests = {"pixel_digest": film.pixel_digest, "identity_digest": identity.digest}
-        twin, revision = reports.look_up(self._context.database, claim, **digests)
-        if twin is not None:
-            log.info("duplicate", job=claim.job_id, of=twin)
+            film = look_at(self._context, path, claim, model.bundle, self._decoder, self._words, self._limits)
+        if film is None:
             keeper.drop(claim)
-            return
-        outside = within_intended_use(Header.from_json(claim.header), self._use(model.bundle), self._words)
-        reason = f"outside the model's intended use: {outside}" if outside else ""
-        seen.append(Seen(claim=claim, source=source, identity=identity, film=film, reason=reason, revision=revision))
-
-    def _use(self, bundle: Bundle) -> IntendedUse:
-        use = bundle.intended_use
-        return IntendedUse(
-            age_min=use.age_min,
-            age_max=use.age_max,
-            views=use.views,
-            modalities=use.modalities,
-            unknown_age=self._context.config.reading.unknown_age,
-        )
+        else:
+            seen.append(film)
 
     def _prepare(
         self,
@@ -409,7 +294,7 @@ class FilmReader:
         takes_a_place: bool,
     ) -> None:
         started = time.monotonic()
-        report = self._report(one, reading, model)
+        report = report_of(self._context, one, reading, model)
         saliency = reading.saliency if reading is not None and report.outcome is Outcome.ANALYSED else None
         made = self._publisher.prepare(one.claim, report, one.source, one.film, saliency, takes_a_place=takes_a_place)
         ready.append((made, started))
@@ -433,38 +318,6 @@ class FilmReader:
             outcome=str(report.outcome),
             reason=report.reason,
             settle_ms=round(1000 * (time.monotonic() - started)),
-        )
-
-    def _report(self, one: Seen, reading: Reading | None, model: Loaded) -> Report:
-        base = Report(
-            outcome=Outcome.NOT_ANALYSED,
-            reason=one.reason,
-            read_at=one.claim.claimed_at,
-            revision=one.revision,
-            reader=model.bundle.reader(model.engine),
-            scale=model.bundle.scale,
-            pixel_digest=one.film.pixel_digest if one.film else "",
-            identity_digest=one.identity.digest,
-            notes=(f"window: {one.film.window}", *one.film.notes) if one.film else (),
-            timezone=self._context.config.timezone_of(one.claim.calling_aet),
-        )
-        if reading is None:
-            return base
-        plausibility = model.bundle.plausibility_of(reading)
-        overridden = self._context.config.reading.implausible == "read"
-        if not plausibility.plausible and not overridden:
-            reason = "the film does not look like those the model was made for"
-            return dataclasses.replace(base, reason=reason, plausibility=plausibility)
-        notes = base.notes
-        if not plausibility.plausible:
-            notes = (*notes, "implausible for the model; read because this is a demonstration run")
-        return dataclasses.replace(
-            base,
-            outcome=Outcome.ANALYSED,
-            reason="",
-            findings=model.bundle.findings(reading),
-            plausibility=plausibility,
-            notes=notes,
         )
 
     def _guard(self, claim: Claim, keeper: LeaseKeeper[Claim], step: Callable[[], None]) -> None:
@@ -513,27 +366,6 @@ class FilmReader:
         """End the decode child and the threads."""
         self._line.close()
         self._decoder.close()
-
-
-def _opened(bundle: Bundle, model: Model, data_dir: Path) -> Engine:
-    """The engine of a model. Raises BundleError or ConfigError where there is none."""
-    if model.server is not None:
-        remote = RemoteEngine(bundle, model.server, data_dir)
-        remote.require_admission()
-        return remote
-    # A process whose films are all read by servers never loads torch.
-    from cxrnode.reading.admission import open_engine
-
-    return open_engine(bundle, data_dir)
-
-
-def _out_of_memory(fault: BaseException) -> bool:
-    """Whether a device had no memory for a batch."""
-    if "torch" not in sys.modules:
-        return False
-    from cxrnode.reading.engine import out_of_memory
-
-    return out_of_memory(fault)
 
 
 def run(context: Context) -> None:

@@ -31,8 +31,9 @@ from cxrnode.phantom.dicom import write_phantoms
 from cxrnode.reading.engine import Reading
 from cxrnode.roles import send, tend
 from cxrnode.roles.context import Context
-from cxrnode.roles.infer import EngineBroken, FilmReader, Loaded
+from cxrnode.roles.infer import FilmReader
 from cxrnode.roles.leases import LeaseKeeper
+from cxrnode.roles.models import EngineBroken, Loaded
 from cxrnode.roles.receive import Receiver
 from cxrnode.roles.sender import Sender
 from cxrnode.spool import FolderSpool

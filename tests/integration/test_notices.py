@@ -23,7 +23,8 @@ from cxrnode.dicom.outputs.notice import build_notice
 from cxrnode.errors import Transient
 from cxrnode.phantom.dicom import write_phantoms
 from cxrnode.reading.engine import Reading
-from cxrnode.roles.infer import FilmReader, Loaded
+from cxrnode.roles.infer import FilmReader
+from cxrnode.roles.models import Loaded
 from cxrnode.roles.notices import say_not_analysed
 from cxrnode.roles.studies import StudySummaries
 from cxrnode.roles.withdraw import make_withdrawals

@@ -17,7 +17,8 @@ import torch
 from cxrnode.dicom.pixels import decode_film
 from cxrnode.phantom.dicom import write_phantoms
 from cxrnode.reading.engine import NotFinite, Reading
-from cxrnode.roles.infer import FilmReader, Loaded
+from cxrnode.roles.infer import FilmReader
+from cxrnode.roles.models import Loaded
 from cxrnode.store import jobs
 from cxrnode.store.schema import event, job
 from tests.integration.test_faults import MakeSite, Site, make_site, reading

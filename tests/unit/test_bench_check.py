@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("highdicom")
 
-from benchmarks.check import BASELINE, judged
+from benchmarks.check import BASELINE, best, judged
 
 _BASELINE: dict[str, dict[str, object]] = {
     "cost": {"value": 1.0, "better": "less"},
@@ -21,6 +21,11 @@ _BASELINE: dict[str, dict[str, object]] = {
 )
 def test_more_than_a_quarter_worse_is_a_fault(cost: float, gain: float, faults: int) -> None:
     assert len(judged({"cost": (cost, "less"), "gain": (gain, "more")}, _BASELINE)) == faults
+
+
+@pytest.mark.parametrize(("better", "chosen"), [("less", 1.0), ("more", 2.0)])
+def test_of_two_measurements_the_better_counts(better: str, chosen: float) -> None:
+    assert chosen == best(1.0, 2.0, better) == best(2.0, 1.0, better)
 
 
 def test_what_was_not_measured_is_a_fault() -> None:
