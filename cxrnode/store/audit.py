@@ -22,6 +22,12 @@ _OVERLAP = 10_000
 _WINDOW = 50_000
 
 
+#: Made once: to put a statement together costs several times what the database takes for it.
+_APPEND = sa.insert(event)
+_HEAD = sa.update(job).where(job.c.id == sa.bindparam("its_id")).values(chain_head=sa.bindparam("head"))
+_CHAIN_HEAD = sa.select(job.c.chain_head).where(job.c.id == sa.bindparam("its_id"))
+
+
 def note(
     transaction: Transaction,
     name: str,
@@ -39,7 +45,7 @@ def note(
         transaction, name, instance_id=instance_id, job_id=job_id, delivery_id=delivery_id, detail=detail
     )
     if job_id is not None:
-        transaction.connection.execute(sa.update(job).where(job.c.id == job_id).values(chain_head=link))
+        transaction.connection.execute(_HEAD, {"its_id": job_id, "head": link})
 
 
 def note_unlinked(
@@ -53,7 +59,7 @@ def note_unlinked(
 ) -> str:
     """Append one event and return its hash, which the caller writes into the job's `chain_head` with its own change."""
     row = chained(transaction, name, instance_id=instance_id, job_id=job_id, delivery_id=delivery_id, detail=detail)
-    transaction.connection.execute(sa.insert(event).values(**row))
+    transaction.connection.execute(_APPEND, row)
     return str(row["hash"])
 
 
@@ -64,14 +70,12 @@ def note_all(transaction: Transaction, name: str, details: Mapping[int, Mapping[
     rows = [chained(transaction, name, job_id=job_id, detail=detail) for job_id, detail in details.items()]
     insert_events(transaction, rows)
     heads = [{"its_id": row["job_id"], "head": row["hash"]} for row in rows]
-    transaction.connection.execute(
-        sa.update(job).where(job.c.id == sa.bindparam("its_id")).values(chain_head=sa.bindparam("head")), heads
-    )
+    transaction.connection.execute(_HEAD, heads)
 
 
 def insert_events(transaction: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
     """Append events that `chained` made, in this order; the jobs' `chain_head` is the caller's to write."""
-    transaction.connection.execute(sa.insert(event), rows)
+    transaction.connection.execute(_APPEND, rows)
 
 
 def chained(
@@ -104,7 +108,7 @@ def chained(
 
 
 def _head(transaction: Transaction, job_id: int) -> str:
-    return str(transaction.scalar(sa.select(job.c.chain_head).where(job.c.id == job_id)) or "")
+    return str(transaction.scalar(_CHAIN_HEAD, its_id=job_id) or "")
 
 
 def link_hash(before: str, *, at: float, job_id: int | None, delivery_id: int | None, name: str, detail: str) -> str:

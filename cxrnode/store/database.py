@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import sqlite3
 import threading
 import time
@@ -65,19 +66,17 @@ class Transaction:
         """Execute as `rows` does and fetch the first row, or None."""
         return self.connection.execute(statement, values).first()
 
-    def scalar(self, statement: sa.Executable) -> Any:
-        """Execute and fetch the first column of the first row, or None."""
-        return self.connection.execute(statement).scalar()
+    def scalar(self, statement: sa.Executable, **values: Any) -> Any:
+        """Execute as `rows` does and fetch the first column of the first row, or None."""
+        return self.connection.execute(statement, values).scalar()
 
-    def count(self, statement: sa.Executable) -> int:
-        """Execute a change and return the number of rows that it met."""
-        return self.connection.execute(statement).rowcount
+    def count(self, statement: sa.Executable, **values: Any) -> int:
+        """Execute a change, as `rows` does, and return the number of rows that it met."""
+        return self.connection.execute(statement, values).rowcount
 
     def insert_new(self, table: sa.Table, values: Mapping[str, Any], *, unique: Sequence[str]) -> Row | None:
         """Insert unless a row with the same unique columns stands; return the new row, or None."""
-        make = sqlite.insert if self.connection.dialect.name == "sqlite" else postgresql.insert
-        statement = make(table).values(**values).on_conflict_do_nothing(index_elements=list(unique))
-        return self.row(statement.returning(*table.c))
+        return self.row(_insert_new(self.connection.dialect.name, table, tuple(unique)), **values)
 
     def upsert(self, table: sa.Table, values: Mapping[str, Any], *, key: Sequence[str]) -> None:
         """Insert, or overwrite the row with the same key."""
@@ -86,6 +85,12 @@ class Transaction:
         self.connection.execute(
             make(table).values(**values).on_conflict_do_update(index_elements=list(key), set_=change)
         )
+
+
+@functools.cache
+def _insert_new(dialect: str, table: sa.Table, unique: tuple[str, ...]) -> sa.Executable:
+    make = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    return make(table).on_conflict_do_nothing(index_elements=list(unique)).returning(*table.c)
 
 
 class _Hinted(SQLiteCompiler):

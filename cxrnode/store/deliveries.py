@@ -138,13 +138,16 @@ def claim(database: Database, *, destination: str, owner: str, limit: int, lease
         return claims
 
 
+_PARCELS = (
+    sa.select(output, delivery_output.c.had)
+    .join(delivery_output, delivery_output.c.output_id == output.c.id)
+    .where(delivery_output.c.delivery_id == sa.bindparam("its_id"), delivery_output.c.done.is_(False))
+    .order_by(output.c.id)
+)
+
+
 def _parcels(transaction: Transaction, delivery_id: int) -> tuple[Parcel, ...]:
-    rows = transaction.rows(
-        sa.select(output, delivery_output.c.had)
-        .join(delivery_output, delivery_output.c.output_id == output.c.id)
-        .where(delivery_output.c.delivery_id == delivery_id, delivery_output.c.done.is_(False))
-        .order_by(output.c.id)
-    )
+    rows = transaction.rows(_PARCELS, its_id=delivery_id)
     return tuple(
         Parcel(
             output_id=row.id,
@@ -165,7 +168,7 @@ def lock_job(transaction: Transaction, job_id: int) -> JobState:
 
     Jobs are always locked after deliveries, and several of them by their ids upwards: so there is no deadlock.
     """
-    return JobState(transaction.scalar(sa.select(job.c.state).where(job.c.id == job_id).with_for_update()))
+    return JobState(transaction.scalar(_LOCK_JOB, its_id=job_id))
 
 
 def lock_deliveries(transaction: Transaction, *job_ids: int) -> Sequence[Row]:
@@ -247,17 +250,19 @@ def renew(database: Database, claims: Sequence[DeliveryClaim], *, lease: float) 
         )
 
 
+_CHANGE = sa.update(delivery).where(delivery.c.id == sa.bindparam("its_id"))
+_LOCK_JOB = sa.select(job.c.state).where(job.c.id == sa.bindparam("its_id")).with_for_update()
+_HELD = sa.select(delivery.c.token, delivery.c.state).where(delivery.c.id == sa.bindparam("its_id")).with_for_update()
+
+
 def move(
     transaction: Transaction, delivery_id: int, before: DeliveryState, happened: DeliveryEvent, **values: object
 ) -> None:
     """Change the state as the table allows and end the lease; the caller notes the event in the same transaction."""
     after = advance_delivery(before, happened)
     settled = {"settled_at": transaction.now, "held": False} if after in RESTING else {}
-    transaction.connection.execute(
-        sa.update(delivery)
-        .where(delivery.c.id == delivery_id)
-        .values(state=after, lease_owner=None, lease_until=None, **settled, **values)
-    )
+    freed = {"lease_owner": None, "lease_until": None}
+    transaction.connection.execute(_CHANGE, {"its_id": delivery_id, "state": after, **freed, **settled, **values})
 
 
 def cancel_if_replaced(transaction: Transaction, delivery_id: int, job_id: int, state: JobState) -> None:
@@ -360,9 +365,7 @@ def fence(transaction: Transaction, held: DeliveryClaim) -> JobState:
 
     Raises LeaseLost.
     """
-    row = transaction.row(
-        sa.select(delivery.c.token, delivery.c.state).where(delivery.c.id == held.delivery_id).with_for_update()
-    )
+    row = transaction.row(_HELD, its_id=held.delivery_id)
     if row is None or row.token != held.token or row.state != DeliveryState.SENDING:
         raise LeaseLost(f"delivery {held.delivery_id} is no longer held under token {held.token}")
     return lock_job(transaction, held.job_id)

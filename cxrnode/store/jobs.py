@@ -258,13 +258,16 @@ def renew(database: Database, claims: Sequence[Claim], *, lease: float) -> int:
         )
 
 
+_CHANGE = sa.update(job).where(job.c.id == sa.bindparam("its_id"))
+
+
 def move(transaction: Transaction, job_id: int, before: JobState, happened: JobEvent, **values: Any) -> None:
     """Change the state as the table allows and end the lease. The caller notes the event in the same transaction."""
     after = advance_job(before, happened)
     freed = {"lease_owner": None, "lease_until": None}
     if after is not JobState.QUEUED:
         freed["settled_at"] = transaction.now  # type: ignore[assignment]
-    transaction.connection.execute(sa.update(job).where(job.c.id == job_id).values(state=after, **freed, **values))
+    transaction.connection.execute(_CHANGE, {"its_id": job_id, "state": after, **freed, **values})
 
 
 #: What a settle needs to know of jobs, whose rows it locks by their ids upwards, as everybody does.

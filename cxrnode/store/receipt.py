@@ -66,6 +66,10 @@ class Receipt:
     spool_key: str | None = None
 
 
+_IDENTITY = sa.insert(identity)
+_ENQUEUE = sa.insert(job).returning(job.c.id)
+
+
 def record(
     database: Database,
     arrival: Arrival,
@@ -123,7 +127,7 @@ def record(
             key = _accept_after_all(transaction, known, arrival, who)
             jobs = tuple(queue(known.id, order) for order in orders)
             return Receipt(instance_id=known.id, new=False, job_ids=jobs, spool_key=key)
-        transaction.connection.execute(sa.insert(identity).values(instance_id=new.id, **who))
+        transaction.connection.execute(_IDENTITY, {"instance_id": new.id, **who})
         note(transaction, "received", instance_id=new.id, calling_aet=arrival.calling_aet, size=arrival.size)
         note(
             transaction,
@@ -200,21 +204,18 @@ def enqueue(
     state = advance_job(None, JobEvent.ENQUEUED)
     job_id = int(
         transaction.scalar(
-            sa.insert(job)
-            .values(
-                instance_id=instance_id,
-                model=order.model,
-                revision=revision,
-                predecessor=predecessor,
-                mode=order.mode,
-                state=state,
-                rank=received_at - order.priority * ageing,
-                created_at=transaction.now,
-                wanted=_wanted(order),
-                config_digest=config_digest,
-                rules_digest=rules_digest,
-            )
-            .returning(job.c.id)
+            _ENQUEUE,
+            instance_id=instance_id,
+            model=order.model,
+            revision=revision,
+            predecessor=predecessor,
+            mode=order.mode,
+            state=state,
+            rank=received_at - order.priority * ageing,
+            created_at=transaction.now,
+            wanted=_wanted(order),
+            config_digest=config_digest,
+            rules_digest=rules_digest,
         )
     )
     transaction.heads[job_id] = ""

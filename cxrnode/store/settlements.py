@@ -41,6 +41,13 @@ def _identifiers(transaction: Transaction, job_id: int) -> re.Pattern[str] | Non
     return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if parts else None
 
 
+_of_delivery = delivery_output.c.delivery_id == sa.bindparam("its_delivery")
+_HAD = sa.update(delivery_output).where(
+    _of_delivery, delivery_output.c.output_id.in_(sa.bindparam("its_outputs", expanding=True))
+)
+_ANSWERED = sa.update(delivery_output).where(_of_delivery, delivery_output.c.output_id == sa.bindparam("its_output"))
+
+
 def _write_answers(
     transaction: Transaction, held: DeliveryClaim, answers: Sequence[Answer], *, unsure: int | None = None
 ) -> None:
@@ -53,22 +60,18 @@ def _write_answers(
     now = {**before, **{one.output_id: one.done or before.get(one.output_id, False) for one in answers}}
     if unsure is not None:
         now[unsure] = True
+    whose = _identifiers(transaction, held.job_id) if any(one.comment for one in answers) else None
+    answered = []
+    for one in answers:
+        comment = whose.sub("[...]", one.comment) if whose else one.comment
+        said = {"status": one.status, "done": one.done, "comment": comment[:128]}
+        answered.append({"its_delivery": held.delivery_id, "its_output": one.output_id, **said})
     for had in (True, False):
         ids = [output_id for output_id, value in now.items() if value is had]
         if ids:
-            transaction.connection.execute(
-                sa.update(delivery_output)
-                .where(delivery_output.c.delivery_id == held.delivery_id, delivery_output.c.output_id.in_(ids))
-                .values(had=had)
-            )
-    whose = _identifiers(transaction, held.job_id) if any(one.comment for one in answers) else None
-    for one in answers:
-        comment = whose.sub("[...]", one.comment) if whose else one.comment
-        transaction.connection.execute(
-            sa.update(delivery_output)
-            .where(delivery_output.c.delivery_id == held.delivery_id, delivery_output.c.output_id == one.output_id)
-            .values(status=one.status, done=one.done, comment=comment[:128])
-        )
+            transaction.count(_HAD, its_delivery=held.delivery_id, its_outputs=ids, had=had)
+    if answered:
+        transaction.connection.execute(_ANSWERED, answered)
 
 
 def _statuses(answers: Sequence[Answer]) -> Mapping[str, int]:
@@ -178,15 +181,19 @@ def give_back(
         cancel_if_replaced(transaction, held.delivery_id, held.job_id, state)
 
 
+_REPORTS = sa.select(delivery.c.state, delivery.c.commit_at).where(
+    delivery.c.job_id == sa.bindparam("its_job"), delivery.c.act == "report"
+)
+_CLOSE = sa.update(job).where(job.c.id == sa.bindparam("its_id"))
+
+
 def close_job(transaction: Transaction, job_id: int) -> None:
     """Close the job under its row lock when its last delivery rests (design, rule 8).
 
     One that is sent does not rest while its destination is to commit to it.
     """
     state = lock_job(transaction, job_id)
-    rows = transaction.rows(
-        sa.select(delivery.c.state, delivery.c.commit_at).where(delivery.c.job_id == job_id, delivery.c.act == "report")
-    )
+    rows = transaction.rows(_REPORTS, its_job=job_id)
     states = [DeliveryState(row.state) for row in rows]
     awaited = any(row.commit_at is not None for row in rows)
     if state is not JobState.REPORTED or awaited or not set(states) <= RESTING:
@@ -195,7 +202,6 @@ def close_job(transaction: Transaction, job_id: int) -> None:
     if not failed and not DONE & set(states):
         return
     happened = JobEvent.UNDELIVERED if failed else JobEvent.DELIVERED
-    transaction.connection.execute(
-        sa.update(job).where(job.c.id == job_id).values(state=advance_job(state, happened), settled_at=transaction.now)
-    )
+    after = advance_job(state, happened)
+    transaction.count(_CLOSE, its_id=job_id, state=after, settled_at=transaction.now)
     note(transaction, happened, job_id=job_id)
