@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --durations=8
 help:
 	@echo "make demo        set all up and see the main job happen"
 	@echo "make test        set all up and pass the tests (under 15 minutes)"
-	@echo "make acceptance  the long tests: the whole daemon, kills, torture, a small bench-check (under 45 minutes)"
+	@echo "make acceptance  the long tests: the whole daemon, kills, torture (under 45 minutes)"
 	@echo "make torture     FILMS=500 SEED=1 SEEDS=1 DATABASE=sqlite: films under faults, and an accounting (docs/reliability.md)"
 	@echo "make fuzz        CASES=10000 SEED=1: hostile peers and films against a listener and a decode child"
 	@echo "make quick       lint and the fast tests (a minute)"
@@ -77,7 +77,6 @@ test: venv peers tools
 # test_fleet.py waits until both of its forms have passed ten times: make fleet-proof.
 acceptance: venv peers viewer
 	$(PYTEST) --timeout=900 -rfEXP --ignore=tests/acceptance/test_fleet.py tests/acceptance   # P: the tables, counts and times that the tests print
-	$(BIN)/python -m benchmarks.check --films 12 --rounds 3 --tries 3
 
 # Films under every fault that a node can meet, from a seed; then the accounting. `make acceptance` has a short form.
 FILMS    ?= 500
