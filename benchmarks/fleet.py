@@ -31,6 +31,7 @@ import sqlalchemy as sa
 from cxrnode.config import Config, parse_config
 from cxrnode.core.findings import Decision, Finding, Outcome, Reader, Report, Thresholds
 from cxrnode.core.kept import Kept
+from cxrnode.errors import Transient
 from cxrnode.store import jobs, reports, upgrade
 from cxrnode.store.database import Database
 from cxrnode.store.jobs import Claim, Limits
@@ -151,7 +152,10 @@ def coordinate(url: str, *, owner: str, batch: int, model_ms: float, outputs: in
                 )
                 for held in claims[start : start + together]
             ]
-            stands = settle_together(database, ready) if together > 1 else {}
+            try:
+                stands = settle_together(database, ready) if together > 1 else {}
+            except Transient:  # another worker holds the same lock: each for itself, as `infer` does
+                stands = {}
             for one in ready:
                 if one.held.job_id not in stands:
                     reports.settle_report(database, one.held, one.report, one.outputs, saliency=None, preview=None)

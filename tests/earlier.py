@@ -20,12 +20,12 @@ def git(*arguments: str) -> str:
 
 
 def earlier_tree(folder: Path) -> Path:
-    """Write the package and the configuration of that version into a folder; return it."""
+    """Write the package, the configuration and the benchmarks of that version into a folder; return it."""
     if git("rev-parse", "--is-shallow-repository") == "true":
         pytest.skip("a shallow clone has no earlier code to run")
     last = git("log", "-1", "--diff-filter=A", "--format=%H", "--", "cxrnode/store/migrations/versions")
     archive = folder / "tree.tar"
-    git("archive", "--output", str(archive), f"{last}^", "cxrnode", "config")
+    git("archive", "--output", str(archive), f"{last}^", "cxrnode", "config", "benchmarks")
     subprocess.run(["tar", "x", "-f", archive, "-C", folder], check=True)
     return folder
 

@@ -97,7 +97,7 @@ def _as_dicom(picture: Path, header: Path, folder: Path) -> Path:
 def _configured(site: Site, archive: Orthanc, receiver: Receiver) -> None:
     """The site's PACS over the web, a RIS beside it, and every output that a demonstration sends."""
     text = site.config.read_text()
-    start, end = text.index("[nodes.PACS]"), text.index("[nodes.MODALITY]")
+    start, end = text.index("[nodes.PACS]"), text.index("[models]")
     text = text[:start] + _TO_ORTHANC.format(http=archive.http_port, mllp=receiver.port) + text[end:]
     text = text.replace('outputs = ["sr", "heatmap"]', 'outputs = ["sr", "heatmap", "text", "pdf", "gsps", "hl7"]')
     text = text.replace('send_to = ["PACS"]', 'send_to = ["PACS", "RIS"]')

@@ -24,12 +24,8 @@ FILMS = 120
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tree from before the last migration, with today's benchmark, whose worker claims and settles."""
-    folder = earlier_tree(tmp_path_factory.mktemp("before"))
-    (folder / "benchmarks").mkdir()
-    for name in ("__init__.py", "fleet.py"):
-        (folder / "benchmarks" / name).write_text((REPOSITORY / "benchmarks" / name).read_text())
-    return folder
+    """The tree from before the last migration, whose benchmark has a worker that claims and settles."""
+    return earlier_tree(tmp_path_factory.mktemp("before"))
 
 
 def worker(tree: Path, url: str, owner: str) -> subprocess.Popen[str]:
