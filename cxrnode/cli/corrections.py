@@ -57,6 +57,7 @@ def retry_command(
         raise click.UsageError("name either job IDs or --state failed")
     if not state and (since is not None or yes):
         raise click.UsageError("--since and --yes go with --state")
+    from cxrnode.rousing import rouse
     from cxrnode.store.jobs import retry
     from cxrnode.store.listing import JobFilter, list_jobs
 
@@ -76,18 +77,8 @@ def retry_command(
             return f"queued as job {retry(database, one, reason=reason, by=who(), reader=reader)}"
 
         done = _each(ids, again)
-        _rouse(config, database, "infer")
+        rouse(config.node.data_dir, database, "infer")
     _conclude(ctx, done, as_json)
-
-
-def _rouse(config: Config, database: Database, *roles: str) -> None:
-    """Hint to these roles, here and on other machines of the store, that there is something to do."""
-    from cxrnode.store.hints import hint
-    from cxrnode.wakeup import wake
-
-    for role in roles:
-        wake(config.node.data_dir, role)
-        hint(database, role)
 
 
 def _reader(config: Config, database: Database, job_id: int, model: str | None) -> Reader | None:
@@ -109,12 +100,13 @@ def resend_command(
     ctx: click.Context, job_ids: tuple[int, ...], reason: str, as_json: bool, config_path: Path | None
 ) -> None:
     """Send the same outputs again, byte for byte; of a job that is withdrawn, the rejection note."""
+    from cxrnode.rousing import rouse
     from cxrnode.store.resend import resend
 
     config = load(config_path)
     with open_store(config) as database:
         done = _each(job_ids, lambda one: f"deliveries to send: {resend(database, one, reason=reason, by=who())}")
-        _rouse(config, database, "send")
+        rouse(config.node.data_dir, database, "send")
     _conclude(ctx, done, as_json)
 
 
@@ -172,6 +164,7 @@ def decide_command(
 
     Of a job that a wrong decision withdrew: it is read again, and the others' results are withdrawn.
     """
+    from cxrnode.rousing import rouse
     from cxrnode.store.disputes import decide
 
     def settle(one: int) -> str:
@@ -183,7 +176,7 @@ def decide_command(
     config = load(config_path)
     with open_store(config) as database:
         done = _each([job_id], settle)
-        _rouse(config, database, "send", "infer")
+        rouse(config.node.data_dir, database, "send", "infer")
     _conclude(ctx, done, as_json)
 
 

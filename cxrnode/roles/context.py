@@ -10,12 +10,13 @@ from typing import Protocol
 
 import structlog
 
+from cxrnode import rousing
 from cxrnode.config import Config
 from cxrnode.errors import Transient
 from cxrnode.spool import Spool
 from cxrnode.store.database import Database
-from cxrnode.store.hints import Ear, hint
-from cxrnode.wakeup import Waiter, wake
+from cxrnode.store.hints import Ear
+from cxrnode.wakeup import Waiter
 
 log = structlog.get_logger()
 
@@ -51,8 +52,7 @@ class Context:
 
 def rouse(context: Context, role: str) -> None:
     """Hint to every process of a role that there is something to claim: here, and on other machines of the store."""
-    wake(context.config.node.data_dir, role)
-    hint(context.database, role)
+    rousing.rouse(context.config.node.data_dir, context.database, role)
 
 
 @contextlib.contextmanager

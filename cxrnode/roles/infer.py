@@ -226,10 +226,13 @@ class FilmReader:
                 self._fault(made.finished.held, str(lost), counts=False)
                 keeper.drop(made.finished.held)
             return
+        to_send: list[int] = []
         for made, started in ready:
             held = made.finished.held
-            self._guard(held, keeper, functools.partial(self._settle, made, done.get(held.job_id), started))
+            self._guard(held, keeper, functools.partial(self._settle, made, done.get(held.job_id), started, to_send))
             keeper.drop(held)
+        if to_send:
+            rouse(self._context, "send")
 
     def _taking_a_place(self, seen: Sequence[Seen]) -> frozenset[int] | None:
         """Which jobs take the place of something that was sent; None where the database does not say now."""
@@ -299,8 +302,8 @@ class FilmReader:
         made = self._publisher.prepare(one.claim, report, one.source, one.film, saliency, takes_a_place=takes_a_place)
         ready.append((made, started))
 
-    def _settle(self, ready: Ready, settled: Settled | None, started: float) -> None:
-        """Settle one job unless it is settled, and tell what became of it."""
+    def _settle(self, ready: Ready, settled: Settled | None, started: float, to_send: list[int]) -> None:
+        """Settle one job unless it is settled, and tell what became of it; one that may be sent is put to `to_send`."""
         settled = settled or self._publisher.settle(ready)
         held, report = ready.finished.held, ready.finished.report
         if settled.dispute.others:
@@ -311,7 +314,7 @@ class FilmReader:
             others = list(settled.dispute.others)
             log.error("identity_changed", job=held.job_id, others=others, policy=policy, remedy=remedy)
         if settled.stands and held.mode == "active":
-            rouse(self._context, "send")
+            to_send.append(held.job_id)
         log.info(
             "reported" if settled.stands else "duplicate",
             job=held.job_id,

@@ -9,12 +9,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from cxrnode.errors import Rejected
+from cxrnode.rousing import rouse
 from cxrnode.store import disputes, jobs, resend, withdrawals
 from cxrnode.store.details import job_detail
-from cxrnode.store.hints import hint
 from cxrnode.store.jobs import Reader
 from cxrnode.store.withdrawals import Cause
-from cxrnode.wakeup import wake
 from cxrnode.web.console import Console
 
 #: Jobs that one request may act on.
@@ -70,9 +69,7 @@ def perform(console: Console, deed: Deed, job_ids: Sequence[int]) -> list[Done]:
             done.append(Done(job_id=job_id, ok=True, detail=act(console, job_id, deed)))
         except Rejected as refusal:
             done.append(Done(job_id=job_id, ok=False, detail=str(refusal)))
-    for role in ("infer", "send"):
-        wake(console.config.node.data_dir, role)
-        hint(console.database, role)
+    rouse(console.config.node.data_dir, console.database, "infer", "send")
     return done
 
 
