@@ -21,7 +21,7 @@ from cxrnode.store import audit, deliveries, guards, jobs, receipt, rejections, 
 from cxrnode.store.audit import EventFilter
 from cxrnode.store.database import Database
 from cxrnode.store.deliveries import DeliveryClaim
-from cxrnode.store.disputes import Policy
+from cxrnode.store.disputes import Policy, known_film
 from cxrnode.store.jobs import Claim, Limits
 from cxrnode.store.receipt import Arrival, Order, Receipt
 from cxrnode.store.reports import StoredOutput
@@ -261,6 +261,14 @@ def note_of(order: rejections.Order) -> list[StoredOutput]:
     ]
 
 
+def _revised(database: Database, held: Claim, said: Report) -> Report:
+    """The report in the revision that its outputs are to have."""
+    digests = {"pixel_digest": said.pixel_digest, "identity_digest": said.identity_digest}
+    with database.read() as transaction:
+        known = known_film(transaction, model=held.model, instance_id=held.instance_id, **digests)
+    return dataclasses.replace(said, revision=reports.revision_of(held, known))
+
+
 def settle(
     database: Database,
     held: Claim,
@@ -272,9 +280,7 @@ def settle(
 ) -> bool:
     """Settle the claimed job with a report; False where it was a duplicate."""
     made = outputs(held, count) if held.mode == "active" else []
-    said = report(held, pixels=pixels, identity=identity)
-    digests = {"pixel_digest": said.pixel_digest, "identity_digest": said.identity_digest}
-    said = dataclasses.replace(said, revision=reports.revision_of(database, held, **digests))
+    said = _revised(database, held, report(held, pixels=pixels, identity=identity))
     kept = Kept(key=new_key(), sha256=digest("maps"), size=10)
     preview = Kept(key=new_key(), sha256=digest("preview"), size=10)
     before = reports.predecessor_sent(database, held.job_id)
@@ -287,9 +293,7 @@ def finished(
     database: Database, held: Claim, *, count: int = 2, pixels: object = None, identity: object = "same"
 ) -> Finished:
     """A reading of the claimed job that is ready to be settled, as `settle` settles it."""
-    said = report(held, pixels=pixels, identity=identity)
-    digests = {"pixel_digest": said.pixel_digest, "identity_digest": said.identity_digest}
-    said = dataclasses.replace(said, revision=reports.revision_of(database, held, **digests))
+    said = _revised(database, held, report(held, pixels=pixels, identity=identity))
     return Finished(
         held=held,
         report=said,

@@ -130,16 +130,8 @@ def told(database: Database, model: str, *, since: float, until: float, label: s
     for _ in range(max(1, MOST // _PAGE)):
         with database.read() as transaction:
             rows = transaction.rows(_beside(page.where(feedback.c.id < last), model))
-        for (
-            _number,
-            _given,
-            film,
-            name,
-            truth,
-            score,
-            decision,
-            at,
-        ) in rows:  # ten thousand of them: by place, not by name
+        for row in rows:  # ten thousand of them: by place, not by name
+            film, name, truth, score, decision, at = row[2:]
             # Not a condition of the query: a range that is a parameter has led PostgreSQL to begin with the films.
             if score is None or not since <= at < until or (film, name) in newest:
                 continue

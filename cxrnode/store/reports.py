@@ -124,7 +124,7 @@ def _predecessor_sent(transaction: Transaction, job_id: int) -> tuple[SentOutput
 
 
 def look_up(database: Database, held: Claim, *, pixel_digest: str, identity_digest: str) -> tuple[int | None, int]:
-    """End the job as `settle_duplicate` does, or say what `revision_of` says: (twin, revision). Raises LeaseLost.
+    """End the job as `settle_duplicate` does; return its twin, else None, and its `revision_of`. Raises LeaseLost.
 
     Of a film that was never read, one short read says both: the settle of its report looks again.
     """
@@ -133,20 +133,15 @@ def look_up(database: Database, held: Claim, *, pixel_digest: str, identity_dige
     if known is None:
         return None, held.revision
     twin = settle_duplicate(database, held, pixel_digest=pixel_digest, identity_digest=identity_digest)
-    return twin, _revision(held, known)
+    return twin, revision_of(held, known)
 
 
-def revision_of(database: Database, held: Claim, *, pixel_digest: str, identity_digest: str) -> int:
+def revision_of(held: Claim, known: Known | None) -> int:
     """The revision that the film's outputs are to have: its job's, unless its identity comes back.
 
     Where a film's identity was changed and is changed back, what was made under it stands withdrawn: it is made anew,
     under new UIDs.
     """
-    with database.read() as transaction:
-        return _revision(held, _known_film(transaction, held, pixel_digest, identity_digest))
-
-
-def _revision(held: Claim, known: Known | None) -> int:
     back = known is not None and known.same_identity and known.withdrawn
     return max(held.revision, known.revision + 1) if known is not None and back else held.revision
 

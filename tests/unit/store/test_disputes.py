@@ -231,8 +231,7 @@ def test_an_identity_that_is_changed_back_is_read_anew_under_a_new_revision(data
     third = enqueue(database, 3)
     held = claim_one(database)
     digests = {"pixel_digest": digest("film"), "identity_digest": digest("right")}
-    assert reports.settle_duplicate(database, held, **digests) is None
-    assert reports.revision_of(database, held, **digests) == 2
+    assert reports.look_up(database, held, **digests) == (None, 2)
     assert settle(database, held, pixels="film", identity="right", policy=policy)
     assert row(database, job, third).revision == 2
     assert row(database, job, third).disputed is (policy == "hold")
