@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -134,6 +135,12 @@ def run_role() -> int:
         with contextlib.suppress(OSError):
             channel.send(word, socket.MSG_DONTWAIT)
 
+    def ready() -> None:
+        # What is loaded stays: without this each full collection walks it, 28 ms in the console, 77 where torch is.
+        gc.collect()
+        gc.freeze()
+        tell(b"R")
+
     def beat() -> None:
         nonlocal last_beat
         if time.monotonic() - last_beat > 1.0:
@@ -155,7 +162,7 @@ def run_role() -> int:
             owner=arguments.owner,
             stopping=stopping,
             beat=beat,
-            ready=lambda: tell(b"R"),
+            ready=ready,
             say=heartbeat.say,
         )
         # Each process loads its own role alone: receive, send, tend and web never import torch.
