@@ -101,14 +101,13 @@ def _drawn(
     if report.outcome is not Outcome.ANALYSED or film is None or saliency is None:
         findings = ()
     shown = [(finding, influence(saliency, finding)) for finding in findings] if saliency is not None else []
-    heatmaps, thumbnails = [], []
+    heatmaps = []
     small = film
     if film is not None and shown:
         frame = frame_for(film.shape, [legend_of(subject, f, i) for f, i in shown], settings.max_px)
         small = scaled(film, frame.film_size)
         for number, (finding, map_) in enumerate(shown, start=2):
             page = draw_heatmap(subject, finding, map_, small, frame)
-            thumbnails.append(Thumbnail(finding, page.image.crop(frame.film)))
             heatmaps.append(
                 build_capture(
                     subject,
@@ -120,4 +119,5 @@ def _drawn(
                     explanation=codes.GRAD_CAM,
                 )
             )
-    return draw_summary(subject, small, tuple(thumbnails)).image, heatmaps
+    thumbnails = tuple(Thumbnail(finding, map_) for finding, map_ in shown)
+    return draw_summary(subject, small, thumbnails).image, heatmaps

@@ -56,11 +56,12 @@ def text_width(text: str, size: int) -> int:
 
 
 @functools.lru_cache(maxsize=512)
-def _mask(text: str, size: int) -> Image.Image:
-    """The coverage of a line of text; most texts come again with every film."""
+def _mask(text: str, size: int) -> tuple[int, int, Image.Image]:
+    """Where the ink of a line of text begins, and its coverage; most texts come again with every film."""
     mask = Image.new("L", (text_width(text, size) + 2, line_height(size) + size // 4), 0)
     ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=_font(size))
-    return mask
+    box = mask.getbbox() or (0, 0, 1, 1)
+    return box[0], box[1], mask.crop(box)
 
 
 def line_height(size: int) -> int:
@@ -106,7 +107,8 @@ class Page:
     def text(self, x: int, y: int, text: str, size: int, ink: Colour = WHITE, ground: Colour = BLACK) -> int:
         """Write one line with its top left at (x, y); return the x behind it. The ground is what lies under it."""
         text = ascii_text(text)
-        self.image.paste(ink, (x, y), _mask(text, size))
+        left, top, mask = _mask(text, size)
+        self.image.paste(ink, (x + left, y + top), mask)
         right = x + text_width(text, size)
         self.placed.append(Placed(text, (x, y, right, y + line_height(size) - 1), size, ink, ground))
         return right

@@ -59,17 +59,24 @@ def influence(saliency: npt.NDArray[np.float16], finding: Finding) -> Influence:
 def overlay(film: Grey, shown: Influence, *, colour: bool) -> Image.Image:
     """The film, uint8 (H, W), with the map and its contour, or with the contour alone; RGB."""
     height, width = film.shape
-    if shown.empty:
-        return Image.fromarray(film).convert("RGB")
-    value, distance = _levels(shown, width, height)
-    if not colour:
-        value = np.zeros_like(value)
-    pixels = np.take(_table(), (value.astype(np.uint16) << 8) | film).view(np.uint8).reshape(-1, 4)
+    picture = Image.fromarray(film).convert("RGB")
+    levels = None if shown.empty else _levels(shown, width, height)
+    if levels is None:
+        return picture
+    left, top, right, bottom = levels.box
+    place = levels.value.astype(np.uint16) if colour else np.zeros_like(levels.value, np.uint16)
+    place <<= 8
+    place |= film[top:bottom, left:right]
+    pixels = _table()[place].view(np.uint8).reshape(-1, 4)
     if shown.peak >= CONTOUR_LEVEL:
-        near = np.flatnonzero(np.abs(distance.reshape(-1).astype(np.int16) - 128) < 8 * (_HALO_PX + 1))
-        halo, line = (stroke[distance.reshape(-1)[near]][:, None] for stroke in _strokes())
+        away = levels.distance.reshape(-1)
+        reach = math.floor(8 * (_HALO_PX + 1))
+        near = np.flatnonzero(away - np.uint8(128 - reach) <= 2 * reach)  # what lies further out wraps round
+        halo, line = (stroke[away[near]][:, None] for stroke in _strokes())
         pixels[near] = np.rint((pixels[near] * (1 - halo)) * (1 - line) + 255 * line).astype(np.uint8)
-    return Image.frombuffer("RGBX", (width, height), pixels.tobytes(), "raw", "RGBX", 0, 1).convert("RGB")
+    part = Image.frombuffer("RGB", (right - left, bottom - top), pixels, "raw", "RGBX", 0, 1)
+    picture.paste(part, (left, top))
+    return picture
 
 
 def colour_bar(width: int, height: int) -> Image.Image:
@@ -80,27 +87,56 @@ def colour_bar(width: int, height: int) -> Image.Image:
     return Image.frombuffer("RGBX", (width, height), packed.tobytes(), "raw", "RGBX", 0, 1).convert("RGB")
 
 
-def _levels(shown: Influence, width: int, height: int) -> tuple[Grey, Grey]:
-    """The scale as 0..255, and 128 + 8 times the distance in pixels from the contour (inside above 128)."""
-    coarse = (math.ceil(width / _COARSE), math.ceil(height / _COARSE))
-    smooth = np.asarray(Image.fromarray(shown.cells).resize(coarse, Image.Resampling.BICUBIC))
-    value = _fine(np.clip(smooth, 0, 1) * 255, width, height)
-    down, across = np.gradient(smooth)
-    slope = np.maximum(np.hypot(down / (height / coarse[1]), across / (width / coarse[0])), 1e-4)
-    distance = _fine(np.clip((smooth - CONTOUR_LEVEL) / slope, -_REACH, _REACH - 0.5) * 8 + 128, width, height)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Levels:
+    """What is drawn in `box` (left, top, right, bottom, in pixels), outside of which there is nothing to draw.
+
+    `value` is the scale as 0..255; `distance` 128 + 8 times the pixels from the contour, inside it above 128.
+    """
+
+    box: tuple[int, int, int, int]
+    value: Grey
+    distance: Grey
+
+
+def _levels(shown: Influence, width: int, height: int) -> _Levels | None:
+    """The map at the size of the film; None where nothing of it is seen."""
+    across, down = math.ceil(width / _COARSE), math.ceil(height / _COARSE)
+    smooth = np.asarray(Image.fromarray(shown.cells).resize((across, down), Image.Resampling.BICUBIC))
+    value = np.rint(np.clip(smooth, 0, 1) * 255).astype(np.uint8)
+    by_row, by_column = np.gradient(smooth)
+    steep = np.hypot(by_row * (down / height), by_column * (across / width))
+    away = (smooth - CONTOUR_LEVEL) / np.maximum(steep, 1e-4)
+    distance = np.rint(np.clip(away, -_REACH, _REACH - 0.5) * 8 + 128).astype(np.uint8)
+    seen = (value > 0) | (distance > 0)
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    if not rows.size:
+        return None
+    # One cell more on each side: between two cells the map is interpolated.
+    left, right = _span(columns, across, width)
+    top, bottom = _span(rows, down, height)
+    cells = (left * across / width, top * down / height, right * across / width, bottom * down / height)
+    size = (right - left, bottom - top)
+    fine = [
+        np.array(Image.fromarray(each).resize(size, Image.Resampling.BILINEAR, box=cells)) for each in (value, distance)
+    ]
     # The contour closes along the edge of the film where the region runs out of it.
-    for depth in range(int(_REACH)):
-        limit = np.uint8(min(255, round(128 + 8 * (depth + 0.5 - _LINE_PX))))
-        for edge in (distance[depth : depth + 1], distance[height - 1 - depth : height - depth]):
-            np.minimum(edge, limit, out=edge)
-        for side in (distance[:, depth : depth + 1], distance[:, width - 1 - depth : width - depth]):
-            np.minimum(side, limit, out=side)
-    return value, distance
+    np.minimum(fine[1], _closing(height)[top:bottom, None], out=fine[1])
+    np.minimum(fine[1], _closing(width)[None, left:right], out=fine[1])
+    return _Levels((left, top, right, bottom), *fine)
 
 
-def _fine(coarse: npt.NDArray[np.float32], width: int, height: int) -> Grey:
-    levels = Image.fromarray(np.rint(coarse).astype(np.uint8))
-    return np.array(levels.resize((width, height), Image.Resampling.BILINEAR))
+def _span(seen: npt.NDArray[np.intp], cells: int, pixels: int) -> tuple[int, int]:
+    """The pixels, from the first to one past the last, that cells of these numbers reach."""
+    first, last = max(0, int(seen[0]) - 1), min(cells, int(seen[-1]) + 2)
+    return math.floor(first * pixels / cells), math.ceil(last * pixels / cells)
+
+
+def _closing(pixels: int) -> Grey:
+    """The highest coded distance for each pixel between two edges of the film."""
+    depth = np.minimum(np.arange(pixels), np.arange(pixels)[::-1])
+    limit = np.minimum(255, np.rint(128 + 8 * (depth + 0.5 - _LINE_PX)))
+    return np.where(depth < int(_REACH), limit, 255).astype(np.uint8)
 
 
 @functools.cache

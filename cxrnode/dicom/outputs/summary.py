@@ -31,8 +31,8 @@ from cxrnode.dicom.outputs.drawing import (
     wrapped,
 )
 from cxrnode.dicom.outputs.frame import badge_width
-from cxrnode.dicom.outputs.heatmap import NOT_AN_OUTLINE, open_findings
-from cxrnode.dicom.outputs.influence import Grey
+from cxrnode.dicom.outputs.heatmap import NOT_AN_OUTLINE, open_findings, scaled
+from cxrnode.dicom.outputs.influence import Grey, Influence, overlay
 
 _MARGIN = 24
 _ROW = 37
@@ -57,10 +57,10 @@ WORDS: dict[Decision, str] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A heatmap made small: the film with its map, RGB, and the finding it is of."""
+    """What is shown once more, small, on the film: the map of a finding."""
 
     finding: Finding
-    picture: Image.Image
+    shown: Influence
 
 
 def draw_summary(subject: Subject, film: Grey | None, thumbnails: tuple[Thumbnail, ...]) -> Page:
@@ -76,7 +76,8 @@ def draw_summary(subject: Subject, film: Grey | None, thumbnails: tuple[Thumbnai
         y += rows + 14
         notes = _notes(subject, bool(thumbnails))
         below = sum(len(wrapped(n, SMALL, side - 2 * _MARGIN)) for n in notes) * line_height(SMALL) + 70
-        y = _draw_thumbnails(page, thumbnails, y, side - below)
+        if film is not None and thumbnails:
+            y = _draw_thumbnails(page, subject, film, thumbnails, y, side - below)
         for note in notes:
             y = page.paragraph(_MARGIN, y, side - 2 * _MARGIN, note, SMALL)
     else:
@@ -114,8 +115,8 @@ def _draw_film(page: Page, film: Grey | None, box: tuple[int, int, int, int]) ->
     if film is None:
         page.text(left, top, "no picture of the film", SMALL, MUTED)
         return
-    small = _within(Image.fromarray(film), right - left, bottom - top)
-    page.image.paste(small, (left + (right - left - small.width) // 2, top))
+    size = _fitted(film.shape, right - left, bottom - top)
+    page.image.paste(Image.fromarray(scaled(film, size)), (left + (right - left - size[0]) // 2, top))
 
 
 def _draw_bars(page: Page, subject: Subject, x: int, y: int) -> None:
@@ -157,22 +158,23 @@ def _draw_track(page: Page, finding: Finding, ends: tuple[int, int], y: int) -> 
         page.draw.line((at, y - 6, at, low + 6), fill=WHITE, width=3)
 
 
-def _draw_thumbnails(page: Page, thumbnails: tuple[Thumbnail, ...], top: int, bottom: int) -> int:
-    """The heatmaps in one row; returns the y below it."""
-    if not thumbnails:
-        return top
+def _draw_thumbnails(
+    page: Page, subject: Subject, film: Grey, thumbnails: tuple[Thumbnail, ...], top: int, bottom: int
+) -> int:
+    """The maps in one row, drawn at their size so that their lines stay lines; returns the y below it."""
     cell = (page.image.width - 2 * _MARGIN) // max(3, len(thumbnails))
     caption = 2 * line_height(SMALL) + 8
     height = min(_THUMBNAIL, bottom - top - 12)
-    small = [_within(t.picture, cell - _CAPTION, height) for t in thumbnails]
-    beside = min(picture.height for picture in small) > height - caption  # else the pictures are larger over them
+    size = _fitted(film.shape, cell - _CAPTION, height)
+    beside = size[1] > height - caption  # else the pictures are larger over their captions
     if not beside:
-        small = [_within(t.picture, cell - 14, height - caption) for t in thumbnails]
-    lowest = top + max(picture.height for picture in small)
-    for place, (thumbnail, picture) in enumerate(zip(thumbnails, small, strict=True)):
+        size = _fitted(film.shape, cell - 14, height - caption)
+    small = scaled(film, size)
+    lowest = top + size[1]
+    for place, thumbnail in enumerate(thumbnails):
         x = _MARGIN + place * cell
-        page.image.paste(picture, (x, top))
-        left, y = (x + picture.width + 12, top) if beside else (x, lowest + 4)
+        page.image.paste(overlay(small, thumbnail.shown, colour=subject.settings.style == "colour"), (x, top))
+        left, y = (x + size[0] + 12, top) if beside else (x, lowest + 4)
         width = x + cell - 10 - left
         page.text(left, y, shortened(thumbnail.finding.title, SMALL, width), SMALL)
         page.text(left, y + line_height(SMALL), f"image {place + 2}", SMALL, MUTED)
@@ -200,7 +202,7 @@ def _draw_foot(page: Page, subject: Subject, y: int) -> int:
     return y + line_height(BODY) + 12
 
 
-def _within(picture: Image.Image, width: int, height: int) -> Image.Image:
-    scale = min(width / picture.width, height / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+def _fitted(shape: tuple[int, ...], width: int, height: int) -> tuple[int, int]:
+    """Width and height of a film of this shape (H, W) made to fit."""
+    scale = min(width / shape[1], height / shape[0])
+    return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))

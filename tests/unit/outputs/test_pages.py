@@ -41,7 +41,7 @@ def heatmap_page(
 def summary_page(report: Report, *, shape: tuple[int, int] = (1024, 848), shown: int = 2) -> Page:
     subject = Subject(make_source(*shape), report, OutputSettings())
     film = make_film(*shape)
-    thumbnails = tuple(Thumbnail(f, Image.fromarray(film).convert("RGB")) for f in report.findings[:shown])
+    thumbnails = tuple(Thumbnail(f, influence(make_saliency(), f)) for f in report.findings[:shown])
     return draw_summary(subject, film, thumbnails)
 
 
