@@ -14,6 +14,10 @@ from pathlib import Path
 from cxrnode.core.kept import Kept, is_key
 from cxrnode.errors import Rejected, Transient
 
+#: From so many bytes on a file leaves the kernel's cache once it was read: a film is decoded once and its pictures are
+#: sent once. The memory that they lay in takes the next film, and what the database keeps there stays.
+_READ_ONCE = 1 << 20
+
 
 class FolderSpool:
     """Temp file, fsync, rename, fsync of the folder."""
@@ -112,13 +116,20 @@ class FolderSpool:
     @contextlib.contextmanager
     def borrow(self, key: str) -> Iterator[Path]:
         """The file of a key, as it lies in the spool. Raises as `find` does."""
-        yield self.find(key)
+        path = self.find(key)
+        try:
+            yield path
+        finally:
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                _let_go(file.fileno())
 
     def read(self, key: str, *, sha256: str) -> bytes:
         """Return a file's bytes. Raises Rejected where it is missing or altered, Transient where the spool is away."""
         path = self.find(key)
         try:
-            content = path.read_bytes()
+            with path.open("rb", buffering=0) as file:
+                content = file.readall()
+                _let_go(file.fileno())
         except OSError as error:
             raise Transient(f"the spool does not answer: {error.strerror}") from error
         if hashlib.sha256(content).hexdigest() != sha256:
@@ -167,6 +178,12 @@ class FolderSpool:
             return shutil.disk_usage(self.root).free
         except OSError as error:
             raise Transient(f"the spool does not answer: {error.strerror}") from error
+
+
+def _let_go(descriptor: int) -> None:
+    """Tell the kernel that a large file is not read again soon; what is not on disk yet stays in memory."""
+    if os.fstat(descriptor).st_size >= _READ_ONCE:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _fsync_folder(folder: Path) -> None:

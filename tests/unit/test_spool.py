@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,26 @@ def test_a_full_disk_is_a_passing_fault_that_leaves_nothing(
     with pytest.raises(Transient, match="the spool cannot keep a file: No space left on device"):
         spool.put(b"a", b"b")
     assert files(spool) == []
+
+
+def in_memory(path: Path) -> int:
+    """Bytes of a file that the kernel keeps in its cache, by util-linux."""
+    tool = shutil.which("fincore")
+    if tool is None:
+        pytest.skip("fincore (util-linux) is not installed")
+    told = subprocess.run([tool, "-n", "-b", "-o", "RES", str(path)], capture_output=True, text=True, check=True)
+    return int(told.stdout)
+
+
+def test_what_is_large_leaves_the_memory_once_it_was_read(spool: FolderSpool) -> None:
+    large, other, small = spool.put(bytes(2 << 20), bytes(2 << 20), bytes(4096))
+    paths = [spool.path(one.key) for one in (large, other, small)]
+    assert [in_memory(path) for path in paths] == [2 << 20, 2 << 20, 4096]
+    spool.read(large.key, sha256=large.sha256)
+    spool.read(small.key, sha256=small.sha256)
+    with spool.borrow(other.key) as path:
+        assert path.read_bytes() == bytes(2 << 20)
+    assert [in_memory(path) for path in paths] == [0, 0, 4096]
 
 
 def test_an_altered_file_is_refused(spool: FolderSpool) -> None:
