@@ -30,9 +30,9 @@ def stages(film: Path, bundle: Bundle, engine: NetworkEngine, folder: Path, *, s
     report = two_shown(bundle, engine, reading)
     settings, spool = OutputSettings(), FolderSpool(folder / "spool")
 
-    def outputs(*kinds: str) -> list[bytes]:
+    def outputs(*kinds: str) -> list[tuple[bytes, ...]]:
         made = build_outputs(read_header(film), report, decoded.display, reading.saliency, settings, frozenset(kinds))
-        return [one.data for one in made]
+        return [one.pieces for one in made]
 
     def header() -> None:
         read = read_header(film)
@@ -53,7 +53,7 @@ def stages(film: Path, bundle: Bundle, engine: NetworkEngine, folder: Path, *, s
         "report: JSON and digest": lambda: (report.to_json(), report.sha256),
     }
     costs = take_turns(steps, rounds=rounds)
-    size_of = sum(map(len, made)) / 1e6
+    size_of = sum(len(piece) for one in made for piece in one) / 1e6
     found = [
         Figure(
             group=f"stages, {size}",
@@ -65,7 +65,7 @@ def stages(film: Path, bundle: Bundle, engine: NetworkEngine, folder: Path, *, s
         )
         for name, cost in costs.items()
     ]
-    return [*found, *exchanges(film, made, folder, size=size, rounds=rounds)]
+    return [*found, *exchanges(film, [b"".join(one) for one in made], folder, size=size, rounds=rounds)]
 
 
 def two_shown(bundle: Bundle, engine: NetworkEngine, reading: Reading) -> Report:

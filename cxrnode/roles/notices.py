@@ -77,7 +77,7 @@ class Files:
 @contextlib.contextmanager
 def spooled(context: Context, outputs: Sequence[Output]) -> Iterator[Files]:
     """Keep outputs for as long as it takes to record them. Raises Transient where the spool is away."""
-    kept = context.spool.put(*(one.data for one in outputs)) if outputs else ()
+    kept = context.spool.put(*(one.pieces for one in outputs)) if outputs else ()
     files = Files([stored(one, file) for one, file in zip(outputs, kept, strict=True)])
     try:
         yield files

@@ -81,11 +81,11 @@ class Publisher:
                 frozenset(claim.outputs),
                 predecessors=tuple(SentObject(**dataclasses.asdict(one)) for one in before),
             )
-        contents = [one.data for one in outputs]
+        contents = [one.pieces for one in outputs]
         if saliency is not None:
-            contents.append(_npy(saliency))
+            contents.append((_npy(saliency),))
         if film is not None:
-            contents.append(_preview(film.display))
+            contents.append((_preview(film.display),))
         kept = list(self._context.spool.put(*contents)) if contents else []
         finished = Finished(
             held=claim,

@@ -26,8 +26,8 @@ class Spool(Protocol):
     def adopt(self, received: Path, *, sha256: str) -> Kept:
         """Make a file in `incoming` durable under a new key; it is there no longer. Raises Transient."""
 
-    def put(self, *contents: bytes) -> tuple[Kept, ...]:
-        """Make some byte strings durable, each under a new key: all of them or none. Raises Transient."""
+    def put(self, *contents: bytes | tuple[bytes, ...]) -> tuple[Kept, ...]:
+        """Make some contents durable, whole or in pieces, each under a new key: all or none. Raises Transient."""
 
     def borrow(self, key: str) -> contextlib.AbstractContextManager[Path]:
         """A file of this machine with a key's bytes, for as long as the block lasts; it is not to be changed.

@@ -96,15 +96,16 @@ class BucketSpool:
         received.unlink(missing_ok=True)
         return Kept(key=key, sha256=sha256, size=size)
 
-    def put(self, *contents: bytes) -> tuple[Kept, ...]:
-        """Make some byte strings durable, each under a new key: all or none. Raises Transient."""
+    def put(self, *contents: bytes | tuple[bytes, ...]) -> tuple[Kept, ...]:
+        """Make some contents durable, each under a new key: all or none. Raises Transient."""
+        whole = [content if isinstance(content, bytes) else b"".join(content) for content in contents]
         kept = tuple(
             Kept(key=secrets.token_hex(16), sha256=hashlib.sha256(content).hexdigest(), size=len(content))
-            for content in contents
+            for content in whole
         )
         asked = [
             self._requests.submit(self._obstore.put, self._store, _place(one.key), content)
-            for one, content in zip(kept, contents, strict=True)
+            for one, content in zip(kept, whole, strict=True)
         ]
         faults = [fault for one in asked if (fault := one.exception()) is not None]
         if faults:

@@ -54,30 +54,31 @@ class FolderSpool:
         except OSError as error:
             raise Transient(f"the spool cannot keep a file: {error.strerror}") from error
 
-    def put(self, *contents: bytes) -> tuple[Kept, ...]:
-        """Make some byte strings durable, each under a new key. Raises Transient where the disk will not take them.
+    def put(self, *contents: bytes | tuple[bytes, ...]) -> tuple[Kept, ...]:
+        """Make some contents durable, each under a new key. Raises Transient where the disk will not take them.
 
         They share a folder, whose one fsync serves them all: a film makes half a dozen files.
         """
         prefix = secrets.token_hex(1)
         parts: list[Path] = []
+        told: list[tuple[str, int]] = []
         try:
             for content in contents:
-                part = self.incoming / f"put-{secrets.token_hex(16)}"
+                part, digest = self.incoming / f"put-{secrets.token_hex(16)}", hashlib.sha256()
                 parts.append(part)
                 with part.open("xb") as file:
-                    file.write(content)
+                    for piece in (content,) if isinstance(content, bytes) else content:
+                        file.write(piece)
+                        digest.update(piece)
                     file.flush()
                     os.fsync(file.fileno())
+                    told.append((digest.hexdigest(), file.tell()))
             keys = self._place(parts, prefix)
         except OSError as error:
             for part in parts:
                 part.unlink(missing_ok=True)
             raise Transient(f"the spool cannot keep a file: {error.strerror}") from error
-        return tuple(
-            Kept(key=key, sha256=hashlib.sha256(content).hexdigest(), size=len(content))
-            for key, content in zip(keys, contents, strict=True)
-        )
+        return tuple(Kept(key=key, sha256=sha256, size=size) for key, (sha256, size) in zip(keys, told, strict=True))
 
     def _place(self, parts: Sequence[Path], prefix: str) -> list[str]:
         keys = [prefix + secrets.token_hex(15) for _ in parts]

@@ -175,7 +175,7 @@ def finished(
 ) -> Output:
     """The attributes, with their place in a series put in, as an output."""
     target.put("SeriesInstanceUID", series_instance_uid).put("InstanceNumber", number)
-    data = part10(
+    pieces = part10(
         target,
         sop_class_uid=sop_class_uid,
         sop_instance_uid=sop_instance_uid,
@@ -189,7 +189,7 @@ def finished(
         series_instance_uid=series_instance_uid,
         transfer_syntax_uid=transfer_syntax_uid,
         instance_number=number,
-        data=data,
+        pieces=pieces,
     )
 
 

@@ -131,12 +131,14 @@ class Attributes:
         return b"".join(self.pieces())
 
     def pieces(self) -> tuple[bytes, ...]:
-        """What `encode` joins."""
-        return (*(self._elements[tag] for tag in sorted(self._elements)), *self._tail)
+        """What `encode` joins: the elements, and behind them large pixels by themselves."""
+        return (b"".join(self._elements[tag] for tag in sorted(self._elements)), *self._tail)
 
 
-def part10(content: Attributes, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    """A whole file: preamble, file meta information (PS3.10 section 7.1), data set."""
+def part10(
+    content: Attributes, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+) -> tuple[bytes, ...]:
+    """A whole file in pieces: preamble, file meta information (PS3.10 section 7.1), data set."""
     meta = (
         Attributes()
         .put_raw(0x00020001, "OB", b"\0\1")
@@ -148,7 +150,8 @@ def part10(content: Attributes, *, sop_class_uid: str, sop_instance_uid: str, tr
         .encode()
     )
     length = element(0x00020000, "UL", struct.pack("<I", len(meta)))
-    return b"".join((b"\0" * 128, b"DICM", length, meta, *content.pieces()))
+    head, *tail = content.pieces()
+    return (b"".join((b"\0" * 128, b"DICM", length, meta, head)), *tail)
 
 
 def _text(value: Value, vr: str) -> bytes:

@@ -163,7 +163,7 @@ def _output(subject: Subject, rows: _Rows, result_status: str) -> Output:
         series_instance_uid="",
         transfer_syntax_uid="",
         instance_number=1,
-        data=data,
+        pieces=(data,),
     )
 
 

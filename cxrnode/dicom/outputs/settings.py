@@ -100,7 +100,8 @@ class Output:
     """One DICOM object made from a report, or of kind "hl7" a message, which has no DICOM class, series or syntax.
 
     `kind` is "sr", "text", "summary", "heatmap", "pdf", "key_object" or "gsps", or what another builder says; `label`
-    is the finding of a heatmap, else ""; `data` is a whole Part 10 file.
+    is the finding of a heatmap, else ""; `pieces` one after the other are a whole Part 10 file, `data`: pictures are
+    megabytes, which are joined for nobody but a test.
     """
 
     kind: str
@@ -110,7 +111,12 @@ class Output:
     series_instance_uid: str
     transfer_syntax_uid: str
     instance_number: int
-    data: bytes
+    pieces: tuple[bytes, ...]
+
+    @property
+    def data(self) -> bytes:
+        """The whole file."""
+        return b"".join(self.pieces)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
