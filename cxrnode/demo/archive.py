@@ -28,9 +28,10 @@ class Archived:
 class Archive:
     """Keeps every object that it gets. Use as a context manager; `port` is known once it runs."""
 
-    def __init__(self, folder: Path) -> None:
-        """Keep objects in `folder`, made when it is missing."""
+    def __init__(self, folder: Path, *, keep: bool = True) -> None:
+        """Keep objects in `folder`, made when it is missing; or only know of them, their files gone once they came."""
         self.folder = folder
+        self._keep = keep
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._objects: list[Archived] = []
@@ -52,7 +53,10 @@ class Archive:
     def _receive(self, received: Received) -> Answer:
         with self._lock:
             path = self.folder / f"{len(self._objects) + 1:04d}.dcm"
-            received.path.rename(path)
+            if self._keep:
+                received.path.rename(path)
+            else:
+                received.path.unlink()
             self._objects.append(
                 Archived(
                     sop_instance_uid=received.sop_instance_uid,
