@@ -64,7 +64,7 @@ class Bench:
     def __init__(self, folder: Path, data_dir: Path | None = None) -> None:
         """Use a folder that is thrown away. `data_dir`: whose admissions are copied into the node's."""
         folder.mkdir(parents=True, exist_ok=True)
-        # What an archive's disk costs is not the node's: a cache that grows by 10 MB a film may cost more than the film.
+        # What an archive costs its disk is not the node's: a cache that grows by 10 MB a film may cost more than it.
         self.archive = Archive(folder / "archive", keep=False)
         self._folder = folder
         self._engines = data_dir / "engines" if data_dir else None

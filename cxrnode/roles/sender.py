@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -48,11 +50,14 @@ class Sender:
         self._jitter = random.Random()
         self._well = False
         self._switches = changes.Switchboard(context.database)
+        #: Reads an object, and checks its digest, while the destination takes the one before.
+        self._reading = ThreadPoolExecutor(1, f"read for {destination.name}")
 
     def run(self) -> None:
         """Send until the role stops."""
         lease = self._settings.lease
         with (
+            self._reading,
             roused(self._context, "send") as waiter,
             LeaseKeeper[DeliveryClaim](
                 lambda held: deliveries.renew(self._context.database, held, lease=lease), lease=lease
@@ -123,12 +128,12 @@ class Sender:
             return
         answers: list[Answer] = []
         worst: tuple[StatusClass, str] | None = None
-        for parcel in claim.parcels:
+        for parcel, read in self._read_ahead(claim.parcels):
             self._context.beat()
             try:
                 if not keeper.good:  # another sender may have this delivery by now
                     raise Transient("the lease ended before the last object")
-                sent = way.store(self._read(parcel))
+                sent = way.store(read())
                 self._close_circuit()
             except Transient as fault:
                 self._break(claim, answers, parcel, fault)
@@ -254,6 +259,14 @@ class Sender:
 
     def _read(self, parcel: Parcel) -> bytes:
         return self._context.spool.read(parcel.spool_key, sha256=parcel.sha256)
+
+    def _read_ahead(self, parcels: Sequence[Parcel]) -> Iterator[tuple[Parcel, Callable[[], bytes]]]:
+        """Each object with what gives its bytes, or raises as `_read` does; one at most is read before its turn."""
+        coming: deque[Callable[[], bytes]] = deque()
+        for place, parcel in enumerate(parcels):
+            for one in parcels[place + len(coming) : place + 2]:
+                coming.append(self._reading.submit(self._read, one).result)
+            yield parcel, coming.popleft()
 
     def _give_back(self, claim: DeliveryClaim) -> None:
         self._settle(claim, lambda: settlements.give_back(self._context.database, claim, (), "not sent"))
