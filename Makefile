@@ -23,7 +23,7 @@ help:
 	@echo "make viewer-proof  44 real films through the node and a real viewer, with screenshots (20 minutes)"
 	@echo "make outputs-proof  every output of 44 real films before the validators (5 minutes)"
 	@echo "make away-proof  AWAY_FILMS=1000: the PACS is away for the whole run, and then back (15 minutes)"
-	@echo "make fleet-proof  three hosts in network namespaces, as root; TIMES=10 (6 minutes a time)"
+	@echo "make fleet-proof  three hosts in network namespaces, as root; TIMES=10 (3 minutes a time)"
 	@echo "make tools       the programs that check deploy/, from PyPI, into .tools"
 	@echo "make docs        the generated tables of the documents"
 	@echo "make sbom        build/sbom.cdx.json;  make audit-deps  known vulnerabilities (asks the internet)"
@@ -74,9 +74,8 @@ test: venv peers tools
 	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist worksteal tests/unit tests/property tests/integration
 
 # One at a time: these measure times, kill processes and count what is left.
-# test_fleet.py waits until both of its forms have passed ten times: make fleet-proof.
 acceptance: venv peers viewer
-	$(PYTEST) --timeout=900 -rfEXP --ignore=tests/acceptance/test_fleet.py tests/acceptance   # P: the tables, counts and times that the tests print
+	$(PYTEST) --timeout=900 -rfEXP tests/acceptance   # P: the tables, counts and times that the tests print
 
 # Films under every fault that a node can meet, from a seed; then the accounting. `make acceptance` has a short form.
 FILMS    ?= 500
@@ -96,7 +95,7 @@ away-proof: venv
 	CXRNODE_AWAY_FILMS=$(AWAY_FILMS) $(PYTEST) -s --timeout=3600 tests/acceptance/test_pacs_away.py
 AWAY_FILMS ?= 1000
 
-# Three hosts in network namespaces, as root (six minutes a time). A line a run; what a run printed stands in build/.
+# Three hosts in network namespaces, as root (three minutes a time). A line a run; what a run printed stands in build/.
 TIMES ?= 1
 fleet-proof: venv peers
 	@mkdir -p build; bad=0; for n in $$(seq $(TIMES)); do \
