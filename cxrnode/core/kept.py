@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Protocol
+from typing import Protocol, TypeAlias
+
+#: What is put into a spool: the bytes of a file, whole or in pieces.
+Content: TypeAlias = bytes | tuple[bytes, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

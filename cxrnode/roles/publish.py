@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,9 @@ from pydicom.dataset import Dataset
 
 from cxrnode.config import Config
 from cxrnode.core.findings import Report
-from cxrnode.core.kept import Kept
+from cxrnode.core.kept import Content, Kept
 from cxrnode.dicom.decoder import Decoded
-from cxrnode.dicom.outputs import Output, OutputSettings, SentObject, build_outputs
+from cxrnode.dicom.outputs import Output, OutputSettings, SentObject, each_output
 from cxrnode.roles.context import Context
 from cxrnode.store import reports
 from cxrnode.store.database import CommitUnknown
@@ -70,9 +70,17 @@ class Publisher:
         before = reports.predecessor_sent(self._context.database, claim.job_id) if takes_a_place else ()
         if before and claim.revision == 1:
             report = dataclasses.replace(report, notes=(REPLACES_NOTICE, *report.notes))
-        outputs: tuple[Output, ...] = ()
-        if claim.mode == "active":
-            outputs = build_outputs(
+        outputs: list[Output] = []
+
+        def contents() -> Iterator[Content]:
+            """What is made, one after the other: each is written while the next is drawn."""
+            if saliency is not None:
+                yield _npy(saliency)
+            if film is not None:
+                yield _preview(film.display)
+            if claim.mode != "active":
+                return
+            for one in each_output(
                 source,
                 report,
                 film.display if film else None,
@@ -80,19 +88,20 @@ class Publisher:
                 self._settings,
                 frozenset(claim.outputs),
                 predecessors=tuple(SentObject(**dataclasses.asdict(one)) for one in before),
-            )
-        contents = [one.pieces for one in outputs]
-        if saliency is not None:
-            contents.append((_npy(saliency),))
-        if film is not None:
-            contents.append((_preview(film.display),))
-        kept = list(self._context.spool.put(*contents)) if contents else []
+            ):
+                outputs.append(one)
+                yield one.pieces
+
+        kept = self._context.spool.put_each(contents())
+        rest = list(kept)
+        map_file = rest.pop(0) if saliency is not None else None
+        preview = rest.pop(0) if film is not None else None
         finished = Finished(
             held=claim,
             report=report,
-            outputs=[stored(one, file) for one, file in zip(outputs, kept, strict=False)],
-            saliency=kept[len(outputs)] if saliency is not None else None,
-            preview=kept[-1] if film is not None else None,
+            outputs=[stored(one, file) for one, file in zip(outputs, rest, strict=True)],
+            saliency=map_file,
+            preview=preview,
         )
         return Ready(finished=finished, predecessors=before, kept=kept)
 

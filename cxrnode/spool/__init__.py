@@ -7,11 +7,11 @@ and it never decides what may go: `tend` does.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from cxrnode.core.kept import Kept
+from cxrnode.core.kept import Content, Kept
 from cxrnode.spool.folder import FolderSpool
 
 __all__ = ["FolderSpool", "Spool"]
@@ -26,8 +26,11 @@ class Spool(Protocol):
     def adopt(self, received: Path, *, sha256: str) -> Kept:
         """Make a file in `incoming` durable under a new key; it is there no longer. Raises Transient."""
 
-    def put(self, *contents: bytes | tuple[bytes, ...]) -> tuple[Kept, ...]:
+    def put(self, *contents: Content) -> tuple[Kept, ...]:
         """Make some contents durable, whole or in pieces, each under a new key: all or none. Raises Transient."""
+
+    def put_each(self, contents: Iterable[Content]) -> tuple[Kept, ...]:
+        """As `put`, of what is still being made: each is kept while the next is. What `contents` raises comes out."""
 
     def borrow(self, key: str) -> contextlib.AbstractContextManager[Path]:
         """A file of this machine with a key's bytes, for as long as the block lasts; it is not to be changed.

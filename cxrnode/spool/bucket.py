@@ -14,13 +14,13 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from cxrnode.core.kept import Kept, is_key
+from cxrnode.core.kept import Content, Kept, is_key
 from cxrnode.errors import ConfigError, Rejected, Transient
 
 if TYPE_CHECKING:
@@ -96,25 +96,37 @@ class BucketSpool:
         received.unlink(missing_ok=True)
         return Kept(key=key, sha256=sha256, size=size)
 
-    def put(self, *contents: bytes | tuple[bytes, ...]) -> tuple[Kept, ...]:
+    def put(self, *contents: Content) -> tuple[Kept, ...]:
         """Make some contents durable, each under a new key: all or none. Raises Transient."""
-        whole = [content if isinstance(content, bytes) else b"".join(content) for content in contents]
-        kept = tuple(
-            Kept(key=secrets.token_hex(16), sha256=hashlib.sha256(content).hexdigest(), size=len(content))
-            for content in whole
-        )
-        asked = [
-            self._requests.submit(self._obstore.put, self._store, _place(one.key), content)
-            for one, content in zip(kept, whole, strict=True)
-        ]
-        faults = [fault for one in asked if (fault := one.exception()) is not None]
+        return self.put_each(contents)
+
+    def put_each(self, contents: Iterable[Content]) -> tuple[Kept, ...]:
+        """As `put`, of what is still being made: each is kept while the next is. What `contents` raises comes out."""
+        asked: list[tuple[str, Future[Kept]]] = []
+        try:
+            for content in contents:
+                key = secrets.token_hex(16)
+                asked.append((key, self._requests.submit(self._put, key, content)))
+        except BaseException:  # nothing of it is wanted
+            self._undo(asked)
+            raise
+        faults = [fault for _, one in asked if (fault := one.exception()) is not None]
         if faults:
-            for one in kept:
-                self.remove(one.key)
+            self._undo(asked)
             if isinstance(faults[0], self._faults):
                 raise self._away("cannot keep a file", faults[0])
             raise faults[0]
-        return kept
+        return tuple(one.result() for _, one in asked)
+
+    def _put(self, key: str, content: Content) -> Kept:
+        whole = content if isinstance(content, bytes) else b"".join(content)
+        self._obstore.put(self._store, _place(key), whole)
+        return Kept(key=key, sha256=hashlib.sha256(whole).hexdigest(), size=len(whole))
+
+    def _undo(self, asked: Sequence[tuple[str, Future[Kept]]]) -> None:
+        for key, one in asked:
+            one.exception()  # waits for it
+            self.remove(key)
 
     @contextlib.contextmanager
     def borrow(self, key: str) -> Iterator[Path]:

@@ -8,11 +8,15 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from cxrnode.core.kept import Kept, is_key
+from cxrnode.core.kept import Content, Kept, is_key
 from cxrnode.errors import Rejected, Transient
+
+#: Files of one `put` that are written at a time: SHA-256 and the kernel's copy take a core each.
+_WRITERS = 2
 
 #: From so many bytes on a file leaves the kernel's cache once it was read: a film is decoded once and its pictures are
 #: sent once. The memory that they lay in takes the next film, and what the database keeps there stays.
@@ -28,6 +32,7 @@ class FolderSpool:
         #: Where data sets are received; on the same file system, so that the rename is atomic.
         self.incoming = root / "incoming"
         self._objects = root / "objects"
+        self._writers = ThreadPoolExecutor(_WRITERS, "spool")
         try:
             for folder in (self.incoming, self._objects):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -54,29 +59,31 @@ class FolderSpool:
         except OSError as error:
             raise Transient(f"the spool cannot keep a file: {error.strerror}") from error
 
-    def put(self, *contents: bytes | tuple[bytes, ...]) -> tuple[Kept, ...]:
-        """Make some contents durable, each under a new key. Raises Transient where the disk will not take them.
+    def put(self, *contents: Content) -> tuple[Kept, ...]:
+        """Make some contents durable, each under a new key. Raises Transient where the disk will not take them."""
+        return self.put_each(contents)
+
+    def put_each(self, contents: Iterable[Content]) -> tuple[Kept, ...]:
+        """As `put`, of what is still being made: each is kept while the next is. What `contents` raises comes out.
 
         They share a folder, whose one fsync serves them all: a film makes half a dozen files.
         """
         prefix = secrets.token_hex(1)
-        parts: list[Path] = []
-        told: list[tuple[str, int]] = []
+        writing: list[tuple[Path, Future[tuple[str, int]]]] = []
         try:
             for content in contents:
-                part, digest = self.incoming / f"put-{secrets.token_hex(16)}", hashlib.sha256()
-                parts.append(part)
-                with part.open("xb") as file:
-                    for piece in (content,) if isinstance(content, bytes) else content:
-                        file.write(piece)
-                        digest.update(piece)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    told.append((digest.hexdigest(), file.tell()))
-            keys = self._place(parts, prefix)
+                part = self.incoming / f"put-{secrets.token_hex(16)}"
+                writing.append((part, self._writers.submit(_written, part, content)))
+        except BaseException:  # nothing of it is wanted
+            _undo(writing)
+            raise
+        if not writing:
+            return ()
+        try:
+            told = [written.result() for _, written in writing]
+            keys = self._place([part for part, _ in writing], prefix)
         except OSError as error:
-            for part in parts:
-                part.unlink(missing_ok=True)
+            _undo(writing)
             raise Transient(f"the spool cannot keep a file: {error.strerror}") from error
         return tuple(Kept(key=key, sha256=sha256, size=size) for key, (sha256, size) in zip(keys, told, strict=True))
 
@@ -179,6 +186,24 @@ class FolderSpool:
             return shutil.disk_usage(self.root).free
         except OSError as error:
             raise Transient(f"the spool does not answer: {error.strerror}") from error
+
+
+def _written(part: Path, content: Content) -> tuple[str, int]:
+    """Write a file and have it on the disk; return its SHA-256 and its size. Raises OSError."""
+    digest = hashlib.sha256()
+    with part.open("xb") as file:
+        for piece in (content,) if isinstance(content, bytes) else content:
+            file.write(piece)
+            digest.update(piece)
+        file.flush()
+        os.fsync(file.fileno())
+        return digest.hexdigest(), file.tell()
+
+
+def _undo(writing: Sequence[tuple[Path, Future[tuple[str, int]]]]) -> None:
+    for part, written in writing:
+        written.exception()  # waits for it
+        part.unlink(missing_ok=True)
 
 
 def _let_go(descriptor: int) -> None:

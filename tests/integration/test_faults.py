@@ -333,11 +333,11 @@ def test_a_disk_that_fills_while_a_film_is_read_costs_it_nothing(
     site = make_site()
     site.receive(films[0])
 
-    def full(*_: bytes) -> None:
+    def full(_contents: object) -> None:
         raise Transient("the spool cannot keep a file: No space left on device")
 
     with reading(site) as (reader, keeper):
-        monkeypatch.setattr(site.spool, "put", full)
+        monkeypatch.setattr(site.spool, "put_each", full)
         with pytest.raises(Transient, match="No space"):
             reader.turn(keeper)
     assert tuple(site.one(sa.select(job.c.state, job.c.attempts))) == ("queued", 0)

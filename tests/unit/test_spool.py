@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,16 @@ def test_a_full_disk_is_a_passing_fault_that_leaves_nothing(
     with pytest.raises(Transient, match="the spool cannot keep a file: No space left on device"):
         spool.put(b"a", b"b")
     assert files(spool) == []
+
+
+def test_what_is_made_badly_leaves_nothing(spool: FolderSpool) -> None:
+    def contents() -> Iterator[bytes]:
+        yield b"a"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        spool.put_each(contents())
+    assert files(spool) == [] and spool.put_each(()) == ()
 
 
 def in_memory(path: Path) -> int:

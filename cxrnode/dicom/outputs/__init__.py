@@ -6,19 +6,21 @@ they are. Nothing here reads a clock, a file or the network, and nothing refuses
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from pydicom.dataset import Dataset
 
-from cxrnode.core.findings import Outcome, Report
+from cxrnode.core.findings import Finding, Outcome, Report
 from cxrnode.dicom.outputs import codes
 from cxrnode.dicom.outputs.capture import build_capture
 from cxrnode.dicom.outputs.common import Subject
 from cxrnode.dicom.outputs.document import build_pdf
-from cxrnode.dicom.outputs.frame import frame_for
+from cxrnode.dicom.outputs.frame import Frame, frame_for
 from cxrnode.dicom.outputs.heatmap import draw_heatmap, legend_of, scaled
-from cxrnode.dicom.outputs.influence import influence
+from cxrnode.dicom.outputs.influence import Grey, Influence, influence
 from cxrnode.dicom.outputs.key_object import build_key_object, urgent_findings
 from cxrnode.dicom.outputs.message import build_message
 from cxrnode.dicom.outputs.presentation import build_presentation
@@ -28,7 +30,7 @@ from cxrnode.dicom.outputs.summary import Thumbnail, draw_summary
 from cxrnode.dicom.outputs.text import build_text
 from cxrnode.dicom.values import number
 
-__all__ = ["Output", "OutputSettings", "SentObject", "build_outputs"]
+__all__ = ["Output", "OutputSettings", "SentObject", "build_outputs", "each_output"]
 
 KINDS = frozenset({"sr", "heatmap"})
 #: What a site may ask for beside them.
@@ -58,32 +60,47 @@ def build_outputs(
     predecessors: what the reading before this revision has sent, of any kind; the reports name the reports among them.
     A duplicate has no outputs. Raises ValueError for a kind that does not exist.
     """
+    return tuple(each_output(source, report, film, saliency, settings, kinds, predecessors=predecessors))
+
+
+def each_output(
+    source: Dataset,
+    report: Report,
+    film: npt.NDArray[np.uint8] | None,
+    saliency: npt.NDArray[np.float16] | None,
+    settings: OutputSettings,
+    kinds: frozenset[str] = KINDS,
+    *,
+    predecessors: tuple[SentObject, ...] = (),
+) -> Iterator[Output]:
+    """The outputs of `build_outputs` in its order, each as soon as it is made."""
     unknown = kinds - KINDS - OPTIONAL
     if unknown:
         raise ValueError(f"there is no output of kind {', '.join(sorted(unknown))}")
     if report.outcome is Outcome.DUPLICATE:
-        return ()
+        return
     subject = Subject(source, report, settings, predecessors=predecessors)
-    outputs = [build_report(subject)] if "sr" in kinds else []
+    if "sr" in kinds:
+        yield build_report(subject)
     if "text" in kinds:
-        outputs.append(build_text(subject))
+        yield build_text(subject)
     if kinds & {"heatmap", "pdf"}:
-        summary, heatmaps = _drawn(subject, film, saliency if "heatmap" in kinds else None)
+        shown = _shown(subject, film, saliency if "heatmap" in kinds else None)
+        summary = draw_summary(subject, shown.film, tuple(Thumbnail(*one) for one in shown.maps)).image
         if "heatmap" in kinds:
             derivation = f"Summary of the AI reading, {subject.model}"
-            first = build_capture(subject, summary, kind="summary", derivation=derivation)
-            outputs += [first, *heatmaps]
+            yield build_capture(subject, summary, kind="summary", derivation=derivation)
+            yield from _heatmaps(subject, shown)
         if "pdf" in kinds:
-            outputs.append(build_pdf(subject, summary))
+            yield build_pdf(subject, summary)
     shape = film.shape if film is not None else _stated_shape(source)
     if "gsps" in kinds and shape is not None:
-        outputs.append(build_presentation(subject, shape, saliency))
+        yield build_presentation(subject, shape, saliency)
     flagging = urgent_findings(subject) if "key_object" in kinds else ()
     if flagging:
-        outputs.append(build_key_object(subject, flagging))
+        yield build_key_object(subject, flagging)
     if "hl7" in kinds:
-        outputs.append(build_message(subject))
-    return tuple(outputs)
+        yield build_message(subject)
 
 
 def _stated_shape(source: Dataset) -> tuple[int, int] | None:
@@ -92,32 +109,37 @@ def _stated_shape(source: Dataset) -> tuple[int, int] | None:
     return (int(rows), int(columns)) if rows and columns else None
 
 
-def _drawn(
-    subject: Subject, film: npt.NDArray[np.uint8] | None, saliency: npt.NDArray[np.float16] | None
-) -> tuple[Image.Image, list[Output]]:
-    """The summary page, RGB, and the heatmaps; none of these without saliency."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Shown:
+    """The film, at the size of the frame where there is one; and the maps that are shown on it, which need a frame."""
+
+    film: Grey | None
+    maps: tuple[tuple[Finding, Influence], ...] = ()
+    frame: Frame | None = None
+
+
+def _shown(subject: Subject, film: npt.NDArray[np.uint8] | None, saliency: npt.NDArray[np.float16] | None) -> _Shown:
     report, settings = subject.report, subject.settings
-    findings = report.shown(min_findings=settings.min_findings, max_findings=settings.max_findings)
     if report.outcome is not Outcome.ANALYSED or film is None or saliency is None:
-        findings = ()
-    shown = [(finding, influence(saliency, finding)) for finding in findings] if saliency is not None else []
-    heatmaps = []
-    small = film
-    if film is not None and shown:
-        frame = frame_for(film.shape, [legend_of(subject, f, i) for f, i in shown], settings.max_px)
-        small = scaled(film, frame.film_size)
-        for number, (finding, map_) in enumerate(shown, start=2):
-            page = draw_heatmap(subject, finding, map_, small, frame)
-            heatmaps.append(
-                build_capture(
-                    subject,
-                    page.image,
-                    kind="heatmap",
-                    label=finding.label,
-                    number=number,
-                    derivation=f"Map of influence (Grad-CAM) for {finding.title}, {subject.model}",
-                    explanation=codes.GRAD_CAM,
-                )
-            )
-    thumbnails = tuple(Thumbnail(finding, map_) for finding, map_ in shown)
-    return draw_summary(subject, small, thumbnails).image, heatmaps
+        return _Shown(film)
+    findings = report.shown(min_findings=settings.min_findings, max_findings=settings.max_findings)
+    maps = tuple((finding, influence(saliency, finding)) for finding in findings)
+    if not maps:
+        return _Shown(film)
+    frame = frame_for(film.shape, [legend_of(subject, finding, map_) for finding, map_ in maps], settings.max_px)
+    return _Shown(scaled(film, frame.film_size), maps, frame)
+
+
+def _heatmaps(subject: Subject, shown: _Shown) -> Iterator[Output]:
+    """One capture for each map; without maps there is none."""
+    for place, (finding, map_) in enumerate(shown.maps, start=2):
+        assert shown.film is not None and shown.frame is not None
+        yield build_capture(
+            subject,
+            draw_heatmap(subject, finding, map_, shown.film, shown.frame).image,
+            kind="heatmap",
+            label=finding.label,
+            number=place,
+            derivation=f"Map of influence (Grad-CAM) for {finding.title}, {subject.model}",
+            explanation=codes.GRAD_CAM,
+        )
