@@ -28,6 +28,7 @@ class BoundedServer(ThreadedAssociationServer):
     def __init__(self, *args: Any, adopted: socket.socket | None = None, seats: int = 100, **kwargs: Any) -> None:
         self._adopted = adopted
         self._seats = threading.BoundedSemaphore(seats)
+        self._ended = False
         super().__init__(*args, **kwargs)
 
     def server_bind(self) -> None:
@@ -84,6 +85,16 @@ class BoundedServer(ThreadedAssociationServer):
             super().process_request_thread(request, client_address)
         finally:
             self._seats.release()
+            self._ended = True
+
+    def service_actions(self) -> None:
+        """Let pynetdicom collect its dead associations, every 60 turns of the loop, but not where none has ended.
+
+        A full collection holds up all associations for as long as it takes: half a second where torch is loaded.
+        """
+        if self._ended:
+            super().service_actions()
+            self._ended = self._gc[0] != 0
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Shake hands, wait for the first byte, then run the association."""
