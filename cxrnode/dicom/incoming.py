@@ -158,7 +158,9 @@ class IncomingMessages(WholeMessages):
         if block:
             return super().get_msg(True)
         try:
-            return self.msg_queue.get(timeout=0.05 if getattr(self.dul.socket, "idle", False) else 0.002)
+            # Nothing but fragments may come while an object arrives, and what is complete wakes this at once.
+            quiet = self._arriving is not None or getattr(self.dul.socket, "idle", False)
+            return self.msg_queue.get(timeout=0.05 if quiet else 0.002)
         except queue.Empty:
             return None, None
 
