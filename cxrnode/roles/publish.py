@@ -20,6 +20,7 @@ from cxrnode.core.findings import Report
 from cxrnode.core.kept import Content, Kept
 from cxrnode.dicom.decoder import Decoded
 from cxrnode.dicom.outputs import Output, OutputSettings, SentObject, each_output
+from cxrnode.dicom.outputs.common import Subject
 from cxrnode.roles.context import Context
 from cxrnode.store import reports
 from cxrnode.store.database import CommitUnknown
@@ -80,26 +81,20 @@ class Publisher:
                 yield _preview(film.display)
             if claim.mode != "active":
                 return
-            for one in each_output(
-                source,
-                report,
-                film.display if film else None,
-                saliency,
-                self._settings,
-                frozenset(claim.outputs),
-                predecessors=tuple(SentObject(**dataclasses.asdict(one)) for one in before),
-            ):
+            sent = tuple(SentObject(**dataclasses.asdict(one)) for one in before)
+            subject = Subject(source, report, self._settings, predecessors=sent)
+            for one in each_output(subject, film.display if film else None, saliency, frozenset(claim.outputs)):
                 outputs.append(one)
                 yield one.pieces
 
         kept = self._context.spool.put_each(contents())
-        rest = list(kept)
-        map_file = rest.pop(0) if saliency is not None else None
-        preview = rest.pop(0) if film is not None else None
+        files = iter(kept)  # in the order of `contents`
+        map_file = next(files) if saliency is not None else None
+        preview = next(files) if film is not None else None
         finished = Finished(
             held=claim,
             report=report,
-            outputs=[stored(one, file) for one, file in zip(outputs, rest, strict=True)],
+            outputs=[stored(one, file) for one, file in zip(outputs, files, strict=True)],
             saliency=map_file,
             preview=preview,
         )

@@ -107,7 +107,7 @@ class BucketSpool:
             for content in contents:
                 key = secrets.token_hex(16)
                 asked.append((key, self._requests.submit(self._put, key, content)))
-        except BaseException:  # nothing of it is wanted
+        except BaseException:  # an interrupt too: a part of what was to come is wanted by nobody; it goes on
             self._undo(asked)
             raise
         faults = [fault for _, one in asked if (fault := one.exception()) is not None]

@@ -74,7 +74,7 @@ class FolderSpool:
             for content in contents:
                 part = self.incoming / f"put-{secrets.token_hex(16)}"
                 writing.append((part, self._writers.submit(_written, part, content)))
-        except BaseException:  # nothing of it is wanted
+        except BaseException:  # an interrupt too: a part of what was to come is wanted by nobody; it goes on
             _undo(writing)
             raise
         if not writing:

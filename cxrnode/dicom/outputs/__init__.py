@@ -60,26 +60,21 @@ def build_outputs(
     predecessors: what the reading before this revision has sent, of any kind; the reports name the reports among them.
     A duplicate has no outputs. Raises ValueError for a kind that does not exist.
     """
-    return tuple(each_output(source, report, film, saliency, settings, kinds, predecessors=predecessors))
+    return tuple(each_output(Subject(source, report, settings, predecessors=predecessors), film, saliency, kinds))
 
 
 def each_output(
-    source: Dataset,
-    report: Report,
+    subject: Subject,
     film: npt.NDArray[np.uint8] | None,
     saliency: npt.NDArray[np.float16] | None,
-    settings: OutputSettings,
     kinds: frozenset[str] = KINDS,
-    *,
-    predecessors: tuple[SentObject, ...] = (),
 ) -> Iterator[Output]:
     """The outputs of `build_outputs` in its order, each as soon as it is made."""
     unknown = kinds - KINDS - OPTIONAL
     if unknown:
         raise ValueError(f"there is no output of kind {', '.join(sorted(unknown))}")
-    if report.outcome is Outcome.DUPLICATE:
+    if subject.report.outcome is Outcome.DUPLICATE:
         return
-    subject = Subject(source, report, settings, predecessors=predecessors)
     if "sr" in kinds:
         yield build_report(subject)
     if "text" in kinds:
@@ -93,7 +88,7 @@ def each_output(
             yield from _heatmaps(subject, shown)
         if "pdf" in kinds:
             yield build_pdf(subject, summary)
-    shape = film.shape if film is not None else _stated_shape(source)
+    shape = film.shape if film is not None else _stated_shape(subject.source)
     if "gsps" in kinds and shape is not None:
         yield build_presentation(subject, shape, saliency)
     flagging = urgent_findings(subject) if "key_object" in kinds else ()
