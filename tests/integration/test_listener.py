@@ -107,6 +107,31 @@ def write(folder: Path, data: bytes, name: str = "film.dcm") -> Path:
     return path
 
 
+def test_garbage_is_collected_after_an_association_ended_and_not_while_none_has(
+    spool: Path, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full collection holds up every association of the process."""
+    collected: list[None] = []
+    monkeypatch.setattr("pynetdicom.transport.gc.collect", lambda: collected.append(None))
+    listener = Listener(
+        ae_title="CXRNODE", folder=spool, admit=lambda *_: None, receive=kept, host="127.0.0.1", timeouts=SHORT
+    )
+    server = listener._server  # not started: the turns of its loop are ours
+    try:
+        for _ in range(300):
+            server.service_actions()
+        assert collected == []
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        server.process_request(ours, ("127.0.0.1", 1))
+        assert await_that(lambda: server._ended)
+        for _ in range(300):
+            server.service_actions()
+        assert len(collected) == 1
+    finally:
+        listener.close()
+
+
 def storescu(listener: Listener, *args: str | Path) -> subprocess.CompletedProcess[str]:
     return run("storescu", "-v", "-aec", "CXRNODE", "127.0.0.1", str(listener.address[1]), *args)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from cxrnode.errors import Rejected, Transient
 from cxrnode.spool import FolderSpool
+from tests.peers import require_tool
 
 
 @pytest.fixture
@@ -109,13 +109,12 @@ def test_what_is_made_badly_leaves_nothing(spool: FolderSpool) -> None:
 
 def in_memory(path: Path) -> int:
     """Bytes of a file that the kernel keeps in its cache, by util-linux."""
-    tool = shutil.which("fincore")
-    if tool is None:
-        pytest.skip("fincore (util-linux) is not installed")
-    told = subprocess.run([tool, "-n", "-b", "-o", "RES", str(path)], capture_output=True, text=True, check=True)
+    command = [require_tool("fincore"), "-n", "-b", "-o", "RES", str(path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(told.stdout)
 
 
+@pytest.mark.peers
 def test_what_is_large_leaves_the_memory_once_it_was_read(spool: FolderSpool) -> None:
     large, other, small = spool.put(bytes(2 << 20), bytes(2 << 20), bytes(4096))
     paths = [spool.path(one.key) for one in (large, other, small)]

@@ -10,6 +10,7 @@ Each point was seen to fail without it (tests/integration/test_listener.py and t
 - a PDU out of turn ends the association, and our answer that was on its way then ends a thread with an exception: here
   what comes too late for the state is dropped;
 - an idle association is polled by two threads a thousand times a second: here both wait (see `reactor`);
+- every six seconds all associations wait for a full garbage collection: here only after one has ended;
 - a TCP health check costs an association with two threads for the ACSE time-out: here it costs one for an instant;
 - the port is always bound anew: here a socket bound by the supervisor can be adopted, and is left listening.
 """

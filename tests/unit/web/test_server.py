@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import statistics
 import threading
 import time
@@ -22,7 +21,7 @@ from tests.peers import unused_port
 @pytest.mark.timeout(60)
 def test_no_answer_waits_for_a_delayed_acknowledgement(tmp_path: Path) -> None:
     """Linux delays it by 40 ms; a healthy node answers `/healthz` in a few. The first answers never wait."""
-    database = Database(f"sqlite+pysqlite:///{tmp_path / secrets.token_hex(4)}.sqlite")
+    database = Database(f"sqlite+pysqlite:///{tmp_path / 'store.sqlite'}")
     upgrade(database)
     port = unused_port()
     config = parse_config({"node": {"data_dir": str(tmp_path)}, "web": {"port": port}})
