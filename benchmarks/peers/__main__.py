@@ -66,7 +66,7 @@ def whole(folder: Path, films: Sequence[Path], size: str) -> list[Figure]:
         burst = bench.burst(films[2:])
         rate["cxrnode"], cost["cxrnode"] = burst.films / burst.whole, burst.core_ms
     some = films[2 : 2 + max(4, len(films) // 4)]  # it is slow: a part of them is enough
-    with Archive(folder / "script-archive") as archive:
+    with Archive(folder / "script-archive", keep=False) as archive:
         port = orthanc.free_port()
         command = [sys.executable, "-m", "benchmarks.peers.script", "--port", str(port), "--archive", str(archive.port)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -83,7 +83,7 @@ def whole(folder: Path, films: Sequence[Path], size: str) -> list[Figure]:
     if orthanc.installed():
         script = Script()
         with (
-            Archive(folder / "orthanc-archive") as archive,
+            Archive(folder / "orthanc-archive", keep=False) as archive,
             orthanc.Orthanc(folder / "orthanc", archive_port=archive.port) as server,
         ):
             began, before, own = time.monotonic(), cpu_seconds(server.pid), time.process_time()

@@ -171,9 +171,9 @@ class Bench:
         return Memory(films=count, peak=peak, slope={role: _slope([(n, m[role]) for n, m in late]) for role in pids})
 
     def _kept(self) -> list[Path]:
-        """The files of objects, here and in the archive: 10 MB a film, of which none is needed any more."""
+        """The files of objects in the spool: 10 MB a film, of which none is needed any more."""
         assert self._node is not None
-        return [*self.archive.folder.glob("*.dcm"), *(self._node.data_dir / "spool" / "objects").glob("*/*")]
+        return list((self._node.data_dir / "spool" / "objects").glob("*/*"))
 
     def latencies(self, films: Sequence[Path]) -> list[float]:
         """Seconds from Success to SR and SC in the archive, of one film at a time on an idle node."""

@@ -17,7 +17,7 @@ AE_TITLE = "ARCHIVE"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Archived:
-    """An object as it came: its file, and when, in seconds of the monotonic clock."""
+    """An object as it came: its file, where files are kept, and when, in seconds of the monotonic clock."""
 
     sop_instance_uid: str
     sop_class_uid: str
