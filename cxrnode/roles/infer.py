@@ -69,7 +69,6 @@ class FilmReader:
         self._words = configured_words(context.config)
         self._line = Line(self._read_batch, self._settle_batch)
         self._models = load_models(context, warm=self._line.run)
-        self._switches = changes.Switchboard(context.database)
         #: How many films are read together: fewer than configured once the device's memory did not do for them.
         self._most = reading.batch
         #: The last passing fault of this turn, "" without one.
@@ -128,7 +127,7 @@ class FilmReader:
         `held` films are in the line: where the disk is short, no more are taken than have room for their outputs.
         """
         reading = self._context.config.reading
-        found = self._switches.now()
+        found = changes.in_force(self._context.database)  # looked up each time: who stopped the queue sees it stand
         if found.paused(changes.READING):
             return []
         modes = {name: found.mode(name, mode) for name, mode in self._context.config.modes.items()}

@@ -86,7 +86,10 @@ class InForce:
 
 
 class Switchboard:
-    """What is in force, looked up at most every `FRESH_SECONDS`. For one thread, or several that may each look."""
+    """What is in force, looked up at most every `FRESH_SECONDS`; for one thread, or several that may each look.
+
+    For receipt, which may be that late: a claim looks for itself.
+    """
 
     def __init__(self, database: Database) -> None:
         """Look nothing up yet."""

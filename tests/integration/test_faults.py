@@ -31,14 +31,16 @@ from cxrnode.phantom.dicom import write_phantoms
 from cxrnode.reading.engine import Reading
 from cxrnode.roles import send, tend
 from cxrnode.roles.context import Context
+from cxrnode.roles.destinations import destination_of
 from cxrnode.roles.infer import FilmReader
 from cxrnode.roles.leases import LeaseKeeper
 from cxrnode.roles.models import EngineBroken, Loaded
 from cxrnode.roles.receive import Receiver
 from cxrnode.roles.sender import Sender
 from cxrnode.spool import FolderSpool
-from cxrnode.store import jobs, retention, upgrade
+from cxrnode.store import changes, deliveries, jobs, retention, upgrade
 from cxrnode.store.database import CommitUnknown, Database
+from cxrnode.store.deliveries import DeliveryClaim
 from cxrnode.store.jobs import Claim
 from cxrnode.store.reports import Settled
 from cxrnode.store.retention import Periods
@@ -275,6 +277,36 @@ def test_a_film_that_kills_every_decoder_is_said_to_be_not_analysed_and_costs_th
     names = [row[0] for row in site.all(sa.select(event.c.name).where(event.c.job_id == 1).order_by(event.c.id))]
     assert names.count("faulted") == 2
     assert len(site.all(sa.select(delivery.c.id))) == 2
+
+
+def test_a_queue_that_was_paused_a_moment_ago_stands_still(
+    make_site: MakeSite, films: list[Path], recording_scp: RecordingScp
+) -> None:
+    """A second's grace is a film read, or sent, after its administrator saw "paused"."""
+    site = make_site({"PACS": (recording_scp.aet, recording_scp.port)}, send_to=["PACS"])
+
+    def ask(queue: str, value: str) -> None:
+        changes.ask(site.database, {queue: value}, configured={}, reason="a test", by="anna", consent=False)
+
+    sender = Sender(site.context(), destination_of(site.config, "PACS"))
+    sending = LeaseKeeper[DeliveryClaim](lambda held: deliveries.renew(site.database, held, lease=60.0), lease=60.0)
+    with reading(site) as (reader, keeper), sending as sent:
+        site.receive(films[0])
+        assert reader.turn(keeper)
+        assert sender._turn(sent)
+        ask(changes.READING, "paused")
+        site.receive(films[1])
+        assert not reader.turn(keeper)
+        assert site.states() == ["delivered", "queued"]
+        ask(changes.READING, "running")
+        assert reader.turn(keeper)
+        ask(changes.SENDING, "paused")
+        assert not sender._turn(sent)
+        assert site.states() == ["delivered", "reported"]
+        ask(changes.SENDING, "running")
+        assert sender._turn(sent)
+        assert site.states() == ["delivered", "delivered"]
+    sender._reading.shutdown()
 
 
 def test_a_spool_that_is_away_parks_no_film(make_site: MakeSite, films: list[Path]) -> None:
