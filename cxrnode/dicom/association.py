@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -38,29 +39,65 @@ from cxrnode.errors import Transient
 IMPLEMENTATION_VERSION_NAME = "CXRNODE"
 #: Bytes a peer must be able to take in one P-DATA value for us to send to it at all.
 _LEAST_PDU = 128
-#: Seconds in which the association's own thread comes to its checkpoint, in order.
-_PAUSES_WITHIN = 0.1
+#: Seconds that the association's own thread waits while somebody else asks; then it looks whether there still is one.
+_OWN_THREAD_WAITS = 0.05
 #: Seconds that the answer to a report is waited for before another request, or the release.
 _ANSWERS_WITHIN = 5.0
 
 
 class Messages(WholeMessages):
-    """Waits for a response as long as bytes go out, then for the DIMSE time-out, and never past the deadline."""
+    """Waits for a response as long as bytes go out, then for the DIMSE time-out, and never past the deadline.
+
+    pynetdicom's own thread of the association reads messages too, and drops a response that it did not ask for. It
+    pauses that thread around a request, but may take it for paused when it has just begun to go on: the answer was lost,
+    and the object waited for the time-out. Here that thread gets nothing while somebody waits for a response.
+    """
 
     deadline: float | None = None
-    #: Reports that are being answered: the association must not be released before that.
-    answering = 0
+
+    def __init__(self, assoc: Wire) -> None:
+        super().__init__(assoc)
+        self._changed = threading.Condition()
+        self._waited_for = False
+        #: Reports that were taken and are not answered.
+        self._owed = 0
+
+    def begin(self) -> None:
+        """From now on messages are for who asks, once reports that were taken are answered."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._owed <= 0, _ANSWERS_WITHIN)
+            self._waited_for = True
+
+    def end(self) -> None:
+        """Who asked has the answer, or gave up."""
+        with self._changed:
+            self._waited_for = False
+            self._changed.notify_all()
+
+    def answer_first(self) -> None:
+        """Wait until reports that were taken are answered: the association must not be released before that."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._owed <= 0, _ANSWERS_WITHIN)
 
     def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
         """Send a message; after the answer to a report, one less is owed."""
         super().send_msg(primitive, context_id)
         if isinstance(primitive, N_EVENT_REPORT) and primitive.is_valid_response:
-            self.answering -= 1
+            self._owe(-1)
 
     def get_msg(self, block: bool = False) -> tuple[None, None] | tuple[int, DimseServiceType]:
-        """Return the next message, or (None, None) when there is none in time."""
-        if not block:
-            return super().get_msg(False)
+        """Return the next message, or (None, None) when there is none in time.
+
+        Without `block` it is the association's own thread that asks.
+        """
+        if block:
+            return self._counted(self._awaited())
+        with self._changed:
+            if self._waited_for and not self._changed.wait_for(lambda: not self._waited_for, _OWN_THREAD_WAITS):
+                return None, None
+            return self._counted(super().get_msg(False))
+
+    def _awaited(self) -> tuple[None, None] | tuple[int, DimseServiceType]:
         asked_at = time.monotonic()
         while True:
             until = max(asked_at, getattr(self.dul.socket, "moved_at", 0.0)) + (self.dimse_timeout or 60.0)
@@ -73,6 +110,19 @@ class Messages(WholeMessages):
                 return self.msg_queue.get(timeout=left)
             except queue.Empty:
                 continue  # bytes may have gone out meanwhile
+
+    def _counted(
+        self, found: tuple[None, None] | tuple[int, DimseServiceType]
+    ) -> tuple[None, None] | tuple[int, DimseServiceType]:
+        message = found[1]
+        if isinstance(message, N_EVENT_REPORT) and message.is_valid_request:
+            self._owe(1)
+        return found
+
+    def _owe(self, more: int) -> None:
+        with self._changed:
+            self._owed += more
+            self._changed.notify_all()
 
 
 class Exchange:
@@ -138,8 +188,7 @@ class Exchange:
         if not wire.is_established:
             raise self._broken(what)
         self._message_id = self._message_id % 0xFFFF + 1
-        # The association's own thread reads messages too, unless it is paused here, as pynetdicom's send_* do.
-        self._pause()
+        self._messages.begin()
         try:
             post(self._message_id)
             responses = [self._response(kind, what)]
@@ -147,28 +196,7 @@ class Exchange:
                 responses.append(self._response(kind, what))
             return responses
         finally:
-            wire._reactor_checkpoint.set()
-
-    def _answer_first(self) -> None:
-        """Wait until reports under way are answered: peers take another message in between for the answer."""
-        until = time.monotonic() + _ANSWERS_WITHIN
-        while self._messages.answering > 0 and time.monotonic() < until:
-            time.sleep(0.005)
-
-    def _pause(self) -> None:
-        """Have the association's own thread wait at its checkpoint."""
-        wire = self.wire
-        self._answer_first()
-        wire._reactor_checkpoint.clear()
-        told = time.monotonic()
-        while not wire._is_paused and wire.is_alive():
-            time.sleep(0.0001)
-            # A thread that has answered a report meanwhile says "not paused" of one that waits: it is sent around.
-            if time.monotonic() - told > _PAUSES_WITHIN:
-                wire._reactor_checkpoint.set()
-                time.sleep(0.002)
-                wire._reactor_checkpoint.clear()
-                told = time.monotonic()
+            self._messages.end()
 
     def _response(self, kind: type, what: str) -> Any:
         wire = self.wire
@@ -210,7 +238,7 @@ class Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None and self.wire.is_established:
-            self._answer_first()
+            self._messages.answer_first()
             self.wire.release()
         elif self.wire.is_established:
             cut(self.wire)

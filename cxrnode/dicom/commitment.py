@@ -22,7 +22,7 @@ from pynetdicom.dsutils import encode
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.presentation import PresentationContext, build_context
 
-from cxrnode.dicom.association import Exchange, Messages, associate
+from cxrnode.dicom.association import Exchange, associate
 from cxrnode.dicom.destination import AssociationFault, Destination, FaultKind, Stage, Timeouts
 from cxrnode.errors import Rejected, Transient
 
@@ -118,8 +118,6 @@ def report_handler(hear: Hear, *, destination: str = "") -> EventHandlerType:
 
     def answer(event: Event) -> tuple[int, None]:
         wire = event.assoc
-        if isinstance(wire.dimse, Messages):
-            wire.dimse.answering += 1
         if event.event_type not in (_ALL, _SOME):
             return NO_SUCH_EVENT_TYPE, None
         primitive = wire.requestor.primitive

@@ -10,11 +10,11 @@ import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import dcmread
 from pydicom.filewriter import write_dataset
 from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
@@ -115,16 +115,16 @@ def open_association(
 
 def echo(destination: Destination, *, calling_aet: str, timeouts: Timeouts | None = None) -> None:
     """Verify that the destination answers C-ECHO. Raises AssociationFault."""
-    wire = associate(
-        destination, calling_aet, [build_context(Verification, ImplicitVRLittleEndian)], timeouts or Timeouts()
-    )
-    answer: Dataset = wire.send_c_echo()
-    if wire.is_established:
-        wire.release()
-    if "Status" not in answer:
-        raise AssociationFault(FaultKind.TIMEOUT, Stage.TRANSFER, destination, "no answer to C-ECHO")
-    if answer.Status != statuses.SUCCESS:
-        raise AssociationFault(FaultKind.REFUSED, Stage.TRANSFER, destination, f"C-ECHO status {answer.Status:04X}")
+    context = build_context(Verification, ImplicitVRLittleEndian)
+    with Exchange(associate(destination, calling_aet, [context], timeouts or Timeouts()), destination) as exchange:
+        accepted = exchange.context_for(Verification)
+        if accepted is None:
+            raise AssociationFault(FaultKind.NO_CONTEXT, Stage.NEGOTIATE, destination)
+        request = C_ECHO()
+        request.AffectedSOPClassUID = Verification
+        status = exchange.request(accepted, request, "C-ECHO")[0].Status
+        if status != statuses.SUCCESS:
+            raise AssociationFault(FaultKind.REFUSED, Stage.TRANSFER, destination, f"C-ECHO status {status:04X}")
 
 
 def send_files(

@@ -24,8 +24,10 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 from pynetdicom import AllStoragePresentationContexts
+from pynetdicom.dimse_primitives import DimseServiceType
 from pynetdicom.events import Event
 
+from cxrnode.dicom.association import Messages
 from cxrnode.dicom.sender import (
     AssociationFault,
     DeadlineReached,
@@ -125,6 +127,36 @@ def test_many_objects_of_several_classes_share_an_association() -> None:
         answers = [outbound.store(data).status for data in films]
     assert answers == [0] * 20
     assert got == [dataset_of(data) for data in films]
+
+
+class Sluggish(threading.Event):
+    """A checkpoint that the association's own thread leaves late, while it still says of itself that it is paused."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        passed = super().wait(timeout)
+        time.sleep(0.03)
+        return passed
+
+
+def test_an_answer_is_never_taken_by_the_association_s_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was, once in some hundred objects where the archive is fast: the object then waited for the whole time-out."""
+    real = Messages.get_msg
+
+    def late(self: Messages, block: bool = False) -> tuple[None, None] | tuple[int, DimseServiceType]:
+        time.sleep(0.06 if block else 0.0)
+        return real(self, block)
+
+    monkeypatch.setattr(Messages, "get_msg", late)
+    films = [film(uid=f"2.25.{number}") for number in range(1, 6)]
+    with archive() as (port, got), associated(port, [CR]) as outbound:
+        sluggish = Sluggish()
+        sluggish.set()
+        outbound.wire._reactor_checkpoint = sluggish
+        time.sleep(0.1)
+        for data in films:
+            time.sleep(0.01)
+            assert outbound.store(data).status == 0
+    assert len(got) == 5
 
 
 @pytest.mark.peers
