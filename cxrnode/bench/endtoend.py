@@ -17,9 +17,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from cxrnode.bench.archive import Storescp, archive_in
 from cxrnode.bench.figures import Figure, cpu_seconds, memory_mib
 from cxrnode.bench.films import write_films
-from cxrnode.demo.archive import Archive
 from cxrnode.demo.served import SENDER_AET, ServedNode
 from cxrnode.dicom.sender import Destination, Sent, send_files
 from cxrnode.errors import Transient
@@ -65,8 +65,7 @@ class Bench:
     def __init__(self, folder: Path, data_dir: Path | None = None) -> None:
         """Use a folder that is thrown away. `data_dir`: whose admissions are copied into the node's."""
         folder.mkdir(parents=True, exist_ok=True)
-        # What an archive costs its disk is not the node's: a cache that grows by 10 MB a film may cost more than it.
-        self.archive = Archive(folder / "archive", keep=False)
+        self.archive = archive_in(folder / "archive")
         self._folder = folder
         self._engines = data_dir / "engines" if data_dir else None
         self._node: ServedNode | None = None
@@ -146,6 +145,7 @@ class Bench:
         sent = time.monotonic()
         self._wait_delivered(before + len(films), 120 + 5 * len(films))
         ended = time.monotonic()
+        self._forget()
         return Burst(
             films=len(films),
             seconds=ended - sent,
@@ -166,6 +166,7 @@ class Bench:
             taken.append((start + many, {role: memory_mib(pid) for role, pid in pids.items()}))
             for path in (*paths, *self._kept()):
                 path.unlink(missing_ok=True)
+            self._forget()
         late = [one for one in taken if one[0] > count * _WARM] or taken
         peak = {role: memory_mib(pid, "VmHWM") for role, pid in pids.items()}
         return Memory(films=count, peak=peak, slope={role: _slope([(n, m[role]) for n, m in late]) for role in pids})
@@ -179,13 +180,25 @@ class Bench:
         """Seconds from Success to SR and SC in the archive, of one film at a time on an idle node."""
         taken = []
         for film in films:
-            before, stored = self.delivered(), len(self.archive.objects)
+            before = self.delivered()
             self.send([film], associations=1)
-            at = time.monotonic()
+            at = time.time()
             self._wait_delivered(before + 1, 60)
-            taken.append(max(one.at for one in self.archive.objects[stored:]) - at)
+            taken.append(self._last_sent() - at)
+            self._forget()
             time.sleep(0.05)
         return taken
+
+    def _last_sent(self) -> float:
+        """When the archive had answered the last object of the newest delivery, in seconds of the wall clock."""
+        with self._database.read() as transaction:
+            sent = sa.select(sa.func.max(event.c.at)).where(event.c.name == "delivery_sent")
+            return float(transaction.scalar(sent))
+
+    def _forget(self) -> None:
+        """What an archive keeps is not the node's: a cache that grows by 10 MB a film may cost more than it."""
+        if isinstance(self.archive, Storescp):
+            self.archive.forget()
 
     def steps(self) -> dict[str, float]:
         """Median milliseconds between the events of a film's way, of all films so far."""

@@ -49,7 +49,7 @@ class Messages(WholeMessages):
     """Waits for a response as long as bytes go out, then for the DIMSE time-out, and never past the deadline.
 
     pynetdicom's own thread of the association reads messages too, and drops a response that it did not ask for. It
-    pauses that thread around a request, but may take it for paused when it has just begun to go on: the answer was lost,
+    pauses that thread around a request, but may take it for paused when it just goes on: then the answer was lost,
     and the object waited for the time-out. Here that thread gets nothing while somebody waits for a response.
     """
 
