@@ -59,51 +59,22 @@ class DeliveryClaim:
 
 def claim(database: Database, *, destination: str, owner: str, limit: int, lease: float) -> list[DeliveryClaim]:
     """Take up to `limit` deliveries for one destination; with its circuit open, one as a probe when one is due."""
-    ready = (
-        delivery.c.destination == destination,
-        delivery.c.state == DeliveryState.PENDING,
-        delivery.c.held.is_(False),
-    )
     with database.read() as transaction:  # an idle sender takes no writer's lock
-        due = (*ready, delivery.c.not_before <= transaction.now)
-        waiting = transaction.scalar(sa.select(sa.exists().where(*due)))
-        lost = transaction.scalar(sa.select(sa.exists().where(*_expired(transaction.now))))
-        blocked = transaction.scalar(
-            sa.select(circuit.c.open & (circuit.c.next_probe_at > transaction.now)).where(
-                circuit.c.destination == destination
-            )
-        )
-    if not lost and (blocked or not waiting):
+        found = transaction.row(_LOOK, to=destination, now=transaction.now)
+    if found is None or not (found.lost or (found.waiting and not found.blocked)):
         return []
-    if lost:
+    if found.lost:
         # A transaction of its own: the jobs that it locks would stand out of order with those locked below.
         with database.write() as transaction:
             expire(transaction)
     with database.write() as transaction:
-        way = transaction.row(sa.select(circuit).where(circuit.c.destination == destination).with_for_update())
+        way = transaction.row(_WAY, to=destination)
         if way is not None and way.open:
             if way.next_probe_at > transaction.now:
                 return []
             limit = 1
-        pick = (
-            sa.select(delivery.c.id)
-            .where(*ready, delivery.c.not_before <= transaction.now)
-            .order_by(delivery.c.rank, delivery.c.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-            .cte("pick")
-        )
-        claimed = transaction.rows(
-            sa.update(delivery)
-            .where(delivery.c.id.in_(sa.select(pick.c.id)))
-            .values(
-                state=advance_delivery(DeliveryState.PENDING, DeliveryEvent.CLAIMED),
-                token=delivery.c.token + 1,
-                lease_owner=owner,
-                lease_until=transaction.now + lease,
-            )
-            .returning(*delivery.c)
-        )
+        now, until = transaction.now, transaction.now + lease
+        claimed = transaction.rows(_TAKE, to=destination, now=now, most=limit, owner=owner, until=until)
         if claimed and way is not None and way.open:
             # Whoever probes holds the probe for the length of a lease; others stay away meanwhile.
             transaction.connection.execute(
@@ -138,6 +109,44 @@ def claim(database: Database, *, destination: str, owner: str, limit: int, lease
         return claims
 
 
+def _expired(now: float | sa.BindParameter[float]) -> tuple[sa.ColumnElement[bool], ...]:
+    return (delivery.c.state == DeliveryState.SENDING, delivery.c.lease_until < now)
+
+
+# Made once: to put a statement together costs several times what a database takes to execute it.
+_TO, _NOW = sa.bindparam("to", type_=sa.String), sa.bindparam("now", type_=sa.Double)
+_DUE = (
+    delivery.c.destination == _TO,
+    delivery.c.state == DeliveryState.PENDING,
+    delivery.c.held.is_(False),
+    delivery.c.not_before <= _NOW,
+)
+_BLOCKED = (circuit.c.destination == _TO) & circuit.c.open & (circuit.c.next_probe_at > _NOW)
+_LOOK = sa.select(
+    sa.exists().where(*_DUE).label("waiting"),
+    sa.exists().where(*_expired(_NOW)).label("lost"),
+    sa.exists().where(_BLOCKED).label("blocked"),
+)
+_WAY = sa.select(circuit).where(circuit.c.destination == _TO).with_for_update()
+_PICK = (
+    sa.select(delivery.c.id)
+    .where(*_DUE)
+    .order_by(delivery.c.rank, delivery.c.id)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+    .with_for_update(skip_locked=True)
+    .cte("pick")
+)
+_TAKE = (
+    sa.update(delivery)
+    .where(delivery.c.id.in_(sa.select(_PICK.c.id)))
+    .values(
+        state=advance_delivery(DeliveryState.PENDING, DeliveryEvent.CLAIMED),
+        token=delivery.c.token + 1,
+        lease_owner=sa.bindparam("owner", type_=sa.String),
+        lease_until=sa.bindparam("until", type_=sa.Double),
+    )
+    .returning(*delivery.c)
+)
 _PARCELS = (
     sa.select(output, delivery_output.c.had)
     .join(delivery_output, delivery_output.c.output_id == output.c.id)
@@ -184,10 +193,6 @@ def lock_deliveries(transaction: Transaction, *job_ids: int) -> Sequence[Row]:
 def takes_back(act: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     """Whether a delivery of this act takes back what others brought: the one way to tell it apart in a query."""
     return sa.or_(act == WITHDRAWAL, act.startswith(RETRACTION))
-
-
-def _expired(now: float) -> tuple[sa.ColumnElement[bool], ...]:
-    return (delivery.c.state == DeliveryState.SENDING, delivery.c.lease_until < now)
 
 
 def expire(transaction: Transaction) -> int:
@@ -278,15 +283,7 @@ def replaced(transaction: Transaction, delivery_id: int, state: JobState) -> boo
     Of a job that was superseded or withdrawn that is everything; else a notice that there is no result where there is
     one, and a summary of a study that has a newer one or lost a film since.
     """
-    later = study_summary.alias()
-    newer = sa.exists().where(
-        study_summary.c.job_id == delivery.c.job_id,
-        study_summary.c.act == delivery.c.act,
-        later.c.study_digest == study_summary.c.study_digest,
-        later.c.revision > study_summary.c.revision,
-    )
-    its = sa.select(delivery.c.act, job.c.outcome, newer.label("newer")).join(job, job.c.id == delivery.c.job_id)
-    row = transaction.row(its.where(delivery.c.id == delivery_id, ~takes_back(delivery.c.act)))
+    row = transaction.row(_SAYS, its_id=delivery_id)
     if row is None:
         return False
     if state in (JobState.SUPERSEDED, JobState.WITHDRAWN) or row.newer:
@@ -294,6 +291,21 @@ def replaced(transaction: Transaction, delivery_id: int, state: JobState) -> boo
     if row.act not in ("report", NOTICE):
         return _lists_withdrawn(transaction, delivery_id)
     return bool(row.act == NOTICE and row.outcome)
+
+
+_LATER = study_summary.alias()
+_NEWER = sa.exists().where(
+    study_summary.c.job_id == delivery.c.job_id,
+    study_summary.c.act == delivery.c.act,
+    _LATER.c.study_digest == study_summary.c.study_digest,
+    _LATER.c.revision > study_summary.c.revision,
+)
+#: What a delivery brings that takes nothing back.
+_SAYS = (
+    sa.select(delivery.c.act, job.c.outcome, _NEWER.label("newer"))
+    .join(job, job.c.id == delivery.c.job_id)
+    .where(delivery.c.id == sa.bindparam("its_id"), ~takes_back(delivery.c.act))
+)
 
 
 def _lists_withdrawn(transaction: Transaction, delivery_id: int) -> bool:
@@ -348,16 +360,20 @@ def begin(database: Database, held: DeliveryClaim) -> bool:
             move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.CANCELLED)
             note(transaction, DeliveryEvent.CANCELLED, **whose)
             return False
-        if transaction.scalar(sa.select(delivery.c.held).where(delivery.c.id == held.delivery_id)):
+        if transaction.scalar(_WITHHELD, its_id=held.delivery_id):
             move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.GIVEN_BACK)
             note(transaction, DeliveryEvent.GIVEN_BACK, reason="held meanwhile", **whose)
             return False
-        transaction.connection.execute(
-            sa.update(delivery_output)
-            .where(delivery_output.c.delivery_id == held.delivery_id, delivery_output.c.done.is_(False))
-            .values(had=True)
-        )
+        transaction.connection.execute(_MAY_HAVE, {"its_id": held.delivery_id})
         return True
+
+
+_WITHHELD = sa.select(delivery.c.held).where(delivery.c.id == sa.bindparam("its_id"))
+_MAY_HAVE = (
+    sa.update(delivery_output)
+    .where(delivery_output.c.delivery_id == sa.bindparam("its_id"), delivery_output.c.done.is_(False))
+    .values(had=True)
+)
 
 
 def fence(transaction: Transaction, held: DeliveryClaim) -> JobState:
