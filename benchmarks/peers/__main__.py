@@ -17,10 +17,10 @@ import click
 from benchmarks.peers import orthanc
 from benchmarks.peers.reception import reception
 from benchmarks.peers.script import Script
+from cxrnode.bench.archive import archive_in
 from cxrnode.bench.endtoend import Bench
 from cxrnode.bench.figures import Figure, cpu_seconds, machine, take_turns
 from cxrnode.bench.films import SIZES, comparison_films, write_films
-from cxrnode.demo.archive import Archive
 from cxrnode.dicom.sender import Destination, send_files
 from cxrnode.reading.admission import admit
 from cxrnode.reading.bundle import SHIPPED, load_bundle
@@ -66,7 +66,7 @@ def whole(folder: Path, films: Sequence[Path], size: str) -> list[Figure]:
         burst = bench.burst(films[2:])
         rate["cxrnode"], cost["cxrnode"] = burst.films / burst.whole, burst.core_ms
     some = films[2 : 2 + max(4, len(films) // 4)]  # it is slow: a part of them is enough
-    with Archive(folder / "script-archive", keep=False) as archive:
+    with archive_in(folder / "script-archive") as archive:
         port = orthanc.free_port()
         command = [sys.executable, "-m", "benchmarks.peers.script", "--port", str(port), "--archive", str(archive.port)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -83,7 +83,7 @@ def whole(folder: Path, films: Sequence[Path], size: str) -> list[Figure]:
     if orthanc.installed():
         script = Script()
         with (
-            Archive(folder / "orthanc-archive", keep=False) as archive,
+            archive_in(folder / "orthanc-archive") as archive,
             orthanc.Orthanc(folder / "orthanc", archive_port=archive.port) as server,
         ):
             began, before, own = time.monotonic(), cpu_seconds(server.pid), time.process_time()

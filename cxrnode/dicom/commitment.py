@@ -156,8 +156,15 @@ def parse_report(information: Dataset) -> Report:
     return Report(transaction_uid=transaction_uid, committed=frozenset(committed - failed.keys()), failed=failed)
 
 
+#: Seconds between an answer and the next request, in which a peer that reports at once can do so: many take a request
+#: that comes in between for the answer to their report.
+_REPORTS_WITHIN = 0.05
+
+
 class Asking(Exchange):
     """One established association on which commitment is asked for."""
+
+    _answered_at = float("-inf")
 
     def ask(self, transaction_uid: str, references: Iterable[tuple[str, str]]) -> None:
         """Ask for commitment to the objects, each (SOP class UID, SOP Instance UID).
@@ -176,7 +183,9 @@ class Asking(Exchange):
         request.ActionTypeID = _REQUEST
         encoded = encode(information, syntax.is_implicit_VR, syntax.is_little_endian)
         request.ActionInformation = io.BytesIO(encoded or b"")
+        time.sleep(max(0.0, self._answered_at + _REPORTS_WITHIN - time.monotonic()))
         status = self.request(context, request, "N-ACTION")[0].Status or 0
+        self._answered_at = time.monotonic()
         if status != SUCCESS:
             raise CommitmentRefused(self.destination, status)
 

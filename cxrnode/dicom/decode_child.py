@@ -39,7 +39,7 @@ def main() -> None:
         request = json.loads(line)
         # Its default action ends the process, whatever code it is in.
         signal.setitimer(signal.ITIMER_REAL, patience + _GRACE)
-        pixels = b""
+        pixels = memoryview(b"")
         try:
             answer, pixels = _decoded(Path(request["path"]), request["dataset_sha256"])
         except Rejected as fault:
@@ -55,11 +55,11 @@ def main() -> None:
         answers.flush()
 
 
-def _decoded(path: Path, expected: str) -> tuple[dict[str, object], bytes]:
+def _decoded(path: Path, expected: str) -> tuple[dict[str, object], memoryview]:
     """The answer for one film, and its display values. Raises Rejected for what is no readable film, and OSError."""
     if dataset_sha256(path) != expected:
         # Not even its header may be believed: nothing is said in the name of this patient.
-        return {"altered": True}, b""
+        return {"altered": True}, memoryview(b"")
     film = decode_film(path)
     rows, columns = film.display.shape
     answer: dict[str, object] = {
@@ -69,7 +69,7 @@ def _decoded(path: Path, expected: str) -> tuple[dict[str, object], bytes]:
         "window": film.window,
         "notes": list(film.notes),
     }
-    return answer, film.display.tobytes()
+    return answer, film.display.data.cast("B")
 
 
 if __name__ == "__main__":

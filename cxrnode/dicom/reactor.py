@@ -153,6 +153,7 @@ class WokenProvider(DULServiceProvider):
         super().__init__(assoc)
         self._bell = Bell()
         self.to_provider_queue = _Rung(self._bell)
+        self._run_loop_delay = 0.0  # it begins because there is something to do
 
     def readable(self, waited_for: socket.socket) -> bool:
         """Whether bytes wait on the connected socket: waits for them while there is nothing else to do.

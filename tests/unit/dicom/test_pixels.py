@@ -24,7 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from cxrnode.dicom.pixels import DECODERS, Film, Limits, decode_film
+from cxrnode.dicom.pixels import DECODERS, Film, Limits, decode_film, looked_up
 from cxrnode.errors import Rejected, UnreadableImage
 
 Stored = npt.NDArray[np.int64]
@@ -447,3 +447,13 @@ def test_a_deflated_film_is_inflated_up_to_64_mib_and_no_further(tmp_path: Path)
     bomb.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     with pytest.raises(Rejected, match="larger than 64 MiB"):
         decoded(tmp_path, bomb)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (128, 256), (181, 181), (300, 437)])
+def test_a_table_is_looked_up_in_pieces_as_it_is_at_once(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    table = rng.integers(0, 256, 4096).astype(np.uint8)
+    numbers = rng.integers(0, 4096, shape).astype(np.uint16)
+    np.testing.assert_array_equal(looked_up(table, numbers), table[numbers])
+    turned = numbers.T  # a decoder may give what is not contiguous
+    np.testing.assert_array_equal(looked_up(table, turned), table[turned])
