@@ -73,9 +73,10 @@ demo: venv
 test: venv peers tools
 	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist worksteal tests/unit tests/property tests/integration
 
-# One at a time: these measure times, kill processes and count what is left.
+# One at a time: these measure times, kill processes and count what is left. Then the small bench against its baseline.
 acceptance: venv peers viewer
 	$(PYTEST) --timeout=900 -rfEXP tests/acceptance   # P: the tables, counts and times that the tests print
+	$(BIN)/python -m benchmarks.check --films 12 --rounds 3 --tries 3
 
 # Films under every fault that a node can meet, from a seed; then the accounting. `make acceptance` has a short form.
 FILMS    ?= 500
