@@ -24,10 +24,9 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 from pynetdicom import AllStoragePresentationContexts
-from pynetdicom.dimse_primitives import DimseServiceType
 from pynetdicom.events import Event
 
-from cxrnode.dicom.association import Messages
+from cxrnode.dicom.messages import Found, Messages
 from cxrnode.dicom.sender import (
     AssociationFault,
     DeadlineReached,
@@ -142,7 +141,7 @@ def test_an_answer_is_never_taken_by_the_association_s_own_thread(monkeypatch: p
     """It was, once in some hundred objects where the archive is fast: the object then waited for the whole time-out."""
     real = Messages.get_msg
 
-    def late(self: Messages, block: bool = False) -> tuple[None, None] | tuple[int, DimseServiceType]:
+    def late(self: Messages, block: bool = False) -> Found:
         time.sleep(0.06 if block else 0.0)
         return real(self, block)
 

@@ -116,10 +116,32 @@ def _stop(role: str) -> Strike:
         if pid is None or not is_ours(pid):
             return False
         world.note(f"stop {role}", moment)
-        stopped(pid, chance.uniform(1.2, 2.5) * LEASE)
+        seconds, over = chance.uniform(1.2, 2.5) * LEASE, threading.Event()
+        watching = threading.Thread(target=_watch, args=(world, role, random.Random(chance.random()), moment, over))
+        watching.start()
+        stopped(pid, seconds)
+        over.set()
+        watching.join()
         return True
 
     return strike
+
+
+def _watch(world: World, role: str, chance: random.Random, moment: Counter[str], over: threading.Event) -> None:
+    """Count what comes to stand while nobody reads: a node that reads at once has nothing queued at most moments."""
+    if role != "infer":
+        return
+    world.hungry.add(threading.get_ident())
+    seen: set[str] = set()
+    try:
+        _stir(world, BUSY[role], chance)
+        while not over.wait(0.2):
+            seen |= set(world.site.moment())
+    except Exception:  # noqa: BLE001 - another fault may strike the database meanwhile: what was seen was seen
+        pass
+    finally:
+        world.hungry.discard(threading.get_ident())
+    world.hits.update({(f"stop {role}", state): 1 for state in seen - set(moment)})
 
 
 def _kill_supervisor(world: World, chance: random.Random) -> bool:
