@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.peers.orthanc import Orthanc, free_port, installed
-from cxrnode.bench.ceilings import tool
+from cxrnode.bench.archive import tool
 from cxrnode.bench.figures import Figure, cpu_seconds, memory_mib
 from cxrnode.demo.served import ServedNode
 

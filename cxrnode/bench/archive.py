@@ -12,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cxrnode.bench.ceilings import tool
 from cxrnode.demo.archive import Archive
 from cxrnode.errors import Transient
 
@@ -63,3 +62,9 @@ def archive_in(folder: Path) -> Storescp | Archive:
     """DCMTK's where it is installed, else our own, which costs the node's machine more."""
     program = tool("storescp")
     return Storescp(program, folder) if program is not None else Archive(folder, keep=False)
+
+
+def tool(name: str) -> str | None:
+    """A program of Debian's DCMTK; by its full path, since pip puts pynetdicom's own tools before it."""
+    path = Path("/usr/bin") / name
+    return str(path) if path.is_file() else None

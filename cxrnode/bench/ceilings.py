@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cxrnode.bench.archive import Storescp, tool
 from cxrnode.bench.figures import Cost, Figure, take_turns
 from cxrnode.errors import BundleError
 from cxrnode.reading.admission import EngineKind, candidates
@@ -92,31 +91,13 @@ def loopback_dicom(folder: Path, films: list[Path]) -> Figure | None:
     sender, receiver = (tool("dcmsend"), tool("storescp"))
     if sender is None or receiver is None:
         return None
-    target = folder / "storescp"
-    target.mkdir(exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [receiver, "-od", str(target), "+B", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        time.sleep(0.5)
+    with Storescp(receiver, folder / "storescp") as archive:
         began = time.monotonic()
-        command = [sender, "-nuc", "-aec", "STORESCP", "127.0.0.1", str(port), *map(str, films)]
+        command = [sender, "-nuc", "-aec", "STORESCP", "127.0.0.1", str(archive.port), *map(str, films)]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
         seconds = time.monotonic() - began
-    finally:
-        process.terminate()
-        process.wait()
-        shutil.rmtree(target, ignore_errors=True)
+        archive.forget()
     megabytes = sum(film.stat().st_size for film in films) / 1e6
     return Figure(
         group="ceilings", name="DICOM over loopback, DCMTK", value=megabytes / seconds, unit="MB/s", better="more"
     )
-
-
-def tool(name: str) -> str | None:
-    """A program of Debian's DCMTK; by its full path, since pip puts pynetdicom's own tools before it."""
-    path = Path("/usr/bin") / name
-    return str(path) if path.is_file() else None

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cxrnode.bench.ceilings import tool
+from cxrnode.bench.archive import tool
 from cxrnode.bench.figures import Figure
 from cxrnode.dicom.listener import Answer, Listener
 from cxrnode.dicom.sender import Destination, Part10, open_association

@@ -40,7 +40,7 @@ class Messages(WholeMessages):
     def begin(self) -> None:
         """From now on messages are for who asks, once reports that were taken are answered."""
         with self._changed:
-            self._changed.wait_for(lambda: self._owed <= 0, _ANSWERS_WITHIN)
+            self.answer_first()
             self._waited_for = True
 
     def end(self) -> None:

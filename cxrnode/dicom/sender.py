@@ -123,8 +123,8 @@ def echo(destination: Destination, *, calling_aet: str, timeouts: Timeouts | Non
         request = C_ECHO()
         request.AffectedSOPClassUID = Verification
         status = exchange.request(accepted, request, "C-ECHO")[0].Status
-        if status != statuses.SUCCESS:
-            raise AssociationFault(FaultKind.REFUSED, Stage.TRANSFER, destination, f"C-ECHO status {status:04X}")
+    if status != statuses.SUCCESS:
+        raise AssociationFault(FaultKind.REFUSED, Stage.TRANSFER, destination, f"C-ECHO status {status:04X}")
 
 
 def send_files(
