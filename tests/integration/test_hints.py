@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -32,47 +33,52 @@ class Heard:
             return self._more.wait_for(lambda: self.count >= count, seconds)
 
 
-def listening(database: Database, count: int) -> None:
-    """Wait until so many connections listen."""
+def listening(database: Database, count: int, without: frozenset[int] = frozenset()) -> frozenset[int]:
+    """Wait until so many connections listen, and return the ids of their processes on the server.
+
+    A query is shown from its start, and a process that was told to end is shown until it has: an idle one has done its
+    LISTEN, and `without` leaves out those that are about to go.
+    """
     asked = sa.text(
-        "SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN cxrnode' AND datname = current_database()"
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE query = 'LISTEN cxrnode' AND state = 'idle' AND datname = current_database()"
     )
     for _ in range(600):
         with database.engine.connect() as connection:
-            if connection.execute(asked).scalar_one() == count:
-                return
+            found = frozenset(connection.execute(asked).scalars()) - without
+        if len(found) == count:
+            return found
         threading.Event().wait(0.05)
     pytest.fail(f"not {count} connections listen within 30 s")
 
 
 def test_a_hint_is_heard_on_another_machine_by_the_role_that_it_is_for(postgres: Postgres) -> None:
     url = postgres.new_database()
-    here, there = Database(url), Database(url)
     infer, send = Heard(), Heard()
-    with hints.Ear(there, "infer", infer), hints.Ear(there, "send", send):
+    with (
+        contextlib.closing(Database(url)) as here,
+        contextlib.closing(Database(url)) as there,
+        hints.Ear(there, "infer", infer),
+        hints.Ear(there, "send", send),
+    ):
         listening(here, 2)
         hints.hint(here, "infer")
         assert infer.wait(1)
         hints.hint(here, "send")
         assert send.wait(1)
     assert (infer.count, send.count) == (1, 1)
-    here.close()
-    there.close()
 
 
 def test_an_ear_whose_connection_was_cut_listens_again(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hints, "_AGAIN_SECONDS", 0.1)
     database, heard = Database(postgres.new_database()), Heard()
-    with hints.Ear(database, "infer", heard):
-        listening(database, 1)
+    with contextlib.closing(database), hints.Ear(database, "infer", heard):
+        cut = listening(database, 1)
         with database.engine.begin() as connection:
-            connection.execute(
-                sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'LISTEN cxrnode'")
-            )
-        listening(database, 1)
+            connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": next(iter(cut))})
+        listening(database, 1, without=cut)
         hints.hint(database, "infer")
         assert heard.wait(1)
-    database.close()
 
 
 def test_a_database_that_is_away_fails_nobody() -> None:
