@@ -42,7 +42,7 @@ from cxrnode.store.schema import event, instance, job
 from tests.acceptance.test_architectures import write
 from tests.integration.test_faults import Site
 from tests.oip.server import KServe, Triton
-from tests.peers import REPOSITORY, unused_port
+from tests.peers import REPOSITORY, unused_port, wait_until
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
@@ -116,7 +116,12 @@ def test_the_server_makes_batches_of_what_several_nodes_ask(bundle: Bundle, heal
     threads = [threading.Thread(target=one.read, args=(films(2),)) for one in remotes]
     for thread in threads:
         thread.start()
-        time.sleep(0.2)
+    # One of them is read, alone or with whoever came within 2 ms of it.
+    wait_until(
+        lambda: sum(requests for requests, _ in healthy.batches("tiny")[before:]) + healthy.waiting("tiny") == 5,
+        seconds=30,
+        what="five requests at the server",
+    )
     healthy.fault("tiny", "")
     for thread in threads:
         thread.join()

@@ -72,6 +72,7 @@ class Triton:
         self.repository = repository
         self.port = unused_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self._metrics_port = unused_port()
         self._libraries = found[0]
         asked = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
         self._libpython = subprocess.run(
@@ -106,7 +107,10 @@ class Triton:
                 "--http-address=127.0.0.1",
                 "--reuse-http-port=true",  # it starts again where connections of the one before linger
                 "--allow-grpc=false",
-                "--allow-metrics=false",
+                f"--metrics-port={self._metrics_port}",
+                "--metrics-address=127.0.0.1",
+                "--allow-cpu-metrics=false",
+                "--allow-gpu-metrics=false",
                 "--exit-timeout-secs=3",
                 "--model-control-mode=explicit",
                 "--load-model=*",
@@ -138,6 +142,14 @@ class Triton:
     def fault(self, model: str, said: str) -> None:
         """What is to be wrong from now on; "" for nothing."""
         (self.repository / model / "1" / "fault").write_text(said)
+
+    def waiting(self, model: str) -> int:
+        """How many requests wait for the batch after the one that is read."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=10) as answer:
+            said = answer.read().decode()
+        told = re.search(rf'^nv_inference_pending_request_count{{model="{model}",.*}} (\d+)', said, re.MULTILINE)
+        assert told is not None, "Triton does not say how many requests wait"
+        return int(told[1])
 
     def batches(self, model: str) -> list[tuple[int, int]]:
         """Of each batch that was read: requests in it, and films."""
