@@ -6,12 +6,15 @@ under CXRNODE_REQUIRE_DATA=1. Nothing here outlives the test session, and every 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import os
 import pwd
+import random
 import re
 import shutil
 import signal
@@ -62,11 +65,29 @@ def absent(reason: str, variable: str) -> NoReturn:
     pytest.skip(reason)
 
 
+def _ports() -> Iterator[int]:
+    """Ports below those that the kernel gives away by itself, in turn from a random one on.
+
+    So neither a connection that goes out nor a socket bound to port 0 gets one before its owner binds it, and no port
+    is given twice while others are left.
+    """
+    least = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = range(15_000, max(20_000, min(least, 32_768)))
+    start = random.SystemRandom().randrange(len(ports))  # hypothesis seeds `random`: two processes would go in step
+    for number in itertools.count(start):
+        yield ports[number % len(ports)]
+
+
+_UNUSED = _ports()
+
+
 def unused_port() -> int:
-    """Return a TCP port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of the loopback that nobody listens on, nor will until who asked does."""
+    for port in _UNUSED:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("the ports are endless")
 
 
 def wait_until(
@@ -410,24 +431,22 @@ class Postgres:
         command = [str(self._programs / "postgres"), "-D", str(self._folder / "cluster")]
         for key, value in settings.items():
             command += ["-c", f"{key}={value}"]
-        until = time.monotonic() + _START_SECONDS
-        while True:
-            with (self._folder / "log").open("ab") as log:
-                self._process = subprocess.Popen(
-                    [*self._prefix, *self._as, *command],
-                    cwd=self._folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            try:
-                self._process.wait(0.5)  # it refuses to start while processes of the one that was killed still end
-            except subprocess.TimeoutExpired:
-                break
-            if time.monotonic() > until:
-                break
-        wait_until(self._answers, seconds=_START_SECONDS, what="PostgreSQL", process=self._process)
+
+        def answers() -> bool:
+            # It refuses to start while processes of the one that was killed still end.
+            if self._process is None or self._process.poll() is not None:
+                with (self._folder / "log").open("ab") as log:
+                    self._process = subprocess.Popen(
+                        [*self._prefix, *self._as, *command],
+                        cwd=self._folder,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+            return self._answers()
+
+        wait_until(answers, seconds=_START_SECONDS, what="PostgreSQL")
 
     def crash(self, how: signal.Signals = signal.SIGKILL) -> None:
         """End it as a crash does: SIGKILL of the postmaster, or SIGQUIT, its immediate shutdown. The data stay."""

@@ -17,6 +17,8 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 
+from tests.peers import unused_port
+
 
 class Collected(list[Any]):
     """What a receiver got, and where it listens."""
@@ -102,8 +104,7 @@ def mail_server(**how: Any) -> Iterator[Collected]:
             got.append(message)
             return "250 OK"
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        got.port = free.getsockname()[1]
+    got.port = unused_port()
     controller = Controller(Keep(), hostname="127.0.0.1", port=got.port, **how)
     controller.start()
     try:

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.peers import REPOSITORY, absent, require_tool, wait_until
 
 AXE = REPOSITORY / ".axe" / "package" / "axe.min.js"
 WIDE, PHONE = (1280, 900), (390, 844)
 PASSWORD = "correct horse battery"
+#: How long what is expected of a page may take, in milliseconds: by itself five seconds, too few on a busy machine.
+expect.set_options(timeout=60_000)
 _ARGUMENTS = [
     "--no-sandbox",  # the tests may run as root
     "--disable-gpu",

@@ -136,7 +136,8 @@ class Site:
         """The events of this name in the node's log, from a byte offset on."""
         with self.log.open("rb") as log:
             log.seek(since)
-            lines = log.read().decode(errors="replace").splitlines()
+            whole, _, _ = log.read().rpartition(b"\n")  # the last line may still be written
+            lines = whole.decode(errors="replace").splitlines()
         found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
         return [one for one in found if one.get("event") == name]
 

@@ -37,16 +37,19 @@ def cxrnode(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 class Modality(threading.Thread):
-    """Sends one film after the other, and knows for which it has Success."""
+    """Sends one film after the other, and knows for which it has Success. The last one waits for `last`."""
 
     def __init__(self, site: Site, films: tuple[Path, ...]) -> None:
         super().__init__(daemon=True)
         self.site = site
         self.films = films
         self.acknowledged: list[Path] = []
+        self.last = threading.Event()
 
     def run(self) -> None:
         for film in self.films:
+            if film == self.films[-1]:
+                self.last.wait(240)
             if self.site.storescu(film):
                 self.acknowledged.append(film)
             time.sleep(0.3)
@@ -82,6 +85,7 @@ def test_what_was_acknowledged_before_a_backup_is_read_and_sent_once_after_a_res
     card = json.loads(done.stdout)
     during = len(modality.acknowledged)
     assert modality.is_alive()  # films came before, while and after
+    modality.last.set()
     modality.join(240)
     assert modality.acknowledged == list(films)
     site.kill()  # the machine is lost, with all that it had

@@ -53,6 +53,15 @@ def command(site: Site, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+def kill(site: Site, role: str) -> None:
+    """SIGKILL of a role, waited for where it is just being started again."""
+    until = time.monotonic() + 60
+    while (pid := site.pid(role)) is None:
+        assert time.monotonic() < until, f"{role} does not run"
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+
+
 def at_rest(site: Site) -> bool:
     return site.at_rest() and not site.states()["delivery waiting"]
 
@@ -94,7 +103,7 @@ def test_a_wrong_patient_film_corrected_while_the_pacs_is_down_leaves_nothing_un
     assert site.storescu(film(tmp_path, WRONG))
     wait_until(lambda: len(site.logged("destination_down")) >= 2, seconds=60, what="both archives found down")
     # The power fails while a sender tries: what did not go out is not taken for sent afterwards.
-    os.kill(site.pid("send") or 0, signal.SIGKILL)
+    kill(site, "send")
     assert site.storescu(film(tmp_path, RIGHT))
     wait_until(lambda: len(site.logged("reported")) == 2, seconds=60, what="both films read")
     (alert,) = site.logged("identity_changed")
@@ -152,7 +161,7 @@ def test_a_second_reading_and_a_withdrawal_are_said_in_the_archive_whatever_dies
     (said,) = command(site, "jobs", "withdraw", "2", "--reason", "patient-safety", "--note", "the wrong side is marked")
     assert said["detail"] == "withdrawn; deliveries cancelled: 0, destinations to be told: 2"
     for role in ("tend", "send"):
-        os.kill(site.pid(role) or 0, signal.SIGKILL)
+        kill(site, role)
         time.sleep(1.5)
     orthanc.start()
     # The note's answer is lost once: it goes again, the same to the byte.

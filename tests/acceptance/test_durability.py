@@ -93,7 +93,7 @@ def receive(folder: Path, url: str = "") -> Traced:
         children = Path(f"/proc/{traced.pid}/task/{traced.pid}/children").read_text().split()
         for child in children:
             subprocess.run(["kill", f"-{signal.SIGTERM.value}", child], check=False)
-        traced.wait(60)
+        traced.wait(180)
     uid_of = {path: _uid(path) for path in paths}
     return Traced(
         data=data,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
@@ -23,19 +24,30 @@ ROLES = ("receive", "infer", "send", "tend")
 FILMS = 50
 
 
+@dataclasses.dataclass(slots=True)
+class Gate:
+    """How many films each modality may have sent by now: so that some are left when the last kill falls."""
+
+    films: int
+
+
 class Modality(threading.Thread):
     """Sends films one after the other; one that gets no Success is sent again, as a modality's queue does."""
 
-    def __init__(self, site: Site, films: tuple[Path, ...], pause: float) -> None:
+    def __init__(self, site: Site, films: tuple[Path, ...], pause: float, gate: Gate) -> None:
         super().__init__(daemon=True)
         self.site = site
         self.films = films
         self.pause = pause
+        self.gate = gate
         self.acknowledged: set[Path] = set()
         self.tries = 0
 
     def run(self) -> None:
-        for film in self.films:
+        for number, film in enumerate(self.films):
+            until = time.monotonic() + 300
+            while number >= self.gate.films and time.monotonic() < until:
+                time.sleep(0.05)
             until = time.monotonic() + 120
             while film not in self.acknowledged and time.monotonic() < until:
                 self.tries += 1
@@ -54,12 +66,18 @@ def moment_of(site: Site, role: str) -> list[str]:
     return [state for state in wanted if site.states()[state]]
 
 
-def kill_when_busy(site: Site, role: str, seconds: float) -> list[str]:
-    """SIGKILL the role at a moment when it has something in its hands, or after `seconds` whatever it does."""
-    until = time.monotonic() + seconds
+def kill_when_busy(site: Site, role: str, seconds: float, gate: Gate) -> list[str]:
+    """SIGKILL the role at a moment when it has something in its hands, or after `seconds` whatever it does.
+
+    Where nothing is left to strike another film may come, once a second.
+    """
+    until, more = time.monotonic() + seconds, time.monotonic() + 1.0
     hit: list[str] = []
     while time.monotonic() < until and not hit:
         hit = moment_of(site, role)
+        if time.monotonic() > more and (role == "receive" or site.at_rest()):
+            gate.films += 1
+            more += 1.0
     pid = site.pid(role)
     if pid is None:
         return []
@@ -75,8 +93,8 @@ def test_kills_lose_nothing_and_report_nothing_twice(
     chance = random.Random(seed)
     site = make_site((recording_scp.aet, recording_scp.port), phantoms=True)
     site.start(wait_for="infer")
-    # Paced so that films still come when the last kill falls.
-    modalities = [Modality(site, phantoms[:25], 0.8), Modality(site, phantoms[25:FILMS], 0.9)]
+    gate = Gate(4)
+    modalities = [Modality(site, phantoms[:25], 0.8, gate), Modality(site, phantoms[25:FILMS], 0.9, gate)]
     for one in modalities:
         one.start()
     hits: Counter[str] = Counter()
@@ -85,8 +103,10 @@ def test_kills_lose_nothing_and_report_nothing_twice(
     for role in (*chance.sample(ROLES, len(ROLES)), *(chance.choice(ROLES) for _ in range(4))):
         time.sleep(chance.uniform(0.2, 1.5))
         # `tend` has no moment of its own; the others soon have something in hand, but on a loaded machine not at once.
-        hits.update(kill_when_busy(site, role, 4.0 if role == "tend" else 20.0))
+        hits.update(kill_when_busy(site, role, 4.0 if role == "tend" else 20.0, gate))
         kills[role] += 1
+        gate.films += 2
+    gate.films = FILMS
     for one in modalities:
         one.join(300)
     acknowledged = modalities[0].acknowledged | modalities[1].acknowledged

@@ -32,6 +32,8 @@ VIEWER = REPOSITORY / ".viewer" / "package" / "dist"
 #: The whole window in pixels: a screen of 1600 x 1000.
 _ROOT = "/dicom-web"
 SIZE = (1600, 1000)
+#: How long one thing may take to show, in seconds: drawn without a graphics card, on a busy machine.
+_PATIENCE = 120.0
 _BROWSER = [
     "--no-sandbox",  # the tests may run as root
     "--disable-gpu",
@@ -217,7 +219,7 @@ class Ohif:
         # Otherwise a guided tour covers the page. The frame of a PDF has no storage.
         page.add_init_script("window.localStorage?.setItem('shownTours', JSON.stringify(['basicViewerTour']))")
 
-    def open(self, study_instance_uid: str, *, seconds: float = 120) -> None:
+    def open(self, study_instance_uid: str, *, seconds: float = _PATIENCE) -> None:
         """Open a study and wait until its first picture stands: OHIF then writes its window and its number beside it.
 
         Not the canvas, which is there before it: where another series is opened before the first picture has come from
@@ -227,7 +229,7 @@ class Ohif:
         self._page.wait_for_selector("canvas", timeout=seconds * 1000)
         _until(self._settled, seconds, lambda: f"a first picture with its window, not {self.text()!r}")
 
-    def series(self, count: int, *, seconds: float = 30) -> list[Listed]:
+    def series(self, count: int, *, seconds: float = _PATIENCE) -> list[Listed]:
         """The list of series once it has `count` rows; what it has by then, where it does not come to that."""
         rows = self._rows()
         with contextlib.suppress(TimeoutError):
@@ -262,12 +264,12 @@ class Ohif:
         """All words in the viewport: a text report, or what is written over a picture."""
         return self._pane().inner_text()
 
-    def wait_for_text(self, words: str, *, seconds: float = 30) -> str:
+    def wait_for_text(self, words: str, *, seconds: float = _PATIENCE) -> str:
         """The viewport's words once `words` are among them."""
         _until(lambda: words in self.text(), seconds, lambda: f"{words!r} in {self.text()!r}")
         return self.text()
 
-    def wait_for_picture(self, picture: Image.Image, *, seconds: float = 30) -> float:
+    def wait_for_picture(self, picture: Image.Image, *, seconds: float = _PATIENCE) -> float:
         """Wait until the viewport shows this picture; return the likeness that was reached, a correlation."""
         reached: list[float] = []
 
@@ -278,7 +280,7 @@ class Ohif:
         _until(shown, seconds, lambda: f"a likeness of 0.95, not {max(reached):.3f}")
         return reached[-1]
 
-    def wait_for_colour(self, colour: tuple[int, int, int], *, seconds: float = 30) -> None:
+    def wait_for_colour(self, colour: tuple[int, int, int], *, seconds: float = _PATIENCE) -> None:
         """Wait until a thousand pixels of the viewport have this colour or nearly: for what scales its page itself."""
 
         def shown() -> bool:

@@ -119,20 +119,20 @@ def test_a_server_that_is_away_is_a_passing_fault_told_without_addresses(tmp_pat
 
 
 def test_a_server_that_is_silent_is_a_passing_fault_within_its_time(
-    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spool: BucketSpool, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (kept,) = spool.put(b"film")
     monkeypatch.setattr(bucket_module, "REQUEST_SECONDS", 1)
     monkeypatch.setattr(bucket_module, "RETRY_SECONDS", 1)
-    spool = BucketSpool(bucket.url, scratch=tmp_path, endpoint=bucket.endpoint)
-    (kept,) = spool.put(b"film")
+    impatient = BucketSpool(bucket.url, scratch=tmp_path, endpoint=bucket.endpoint)
     bucket.pause()
     began = time.monotonic()
     try:
         with pytest.raises(Transient):
-            spool.put(b"a", b"b")
+            impatient.put(b"a", b"b")
     finally:
         bucket.resume()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60  # it would be silent for ever
     assert spool.read(kept.key, sha256=kept.sha256) == b"film"
 
 

@@ -310,10 +310,11 @@ def test_silence_is_asked_again_and_a_late_report_to_the_first_request_still_cou
     archive.start()
     number = node.bench.report(1, "PACS", objects=2)
     node.start()
-    waits(node, "a second request", lambda: len(archive.asked) == 2)
+    waits(node, "a second request", lambda: len(archive.asked) >= 2)  # the next one comes a second later
     assert node.bench.state(number) == "reported"
-    assert len({one.transaction_uid for one in archive.asked}) == 2
-    assert [one["again"] for one in node.happened("commitment_asked")] == [False, True]
+    asked = [one.transaction_uid for one in archive.asked]
+    assert len(set(asked)) == len(asked)
+    assert [one["again"] for one in node.happened("commitment_asked")][:2] == [False, True]
     assert archive.report(archive.asked[0]) == 0x0000
     assert node.bench.state(number) == "delivered"
     assert archive.stored == ["2.25.1000", "2.25.1001"]

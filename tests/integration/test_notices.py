@@ -133,7 +133,7 @@ def sent(site: Site, archive: RecordingScp, count: int) -> None:
     """Wait until the archive has so many objects and nothing is under way."""
     archive.wait_for(count)
     states = sa.select(delivery.c.state)
-    wait_until(lambda: {r[0] for r in site.all(states)} <= {"sent", "cancelled"}, seconds=20, what="all at rest")
+    wait_until(lambda: {r[0] for r in site.all(states)} <= {"sent", "cancelled"}, seconds=60, what="all at rest")
 
 
 @pytest.mark.timeout(300)
@@ -185,7 +185,7 @@ def test_films_without_a_result_are_told_once_and_the_result_that_comes_takes_th
     assert set(site.states()) <= {"reported", "delivered", "failed"}
     made = len(site.all(sa.select(output.c.id)))
     sent(site, recording_scp, made)
-    wait_until(lambda: site.states() == ["delivered", "failed", "delivered"], seconds=20, what="all delivered")
+    wait_until(lambda: site.states() == ["delivered", "failed", "delivered"], seconds=60, what="all delivered")
     for uid in (uids[0], uids[2]):
         before, after = objects(recording_scp)[uid, "SR"]
         (named,) = after.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
@@ -253,14 +253,14 @@ def test_a_study_of_two_films_gets_one_summary_and_a_third_film_makes_the_next(
         summarise(site.context())  # nothing is delivered yet
         assert site.all(sa.select(output.c.id).where(output.c.kind == "study")) == []
         site.send()
-        wait_until(lambda: site.states() == ["delivered"] * 2, seconds=30, what="two results")
-        wait_until(lambda: _summaries(site, summarise) == 1, seconds=10, what="a summary")
+        wait_until(lambda: site.states() == ["delivered"] * 2, seconds=60, what="two results")
+        wait_until(lambda: _summaries(site, summarise) == 1, seconds=60, what="a summary")
         sent(site, recording_scp, len(site.all(sa.select(output.c.id))))
         summarise(site.context())
         StudySummaries()(site.context())  # a process that starts anew looks back
         site.receive(tmp_path / "third.dcm")
         turn(site, reader, keeper)
-        wait_until(lambda: _summaries(site, summarise) == 2, seconds=20, what="the next summary")
+        wait_until(lambda: _summaries(site, summarise) == 2, seconds=60, what="the next summary")
     recording_scp.wait_for(len(site.all(sa.select(output.c.id))))
     archived = {ds.SOPInstanceUID: ds for many in objects(recording_scp).values() for ds in many}
     first, second = (
@@ -285,7 +285,7 @@ def _the_first_is_retracted_alone(site: Site, archive: RecordingScp, withdrawn: 
         make_withdrawals(site.context())  # waits until the newer summary has gone
         return site.all(retractions) != [("waiting",)]
 
-    wait_until(made, seconds=20, what="the retraction")
+    wait_until(made, seconds=60, what="the retraction")
     sent(site, archive, before + 1)
     (note,) = [one.dataset() for one in archive.stored[before:]]
     assert note.ConceptNameCodeSequence[0].CodeValue == "113001"  # Rejected for Quality Reasons

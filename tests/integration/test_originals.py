@@ -115,7 +115,7 @@ def test_results_wait_for_their_film_without_costing_attempts(tmp_path: Path, be
         bench.start()
         bench.wait_state(goes, "delivered")
         # More often than an object may be refused.
-        wait_until(lambda: archive.asked.count(("IMAGE", *SOURCE)) > 4, seconds=20, what="several questions")
+        wait_until(lambda: archive.asked.count(("IMAGE", *SOURCE)) > 4, seconds=60, what="several questions")
         row = bench.one(sa.select(delivery).where(delivery.c.job_id == waits))
         assert (bench.state(waits), row.attempts) == ("reported", 0)
         assert row.reason == "waits until the film itself is in PACS"
@@ -148,7 +148,7 @@ def test_an_archive_that_does_not_tell_parks_nothing_and_the_remedy_is_said(
         bench = make(benches, tmp_path, port)
         number = bench.report(1, "PACS", source=SOURCE)
         bench.start()
-        wait_until(lambda: bench.one(sa.select(circuit.c.open)) is not None, seconds=10, what="an open circuit")
+        wait_until(lambda: bench.one(sa.select(circuit.c.open)) is not None, seconds=60, what="an open circuit")
         assert "require_source = false" in bench.one(sa.select(circuit.c.reason))[0]
         assert bench.state(number) == "reported"
         assert bench.one(sa.select(delivery.c.attempts))[0] == 0

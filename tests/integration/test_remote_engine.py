@@ -44,7 +44,7 @@ from tests.integration.test_faults import Site
 from tests.oip.server import KServe, Triton
 from tests.peers import REPOSITORY, unused_port, wait_until
 
-pytestmark = [pytest.mark.peers, pytest.mark.slow]
+pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_a_server_that_is_away_is_asked_less_and_less_often_and_found_when_it_is
         assert 1 <= asked - 1 <= 3
     finally:
         healthy.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not remote.ready() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert remote.trouble == ""
@@ -329,7 +329,7 @@ def test_films_wait_for_a_server_with_every_fault_and_are_read_when_it_is_good(
     with LeaseKeeper[Claim](lambda held: jobs.renew(site.database, held, lease=60.0), lease=60.0) as keeper:
         paths = write_phantoms(tmp_path / "films", range(5), rows=640, cols=530)
         site.receive(paths[0])
-        turned(site, reader, keeper, seconds=30, until="reported")
+        turned(site, reader, keeper, seconds=60, until="reported")
         for path, fault in zip(paths[1:5], ("digest", "shape", "slow", "away"), strict=True):
             if fault == "away":
                 healthy.stop()
@@ -340,10 +340,11 @@ def test_films_wait_for_a_server_with_every_fault_and_are_read_when_it_is_good(
                 for _ in range(20):
                     reader.turn(keeper)
                     time.sleep(0.05)
-            if fault == "shape":  # Triton itself sees that it is not what the configuration says
-                assert [line["event"] for line in lines].count("engine_away") <= 1
-            else:
-                assert [line["event"] for line in lines].count("engine_away") == 1, fault
+            told = [line["event"] for line in lines if line["event"] in ("engine_away", "engine_back")]
+            # Told when it goes and when it is back, not at every turn. On a busy machine it is tried meanwhile.
+            assert told == [("engine_away", "engine_back")[number % 2] for number in range(len(told))]
+            if fault != "shape":  # Triton itself sees that it is not what the configuration says
+                assert told, fault
             assert site.states()[-1] == "queued"
             if fault == "away":
                 healthy.start()
@@ -373,7 +374,7 @@ def test_a_film_of_which_the_server_says_no_number_is_parked_alone(
         for path in write_phantoms(tmp_path / "films", range(3), rows=640, cols=530):
             site.receive(path)
         (bright, *_) = [row[0] for row in site.all(sa.select(instance.c.dataset_sha256).order_by(instance.c.id))]
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while "queued" in site.states() and time.monotonic() < deadline:
             reader.turn(keeper)
     reader.close()

@@ -31,7 +31,8 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def worker(tree: Path, url: str, owner: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "benchmarks.fleet", "--worker", "sleep", "--url", url, "--owner", owner]
     return subprocess.Popen(
-        [*command, "--batch", "4", "--outputs", "2", "--model-ms", "5"],
+        # So slow that the other one comes to claim something, even where it is held up for seconds.
+        [*command, "--batch", "4", "--outputs", "2", "--model-ms", "25"],
         cwd=tree,
         env={**os.environ, "PYTHONPATH": str(tree)},
         stdin=subprocess.PIPE,

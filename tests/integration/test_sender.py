@@ -57,7 +57,11 @@ from tests.integration.scripted import (
 )
 from tests.peers import require_tool, unused_port
 
+#: For peers that do not answer. All others are given longer: only a busy machine makes them slow.
 SHORT = Timeouts(connect=2.0, acse=1.0, dimse=1.0)
+PATIENT = Timeouts(connect=30.0, acse=30.0, dimse=30.0)
+#: For those that take the association, and then no object.
+MUTE = Timeouts(connect=30.0, acse=30.0, dimse=1.0)
 CR = (ComputedRadiographyImageStorage, ExplicitVRLittleEndian)
 SC = (SecondaryCaptureImageStorage, ExplicitVRLittleEndian)
 
@@ -66,17 +70,17 @@ def to(port: int, *, aet: str = "ARCHIVE", host: str = "127.0.0.1", tls: ssl.SSL
     return Destination(name="PACS", aet=aet, host=host, port=port, tls=tls)
 
 
-def send_one(port: int, data: bytes, timeouts: Timeouts = SHORT) -> Sent:
+def send_one(port: int, data: bytes, timeouts: Timeouts = PATIENT) -> Sent:
     with open_association(to(port), calling_aet="CXRNODE", pairs=[Part10.of(data).pair], timeouts=timeouts) as outbound:
         return outbound.store(data)
 
 
 def associated(port: int, pairs: list[tuple[str, str]]) -> Outbound:
-    return open_association(to(port), calling_aet="CXRNODE", pairs=pairs, timeouts=SHORT)
+    return open_association(to(port), calling_aet="CXRNODE", pairs=pairs, timeouts=PATIENT)
 
 
 def fault_of(
-    port: int, *, aet: str = "ARCHIVE", timeouts: Timeouts = SHORT, data: bytes | None = None
+    port: int, *, aet: str = "ARCHIVE", timeouts: Timeouts = PATIENT, data: bytes | None = None
 ) -> AssociationFault:
     with (
         pytest.raises(AssociationFault) as caught,
@@ -98,7 +102,7 @@ def storescp(folder: Path, *options: str | Path) -> Iterator[int]:
             return s.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        assert await_that(listening)
+        assert await_that(listening, 30)
         yield port
     finally:
         process.terminate()
@@ -255,7 +259,7 @@ def test_nobody_at_the_port_is_unreachable() -> None:
 
 def test_a_host_without_an_address_is_unreachable() -> None:
     with pytest.raises(AssociationFault) as caught:
-        echo(to(104, host="no-such-host.invalid"), calling_aet="CXRNODE", timeouts=SHORT)
+        echo(to(104, host="no-such-host.invalid"), calling_aet="CXRNODE", timeouts=PATIENT)
     assert caught.value.kind is FaultKind.UNREACHABLE
 
 
@@ -270,8 +274,8 @@ def test_a_host_that_swallows_packets_costs_the_connect_timeout() -> None:
             filler.connect_ex(full.getsockname())
             fillers.append(filler)
         started = time.monotonic()
-        fault = fault_of(full.getsockname()[1])
-        assert time.monotonic() - started < SHORT.connect + 2
+        fault = fault_of(full.getsockname()[1], timeouts=SHORT)
+        assert time.monotonic() - started < 30  # the kernel would go on for two minutes
         for filler in fillers:
             filler.close()
     assert fault.kind in (FaultKind.UNREACHABLE, FaultKind.TIMEOUT)
@@ -308,10 +312,10 @@ def test_a_peer_that_never_answers_the_request_costs_the_acse_timeout() -> None:
     before = settled_threads()
     with tcp_peer(lambda conversation: None) as port:
         started = time.monotonic()
-        fault = fault_of(port)
-        assert SHORT.acse <= time.monotonic() - started < SHORT.acse + 1.5
+        fault = fault_of(port, timeouts=SHORT)
+        assert SHORT.acse <= time.monotonic() - started < 30  # it would wait for ever
     assert (fault.kind, fault.stage) == (FaultKind.TIMEOUT, Stage.NEGOTIATE)
-    assert settled_threads() <= before
+    assert await_that(lambda: threading.active_count() <= before, 30)
 
 
 def test_a_peer_that_hangs_up_on_the_request_aborted_it() -> None:
@@ -329,16 +333,16 @@ def test_a_peer_that_never_answers_an_object_costs_the_dimse_timeout() -> None:
     release = threading.Event()
 
     def answer(event: Event) -> int:
-        release.wait(20)
+        release.wait(60)
         return 0
 
     with archive(answer) as (port, _):
         started = time.monotonic()
-        fault = fault_of(port)
-        assert SHORT.dimse <= time.monotonic() - started < SHORT.dimse + 1.5
+        fault = fault_of(port, timeouts=MUTE)
+        assert MUTE.dimse <= time.monotonic() - started < 30
         release.set()
     assert (fault.kind, fault.stage) == (FaultKind.TIMEOUT, Stage.TRANSFER)
-    assert await_that(lambda: threading.active_count() <= before)
+    assert await_that(lambda: threading.active_count() <= before, 30)
 
 
 def accepting(behave_after: str) -> Iterator[int]:
@@ -401,15 +405,17 @@ def test_a_peer_that_breaks_off_within_an_object_is_a_fault_of_the_transfer(
     before = settled_threads()
     with contextmanager(accepting)(behaviour) as port:
         started = time.monotonic()
-        fault = fault_of(port, data=film(side=3000))
-        assert time.monotonic() - started < SHORT.dimse + 2
+        # Of who breaks off it is known at once, of the others after the time-out.
+        fault = fault_of(port, data=film(side=3000), timeouts=MUTE if kind is None else PATIENT)
+        assert time.monotonic() - started < PATIENT.dimse
     assert fault.stage is Stage.TRANSFER
     assert fault.kind is kind or (kind is None and fault.kind in (FaultKind.ABORTED, FaultKind.TIMEOUT))
-    assert await_that(lambda: threading.active_count() <= before)
+    assert await_that(lambda: threading.active_count() <= before, 30)
 
 
 def test_a_slow_peer_is_waited_for_as_long_as_it_takes_bytes() -> None:
-    data = film(side=1500)
+    data = film(side=2200)
+    enough = Timeouts(connect=30.0, acse=30.0, dimse=3.0)  # for a moment's silence, and not for the whole way
     with archive() as (port, got):
 
         def crawl(conversation: socket.socket) -> None:
@@ -433,10 +439,10 @@ def test_a_slow_peer_is_waited_for_as_long_as_it_takes_bytes() -> None:
 
         with tcp_peer(crawl) as slow:
             started = time.monotonic()
-            sent = send_one(slow, data)
+            sent = send_one(slow, data, enough)
             took = time.monotonic() - started
     assert sent.status == 0
-    assert took > SHORT.dimse
+    assert took > enough.dimse
     assert got == [dataset_of(data)]
 
 
@@ -449,7 +455,8 @@ def test_a_broken_association_stays_broken() -> None:
     with (
         archive(abort) as (port, _),
         pytest.raises(AssociationFault) as caught,
-        open_association(to(port), calling_aet="CXRNODE", pairs=[CR], timeouts=SHORT) as outbound,
+        # The second object waits for the time-out where the end of the association is not known yet.
+        open_association(to(port), calling_aet="CXRNODE", pairs=[CR], timeouts=MUTE) as outbound,
     ):
         with pytest.raises(AssociationFault):
             outbound.store(film())
@@ -467,22 +474,21 @@ def test_a_fault_says_no_more_of_the_object_than_that_there_was_one() -> None:
 
 
 def test_no_object_is_begun_after_the_deadline() -> None:
+    deadline = time.monotonic() + 8.0  # far enough for the first object, however busy the machine is
     with (
         archive() as (port, got),
         pytest.raises(DeadlineReached),
-        open_association(
-            to(port), calling_aet="CXRNODE", pairs=[CR], timeouts=SHORT, deadline=time.monotonic() + 0.6
-        ) as outbound,
+        open_association(to(port), calling_aet="CXRNODE", pairs=[CR], timeouts=PATIENT, deadline=deadline) as outbound,
     ):
         assert outbound.store(film()).status == 0
-        time.sleep(0.7)
+        time.sleep(deadline - time.monotonic() + 0.1)
         outbound.store(film(uid="2.25.9"))
     assert got == [dataset_of(film())]
 
 
 def test_no_answer_is_waited_for_past_the_deadline() -> None:
     release = threading.Event()
-    with archive(lambda event: int(not release.wait(20))) as (port, _):
+    with archive(lambda event: int(not release.wait(60))) as (port, _):
         started = time.monotonic()
         with (
             pytest.raises(DeadlineReached),
@@ -491,7 +497,7 @@ def test_no_answer_is_waited_for_past_the_deadline() -> None:
             ) as outbound,
         ):
             outbound.store(film())
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < 20  # and not the time-out, which is a minute
         release.set()
 
 
@@ -500,9 +506,9 @@ def test_no_answer_is_waited_for_past_the_deadline() -> None:
 
 def test_echo_is_answered_or_says_why_not() -> None:
     with archive(require_called=True) as (port, _):
-        echo(to(port), calling_aet="CXRNODE", timeouts=SHORT)
+        echo(to(port), calling_aet="CXRNODE", timeouts=PATIENT)
         with pytest.raises(AssociationFault) as caught:
-            echo(to(port, aet="WRONG"), calling_aet="CXRNODE", timeouts=SHORT)
+            echo(to(port, aet="WRONG"), calling_aet="CXRNODE", timeouts=PATIENT)
     assert caught.value.kind is FaultKind.CALLED_AET
 
 
@@ -511,7 +517,7 @@ def test_files_are_sent_in_order_and_what_is_no_dicom_is_said(tmp_path: Path) ->
         (tmp_path / f"{i}.dcm").write_bytes(film(uid=f"2.25.{i + 1}"))
     (tmp_path / "1.txt").write_text("hello")
     with archive() as (port, got):
-        answers = list(send_files(sorted(tmp_path.iterdir()), to(port), calling_aet="CXRNODE", timeouts=SHORT))
+        answers = list(send_files(sorted(tmp_path.iterdir()), to(port), calling_aet="CXRNODE", timeouts=PATIENT))
     assert {p.name for p, a in answers if isinstance(a, Sent) and a.status == 0} == {"0.dcm", "1.dcm", "2.dcm"}
     assert [p.name for p, a in answers if isinstance(a, Rejected)] == ["1.txt"]
     assert got == [dataset_of(film(uid=f"2.25.{i + 1}")) for i in range(3)]
@@ -566,13 +572,13 @@ def test_tls_goes_both_ways_or_says_why_not(tmp_path: Path) -> None:
     with (
         archive(tls=server) as (port, got),
         open_association(
-            to(port, host="localhost", tls=ours), calling_aet="CXRNODE", pairs=[CR], timeouts=SHORT
+            to(port, host="localhost", tls=ours), calling_aet="CXRNODE", pairs=[CR], timeouts=PATIENT
         ) as outbound,
     ):
         assert outbound.store(film(side=600)).status == 0
     assert got == [dataset_of(film(side=600))]
     with archive() as (port, _), pytest.raises(AssociationFault) as caught:
-        echo(to(port, host="localhost", tls=ours), calling_aet="CXRNODE", timeouts=SHORT)
+        echo(to(port, host="localhost", tls=ours), calling_aet="CXRNODE", timeouts=PATIENT)
     assert caught.value.kind in (FaultKind.TLS, FaultKind.UNREACHABLE)
 
 
@@ -600,6 +606,6 @@ def test_a_certificate_for_another_host_is_a_fault_of_tls(tmp_path: Path) -> Non
     server = server_context(Tls(ca=pem["ca"], cert=strangers["server"], key=strangers["server_key"]))
     ours = client_context(Tls(ca=pem["ca"], cert=pem["client"], key=pem["client_key"]))
     with archive(tls=server) as (port, _), pytest.raises(AssociationFault) as caught:
-        echo(to(port, host="localhost", tls=ours), calling_aet="CXRNODE", timeouts=SHORT)
+        echo(to(port, host="localhost", tls=ours), calling_aet="CXRNODE", timeouts=PATIENT)
     assert caught.value.kind is FaultKind.TLS
     assert "certificate" in caught.value.detail

@@ -122,7 +122,7 @@ class Triton:
             start_new_session=True,
         )
         log.close()
-        wait_until(lambda: _ready(self.url), seconds=60, what="Triton", process=self._process)
+        wait_until(lambda: _ready(self.url), seconds=120, what="Triton", process=self._process)
 
     def pause(self) -> None:
         assert self._process is not None
