@@ -104,7 +104,7 @@ def mail_server(**how: Any) -> Iterator[Collected]:
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         got.port = free.getsockname()[1]
-    controller = Controller(Keep(), hostname="127.0.0.1", port=got.port, **how)
+    controller = Controller(Keep(), hostname="127.0.0.1", port=got.port, ready_timeout=60.0, **how)
     controller.start()
     try:
         yield got
