@@ -16,6 +16,10 @@ from types import TracebackType
 from typing import Self
 
 
+#: How often a process tries to bind in a folder that others leave meanwhile.
+_TRIES = 10
+
+
 def _folder(data_dir: Path) -> Path:
     # A socket's path holds at most 107 bytes (unix(7)), which a deep data_dir would pass.
     tag = sha256(str(data_dir.resolve()).encode()).hexdigest()[:16]
@@ -42,14 +46,27 @@ class Waiter:
         """Bind the socket of this process. Without one (a read-only /tmp, say) every wait is a poll."""
         self._path: Path | None = None
         self._socket: socket.socket | None = None
-        with contextlib.suppress(OSError):
-            folder = _folder(data_dir)
-            folder.mkdir(mode=0o700, exist_ok=True)
-            if folder.stat().st_uid != os.getuid():  # somebody else's folder under our name is not used
-                return
-            self._path = folder / f"{role}-{os.getpid()}-{id(self):x}"
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.bind(str(self._path))
+        for _ in range(_TRIES):
+            try:
+                self._bind(_folder(data_dir), role)
+            except FileNotFoundError:  # the last of the others left, and took the folder along
+                continue
+            except OSError:
+                pass
+            return
+
+    def _bind(self, folder: Path, role: str) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():  # somebody else's folder under our name is not used
+            return
+        path = folder / f"{role}-{os.getpid()}-{id(self):x}"
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            made.bind(str(path))
+        except OSError:
+            made.close()
+            raise
+        self._path, self._socket = path, made
 
     def wait(self, seconds: float) -> bool:
         """Wait for a hint at most `seconds`; True where one came. Hints that came meanwhile count as one."""

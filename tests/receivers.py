@@ -105,7 +105,7 @@ def mail_server(**how: Any) -> Iterator[Collected]:
             return "250 OK"
 
     got.port = unused_port()
-    controller = Controller(Keep(), hostname="127.0.0.1", port=got.port, **how)
+    controller = Controller(Keep(), hostname="127.0.0.1", port=got.port, ready_timeout=60.0, **how)
     controller.start()
     try:
         yield got

@@ -26,8 +26,9 @@ def test_a_node_is_well_while_each_role_is_ready(tmp_path: Path) -> None:
 
 
 def test_an_old_note_tells_of_a_supervisor_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    health.write(tmp_path, {"receive": True})
     now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    health.write(tmp_path, {"receive": True})
     monkeypatch.setattr(time, "time", lambda: now + 100)
     assert health.faults(tmp_path, live=True) == ["the supervisor has said nothing for 100 s"]
 

@@ -32,7 +32,7 @@ def test_a_message_has_the_header_of_the_standard_and_utf_8() -> None:
 def test_messages_arrive_over_udp_and_over_tls_with_octet_counting(tmp_path: Path) -> None:
     with udp_syslog() as got:
         syslog.send(Server(host="127.0.0.1", port=got.port), TWO)
-        wait_until(lambda: len(got) == 2, seconds=10, what="two datagrams")
+        wait_until(lambda: len(got) == 2, seconds=30, what="two datagrams")
         assert [one.partition(b"\xef\xbb\xbf")[2].decode() for one in got] == [one.text for one in TWO]
     pem = certificates(tmp_path)
     with tls_syslog(pem["server"], pem["server_key"], ca=pem["ca"]) as got:
@@ -40,7 +40,7 @@ def test_messages_arrive_over_udp_and_over_tls_with_octet_counting(tmp_path: Pat
             host="localhost", port=got.port, tls=True, ca=pem["ca"], cert=pem["client"], key=pem["client_key"]
         )
         syslog.send(server, TWO)
-        wait_until(lambda: len(got) == 2, seconds=10, what="two frames")
+        wait_until(lambda: len(got) == 2, seconds=30, what="two frames")
         assert [one.partition(b"\xef\xbb\xbf")[2].decode() for one in got] == [one.text for one in TWO]
         with pytest.raises(Transient, match="took nothing"):  # our authority did not sign it
             syslog.send(Server(host="localhost", port=got.port, tls=True), TWO)

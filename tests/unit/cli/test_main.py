@@ -211,16 +211,23 @@ def script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+def seconds(*arguments: str, cwd: Path) -> float:
+    """What a program takes of the processor: the machine is shared with other tests."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = script(*arguments, cwd=cwd)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def test_help_comes_at_once(tmp_path: Path) -> None:
-    took = []
+    """It takes two to three times as long as what reads the command line takes to load, on whatever machine."""
+    click: list[float] = []
+    ours: list[float] = []
     for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = script("-m", "cxrnode.cli", "--help", cwd=tmp_path)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        assert done.returncode == 0, done.stderr
-    # Seconds of the processor, and the best of five: the machine is shared with other tests.
-    assert min(took) < 0.3
+        click.append(seconds("-c", "import click", cwd=tmp_path))
+        ours.append(seconds("-m", "cxrnode.cli", "--help", cwd=tmp_path))
+    assert min(ours) < 6 * min(click)
 
 
 def test_help_loads_no_library_that_a_command_needs(tmp_path: Path) -> None:

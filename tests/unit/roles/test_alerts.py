@@ -235,7 +235,7 @@ def test_each_way_is_told_once_of_the_beginning_and_of_the_end(
         duties.tell_alerts(context)
         assert mails[1]["Subject"] == "[CXRNODE] over: destination down PACS" and len(mails) == 2
         assert [one["phase"] for one in posts[1][1]["alerts"]] == ["ended"]
-        wait_until(lambda: len(lines) == 3, seconds=5, what="three lines of syslog")
+        wait_until(lambda: len(lines) == 3, seconds=30, what="three lines of syslog")
         assert b"<27>1 " in lines[0] and b"<28>1 " in lines[1] and b"<29>1 " in lines[2]
 
 

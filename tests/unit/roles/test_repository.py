@@ -160,7 +160,7 @@ def test_what_happens_is_told_once_in_its_order(database: Database, clock: Clock
         clock.turn(61.0)
         repository.tell_repository(context)
         repository.tell_repository(context)
-        wait_until(lambda: len(got) == 14, seconds=10, what="fourteen messages")
+        wait_until(lambda: len(got) == 14, seconds=30, what="fourteen messages")
         found = [parsed(one) for one in got]
     assert [codes(one) for one in found] == [
         ("110100", "110120", "0"),
@@ -196,7 +196,7 @@ def test_an_erased_patient_is_unknown(database: Database, clock: Clock, make_con
         erasure.erase(database, [1], by="qa", reason="asked for")
         clock.turn(61.0)
         repository.tell_repository(context)
-        wait_until(lambda: len(got) == 3, seconds=10, what="three messages")
+        wait_until(lambda: len(got) == 3, seconds=30, what="three messages")
         text = "".join(one.decode() for one in got)
     assert [value for value in IDENTITY.values() if len(value) > 1 and value in text] == []
     assert 'ParticipantObjectID="unknown"' in text
@@ -220,5 +220,5 @@ def test_over_tls_nothing_is_lost_while_the_repository_is_away(
         context = make_context(atna=configured(got.port, tls=tls))
         repository.tell_repository(context)
         repository.tell_repository(context)
-        wait_until(lambda: len(got) == 1, seconds=10, what="one message")
+        wait_until(lambda: len(got) == 1, seconds=30, what="one message")
         assert codes(parsed(got[0]))[0] == "110104"

@@ -32,7 +32,7 @@ def test_a_day_is_sealed_once_and_its_seal_goes_outside(
         clock.turn(86400.0)
         delivered(database, 2)
         seal_day(context)
-        wait_until(lambda: len(got) == 2, seconds=10, what="two messages")
+        wait_until(lambda: len(got) == 2, seconds=30, what="two messages")
     files = sorted(folder.iterdir())
     assert [one["event"] for one in logged if one["event"].startswith("seal")] == ["sealed", "sealed"]
     assert [one.name for one in files] == ["CXRNODE-000001.seal.json", "CXRNODE-000002.seal.json"]

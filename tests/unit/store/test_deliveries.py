@@ -200,7 +200,7 @@ def test_a_look_that_took_nothing_uses_no_probe_up(database: Database, clock: Cl
     assert len(take(database, "PACS")) == 1
 
 
-def test_an_open_circuit_delays_no_other_destination(database: Database) -> None:
+def test_an_open_circuit_delays_no_other_destination(database: Database, clock: Clock) -> None:
     reported(database, 1, send_to=("PACS", "MINI"))
     circuits.open_circuit(database, "PACS", "connection refused", base=2.0, cap=60.0)
     assert (take(database, "PACS"), len(take(database, "MINI"))) == ([], 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -34,16 +34,20 @@ def noted(house: House, name: str) -> list[str]:
         return [row[0] for row in transaction.rows(sa.select(event.c.detail).where(event.c.name == name))]
 
 
-def two_consoles(house: House) -> list[Callable[[str], Visitor]]:
-    """Two consoles of one store: for each, what makes a visitor from an address."""
+@pytest.fixture
+def consoles(house: House) -> Iterator[list[Callable[[str], Visitor]]]:
+    """Two consoles of one store, whose clock stands still: for each, what makes a visitor from an address."""
+    databases = [Database(f"sqlite+pysqlite:///{house.database.file}") for _ in range(2)]
 
     def visitors(number: int) -> Callable[[str], Visitor]:
-        database = Database(f"sqlite+pysqlite:///{house.database.file}")
-        console = Console(config=house.config, database=database, spool=house.spool, key=house.console.key)
+        Clock(databases[number])
+        console = Console(config=house.config, database=databases[number], spool=house.spool, key=house.console.key)
         app = application(console)
         return lambda address: Visitor(TestClient(app, base_url=BASE, client=(address, 50000 + number)))
 
-    return [visitors(number) for number in range(2)]
+    yield [visitors(number) for number in range(2)]
+    for database in databases:
+        database.close()
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -69,6 +73,7 @@ def test_a_wrong_password_is_refused_and_written_down_without_what_was_typed(hou
 
 
 def test_failures_cost_time_and_the_right_password_too_meanwhile(house: House) -> None:
+    Clock(house.database)  # stands still: the first pause is over in five seconds
     visitor = house.visitor()
     for _ in range(FREE):
         visitor.login("anna", "wrong password")
@@ -77,8 +82,9 @@ def test_failures_cost_time_and_the_right_password_too_meanwhile(house: House) -
     assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_failures_at_one_console_cost_time_at_the_other_of_the_same_store(house: House) -> None:
-    consoles = two_consoles(house)
+def test_failures_at_one_console_cost_time_at_the_other_of_the_same_store(
+    consoles: list[Callable[[str], Visitor]],
+) -> None:
     for number in range(FREE):
         assert consoles[number % 2]("192.0.2.7").login("anna", "wrong password").status_code == 401
     for console in consoles:
@@ -86,8 +92,7 @@ def test_failures_at_one_console_cost_time_at_the_other_of_the_same_store(house:
     assert consoles[0]("192.0.2.8").login("bert").status_code == 303
 
 
-def test_two_consoles_at_once_give_a_guesser_no_more_tries_than_one(house: House) -> None:
-    consoles = two_consoles(house)
+def test_two_consoles_at_once_give_a_guesser_no_more_tries_than_one(consoles: list[Callable[[str], Visitor]]) -> None:
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda n: consoles[n % 2]("192.0.2.7").login("anna", f"guess {n}"), range(16)))
     statuses = Counter(answer.status_code for answer in answers)
@@ -120,6 +125,7 @@ def test_a_stranger_who_fails_under_a_name_never_locks_its_own_browser_out_nor_o
 def test_a_browser_that_somebody_was_let_in_by_gives_no_free_tries_under_another_name_and_few_under_theirs(
     house: House,
 ) -> None:
+    Clock(house.database)
     own = house.visitor(address="192.0.2.1")
     assert own.login("bert").status_code == 303
     own.client.cookies.delete(COOKIE)
@@ -269,11 +275,12 @@ def test_a_node_without_room_is_not_ready_and_tells_a_stranger_no_more(make_hous
     assert make_house().visitor().get("/readyz").status_code == 200
 
 
-def test_a_form_of_one_console_is_taken_by_another_of_the_same_store(house: House) -> None:
+def test_a_form_of_one_console_is_taken_by_another_of_the_same_store(
+    house: House, consoles: list[Callable[[str], Visitor]]
+) -> None:
     """Behind a balancer each request may come to another machine."""
     keys = [_shared_key(house.database, threading.Event(), lambda: None) for _ in range(2)]
     assert keys[0] is not None and keys[0] == keys[1]
-    consoles = two_consoles(house)
     first, second = (console("127.0.0.1").client for console in consoles)
     visitor = Visitor(first)
     assert visitor.login("anna").status_code == 303

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from pathlib import Path
 
 import httpx2 as httpx
-import pytest
 
 from cxrnode.config import parse_config
 from cxrnode.spool import FolderSpool
@@ -18,9 +16,11 @@ from cxrnode.web import server
 from tests.peers import unused_port
 
 
-@pytest.mark.timeout(60)
 def test_no_answer_waits_for_a_delayed_acknowledgement(tmp_path: Path) -> None:
-    """Linux delays it by 40 ms; a healthy node answers `/healthz` in a few. The first answers never wait."""
+    """Linux delays it by 40 ms, and then of every answer but the first; a healthy node answers `/healthz` in a few.
+
+    A busy machine makes some answers late, never all of them: it is the fifth best of eighty that counts.
+    """
     database = Database(f"sqlite+pysqlite:///{tmp_path / 'store.sqlite'}")
     upgrade(database)
     port = unused_port()
@@ -33,14 +33,14 @@ def test_no_answer_waits_for_a_delayed_acknowledgement(tmp_path: Path) -> None:
     )
     thread.start()
     try:
-        assert up.wait(30)
+        assert up.wait(60)
         taken = []
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            for _ in range(40):
+            for _ in range(100):
                 began = time.perf_counter()
                 assert client.get("/healthz").status_code == 200
                 taken.append(time.perf_counter() - began)
-        assert statistics.median(taken[20:]) < 0.035
+        assert sorted(taken[20:])[4] < 0.035
     finally:
         stopping.set()
         thread.join(20)
