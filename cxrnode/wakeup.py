@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-
 #: How often a process tries to bind in a folder that others leave meanwhile.
 _TRIES = 10
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 import time
@@ -15,7 +16,8 @@ from cxrnode.wakeup import Waiter, wake
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    tmp_path_factory.getbasetemp()  # of the whole run: it stands where it would have stood
     # Not below tmp_path: a socket's path holds at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="wake", dir="/tmp") as folder:
         monkeypatch.setattr("tempfile.tempdir", folder)
@@ -55,6 +57,24 @@ def test_another_node_on_the_machine_is_not_woken(tmp_path: Path) -> None:
     with Waiter(tmp_path / "a", "infer") as waiter:
         wake(tmp_path / "b", "infer")
         assert not waiter.wait(0.02)
+
+
+def test_one_that_comes_as_the_last_of_the_others_leaves_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked, uid = wakeup._folder(tmp_path), [0], os.getuid()
+
+    def last_one_leaves() -> int:
+        asked[0] += 1
+        if asked[0] == 2:  # between the folder's making and the socket's
+            folder.rmdir()
+        return uid
+
+    monkeypatch.setattr(os, "getuid", last_one_leaves)
+    with Waiter(tmp_path, "infer") as waiter:
+        assert asked[0] > 2, "nothing was in its way"
+        wake(tmp_path, "infer")
+        assert waiter.wait(20.0)
 
 
 def test_a_full_queue_never_blocks(tmp_path: Path) -> None:
