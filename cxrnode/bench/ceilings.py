@@ -58,6 +58,13 @@ def forward(found: dict[EngineKind, NetworkEngine], bundle: Bundle, *, rounds: i
     return costs
 
 
+def single_pass(engine: NetworkEngine, bundle: Bundle) -> Callable[[], object]:
+    """The bare pass of one film."""
+    given = bundle.manifest.input
+    inputs = np.zeros((1, given.channels, given.size, given.size), np.float32)
+    return functools.partial(_inferred, engine.run, inputs)
+
+
 def _inferred(step: Callable[..., object], inputs: object) -> object:
     with torch.inference_mode():
         return step(inputs)

@@ -28,6 +28,8 @@ READY = b"ready\n"
 _START_SECONDS = 60.0
 #: What the pipe from the child holds: the most that Linux gives without privileges.
 _PIPE_BYTES = 1 << 20
+#: What is read at a time until an answer's line ends.
+_LINE_BYTES = 1 << 12
 #: More than a film has: what is said beyond it is not believed.
 _MOST_PIXELS = 1 << 28
 
@@ -57,6 +59,7 @@ class Decoder:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._ready = False
+        self._over = b""
         try:
             child = subprocess.Popen(
                 [sys.executable, "-m", "cxrnode.dicom.decode_child", str(self._memory), str(self._timeout)],
@@ -145,32 +148,31 @@ class Decoder:
             return "answered out of turn"
         return f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
 
-    def _piece(self, most: int, until: float) -> bytes:
+    def _wait(self, until: float) -> int:
+        """The descriptor of the child's pipe, once there is something to read."""
         assert self._child.stdout is not None
         descriptor = self._child.stdout.fileno()
         if not select.select([descriptor], [], [], max(0.0, until - time.monotonic()))[0]:
             raise TimeoutError
-        piece = os.read(descriptor, most)
-        if not piece:
-            raise EOFError
-        return piece
+        return descriptor
 
     def _line(self, until: float) -> bytes:
-        """The answer's line, read byte by byte at its end so that no pixel is swallowed."""
-        line = bytearray()
-        while not line.endswith(b"\n"):
-            line += self._piece(1, until)
-        return bytes(line)
+        """The answer's line. What came along with it are the first pixels, and stands in `_over`."""
+        while b"\n" not in self._over:
+            piece = os.read(self._wait(until), _LINE_BYTES)
+            if not piece:
+                raise EOFError
+            self._over += piece
+        line, _, self._over = self._over.partition(b"\n")
+        return line + b"\n"
 
     def _read(self, size: int, until: float) -> bytearray:
         """The pixels, straight into their place: a film is several megabytes."""
-        assert self._child.stdout is not None
-        descriptor, whole, filled = self._child.stdout.fileno(), bytearray(size), 0
+        whole, filled = bytearray(size), min(size, len(self._over))
+        whole[:filled], self._over = self._over[:filled], self._over[filled:]
         with memoryview(whole) as view:
             while filled < size:
-                if not select.select([descriptor], [], [], max(0.0, until - time.monotonic()))[0]:
-                    raise TimeoutError
-                count = os.readv(descriptor, [view[filled:]])
+                count = os.readv(self._wait(until), [view[filled:]])
                 if not count:
                     raise EOFError
                 filled += count
@@ -188,6 +190,9 @@ class Decoder:
 #: What Python, the loader and the codecs look at; OPENBLAS_CORETYPE is set where a processor needs it.
 _INHERITED = frozenset({"HOME", "LANG", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PATH", "TMPDIR", "TZ"})
 
+#: A film's memory serves for the next one, up to 64 MiB: to have it from the kernel again costs a tenth of a film.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+
 
 def _environment() -> dict[str, str]:
     """The variables of the child: none that holds a password, for a film that takes it over to read."""
@@ -196,4 +201,4 @@ def _environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name in _INHERITED or name.startswith(("LC_", "LD_", "PYTHON"))
     }
-    return {**named, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return {**_MALLOC, **named, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

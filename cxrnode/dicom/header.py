@@ -7,6 +7,7 @@ patient, so they are kept out of logs.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import struct
 import threading
@@ -139,6 +140,16 @@ def to_header(dataset: Dataset) -> Header:
             study_date=study_date,
             own_output=_is_own(dataset),
         )
+
+
+def undecoded(dataset: Dataset) -> Dataset:
+    """A copy to look values up in: to look one up decodes it in its data set, and outputs copy text as it came in.
+
+    Sequences are the data set's own.
+    """
+    twin = copy.copy(dataset)
+    twin._dict = dict(dataset._dict)
+    return twin
 
 
 def identity_of(dataset: Dataset) -> Identity:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,9 @@ def decode_film(path: Path, limits: Limits | None = None) -> Film:
         whole = parse(opened(file, LARGEST_INFLATED, whole=True), limits.file_bytes + 2**20, stop_before_pixels=False)
         numbers = _stored_numbers(whole, layout)
     signed, bits = layout.signed, layout.bits_stored
-    with quiet():
+    # The digest takes as long as the rest, and neither holds the interpreter's lock.
+    with quiet(), ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(pixel_digest, numbers, bits, signed, _photometric(source))
         histogram = np.bincount(numbers.ravel(), minlength=1 << bits) if display.needs_histogram(source, bits) else None
         grey = display.grey_table(source, bits, signed, histogram)
         notes = list(grey.notes)
@@ -109,7 +112,7 @@ def decode_film(path: Path, limits: Limits | None = None) -> Film:
     return Film(
         display=shown,
         source=source,
-        pixel_digest=pixel_digest(numbers, layout.bits_stored, layout.signed, _photometric(source)),
+        pixel_digest=digest.result(),
         window=grey.window,
         notes=tuple(notes),
     )

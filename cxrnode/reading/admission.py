@@ -22,7 +22,7 @@ from cxrnode.core.findings import decide
 from cxrnode.errors import BundleError, Rejected
 from cxrnode.reading.bundle import Bundle
 from cxrnode.reading.choice import Admission, EngineKind, Trial, read_choice, write_choice
-from cxrnode.reading.engine import Arithmetic, Engine, Film, NetworkEngine, Reading, TorchEngine
+from cxrnode.reading.engine import Arithmetic, Engine, Film, NetworkEngine, Reading, TorchEngine, cores
 from cxrnode.reading.onnx_engine import OnnxEngine, export, exportable
 from cxrnode.reading.remote import RemoteEngine
 
@@ -62,8 +62,13 @@ def admission_of(bundle: Bundle, data_dir: Path) -> Admission | None:
     return read_choice(_path(bundle, data_dir))
 
 
-def open_engine(bundle: Bundle, data_dir: Path, *, threads: int | None = None) -> NetworkEngine:
-    """The engine that this bundle was admitted with on this machine, else the reference. Raises BundleError."""
+def open_engine(
+    bundle: Bundle, data_dir: Path, *, threads: int | None = None, beside_others: bool = False
+) -> NetworkEngine:
+    """The engine that this bundle was admitted with on this machine, else the reference. Raises BundleError.
+
+    `beside_others`: films are decoded, drawn and sent while several are read: onnxruntime takes half the cores then.
+    """
     chosen = admission_of(bundle, data_dir)
     if chosen is None:
         return TorchEngine(bundle, threads=threads)
@@ -75,17 +80,20 @@ def open_engine(bundle: Bundle, data_dir: Path, *, threads: int | None = None) -
             raise BundleError(f"{graph.name}: cannot be read ({fault.strerror}); `cxrnode model admit` anew") from None
         if found != chosen.graph_sha256:
             raise BundleError(f"{graph.name} is not the file that was admitted; `cxrnode model admit` anew")
-    return _open(chosen.kind, bundle, data_dir, threads)
+    half = max(1, (threads or cores()) // 2)
+    return _open(chosen.kind, bundle, data_dir, threads, half if beside_others else None)
 
 
-def _open(kind: EngineKind, bundle: Bundle, data_dir: Path, threads: int | None) -> NetworkEngine:
+def _open(
+    kind: EngineKind, bundle: Bundle, data_dir: Path, threads: int | None, beside: int | None = None
+) -> NetworkEngine:
     match kind:
         case EngineKind.TORCH:
             return TorchEngine(bundle, threads=threads)
         case EngineKind.TORCH_BF16:
             return TorchEngine(bundle, threads=threads, arithmetic=Arithmetic.BF16)
         case EngineKind.ONNX:
-            return OnnxEngine(bundle, _graph(bundle, data_dir), threads=threads)
+            return OnnxEngine(bundle, _graph(bundle, data_dir), threads=threads, beside=beside)
         case EngineKind.KSERVE:
             raise BundleError("an inference server is named in the configuration; `cxrnode model admit` anew")
 

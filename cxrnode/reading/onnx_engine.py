@@ -40,8 +40,13 @@ def exportable() -> bool:
 class OnnxEngine(NetworkEngine):
     """onnxruntime on the processor, over an exported bundle."""
 
-    def __init__(self, bundle: Bundle, graph: Path, *, threads: int | None = None, batch: int = 16) -> None:
-        """Load the graph that `export` made of this bundle. Raises BundleError where it or onnxruntime is missing."""
+    def __init__(
+        self, bundle: Bundle, graph: Path, *, threads: int | None = None, beside: int | None = None, batch: int = 16
+    ) -> None:
+        """Load the graph that `export` made of this bundle. Raises BundleError where it or onnxruntime is missing.
+
+        `threads` of a pass; `beside`: those of a pass of several films, where other steps have the rest of the cores.
+        """
         try:
             import onnxruntime
         except ImportError:
@@ -51,18 +56,9 @@ class OnnxEngine(NetworkEngine):
             ) from None
         super().__init__(bundle, batch=batch)
         self.arithmetic = Arithmetic.FLOAT32
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or cores()
-        options.inter_op_num_threads = 1
-        # Threads that spin for work take the cores from the decoder and from outputs in the making.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        except Exception as fault:  # noqa: BLE001 - onnxruntime's own classes say no more than its text
-            raise BundleError(
-                f"{graph.name}: onnxruntime cannot load it ({type(fault).__name__}); `cxrnode model admit` anew"
-            ) from None
+        threads = threads or cores()
+        self._alone = self._session(onnxruntime, graph, threads)
+        self._together = self._alone if beside in (None, threads) else self._session(onnxruntime, graph, beside)
         self._version = onnxruntime.__version__
 
     @property
@@ -72,10 +68,25 @@ class OnnxEngine(NetworkEngine):
 
     def run(self, inputs: npt.NDArray[np.float32]) -> Pass:
         """Run inputs (N, channels, size, size) through the graph."""
+        session = self._alone if len(inputs) == 1 else self._together
         logits, activations, middle = (
-            torch.from_numpy(part) for part in self._session.run(_NAMES, {"film": np.ascontiguousarray(inputs)})
+            torch.from_numpy(part) for part in session.run(_NAMES, {"film": np.ascontiguousarray(inputs)})
         )
         return Pass(logits=logits, activations=activations, pooled=activations.mean((2, 3)), middle=middle)
+
+    def _session(self, onnxruntime: Any, graph: Path, threads: int | None) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Threads that spin for work take the cores from the decoder and from outputs in the making.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        except Exception as fault:  # noqa: BLE001 - onnxruntime's own classes say no more than its text
+            raise BundleError(
+                f"{graph.name}: onnxruntime cannot load it ({type(fault).__name__}); `cxrnode model admit` anew"
+            ) from None
 
 
 class _Graph(nn.Module):

@@ -16,7 +16,7 @@ from cxrnode.core.header import Header, Identity
 from cxrnode.core.routing import IntendedUse, within_intended_use
 from cxrnode.core.words import WordList
 from cxrnode.dicom.decoder import Decoded, Decoder, DecoderDied
-from cxrnode.dicom.header import identity_of, read_header
+from cxrnode.dicom.header import identity_of, read_header, undecoded
 from cxrnode.errors import Transient, UnreadableImage
 from cxrnode.reading.bundle import Bundle
 from cxrnode.reading.readings import Reading
@@ -51,10 +51,10 @@ def look_at(
     Raises Transient, Rejected, LeaseLost, and DecoderDied but for the last attempt.
     """
     try:
-        identity = identity_of(read_header(path))
-        source = read_header(path)  # afresh: outputs copy text as the bytes it came in, before anything decodes it
+        source = read_header(path)
     except OSError as error:
         raise Transient(f"the spool does not answer: {error.strerror}") from error
+    identity = identity_of(undecoded(source))
 
     def unseen(reason: str) -> Seen:
         return Seen(claim=claim, source=source, identity=identity, film=None, reason=reason, revision=claim.revision)

@@ -78,7 +78,7 @@ def _opened(bundle: Bundle, model: Model, data_dir: Path) -> Engine:
     # A process whose films are all read by servers never loads torch.
     from cxrnode.reading.admission import open_engine
 
-    return open_engine(bundle, data_dir)
+    return open_engine(bundle, data_dir, beside_others=True)
 
 
 def out_of_memory(fault: BaseException) -> bool:

@@ -187,7 +187,7 @@ def _npy(array: npt.NDArray[np.float16]) -> bytes:
 def _preview(display: npt.NDArray[np.uint8]) -> bytes:
     """The film as a grey JPEG of at most `PREVIEW_PX`: what the console shows, without ever decoding a film."""
     picture = Image.fromarray(display)
-    picture.thumbnail((PREVIEW_PX, PREVIEW_PX), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    picture.thumbnail((PREVIEW_PX, PREVIEW_PX), Image.Resampling.BILINEAR, reducing_gap=1.2)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()

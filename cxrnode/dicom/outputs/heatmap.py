@@ -26,8 +26,8 @@ BADGES: dict[Decision, Badge] = {
 
 
 def scaled(film: Grey, size: tuple[int, int]) -> Grey:
-    """The film at another size (width, height), averaged where it shrinks."""
-    return np.array(Image.fromarray(film).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    """The film at another size (width, height), averaged where it shrinks; a large one by whole pixels first."""
+    return np.array(Image.fromarray(film).resize(size, Image.Resampling.BILINEAR, reducing_gap=1.5))
 
 
 def legend_of(subject: Subject, finding: Finding, shown: Influence) -> Legend:

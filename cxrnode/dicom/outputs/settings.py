@@ -10,7 +10,7 @@ from cxrnode.core.findings import Concept
 from cxrnode.errors import ConfigError
 
 #: Changes whenever the same report would give other bytes: it is part of every UID.
-RENDERER = "2"
+RENDERER = "3"
 MANUFACTURER = "cxrnode"
 
 SR_CLASSES = {

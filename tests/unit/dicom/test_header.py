@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -19,7 +20,7 @@ from pydicom.uid import (
 
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.core.routing import Answer, Association, Reason, Rule, gate, route
-from cxrnode.dicom.header import dataset_offset, dataset_sha256, identity_of, read_header, to_header
+from cxrnode.dicom.header import dataset_offset, dataset_sha256, identity_of, read_header, to_header, undecoded
 from cxrnode.errors import Rejected
 
 LENIENT = [Rule(name="lenient", unsure="read")]
@@ -221,6 +222,14 @@ def test_the_identity_is_read_and_kept_out_of_the_header() -> None:
     assert (identity.study_uid, identity.series_uid, identity.sop_uid) == ("1.2.3", "1.2.3.1", "1.2.3.4")
     values = str(to_header(dataset).as_json())
     assert not any(secret in values for secret in ("4711", "Doe", "19700101", "A1"))
+
+
+def test_to_look_a_value_up_in_an_undecoded_copy_leaves_the_bytes_of_its_data_set(tmp_path: Path) -> None:
+    source = read_header(save(tmp_path / "a.dcm", film()))
+    assert identity_of(undecoded(source)).patient_name == "Doe^Jane"
+    assert isinstance(source.get_item("PatientName"), RawDataElement)
+    identity_of(source)
+    assert not isinstance(source.get_item("PatientName"), RawDataElement), "without a copy its bytes are gone"
 
 
 def test_japanese_names_are_read_as_their_character_set_says(data_dir: Path) -> None:

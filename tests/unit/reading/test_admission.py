@@ -52,6 +52,24 @@ def test_onnxruntime_reads_as_the_reference_does_alone_and_together(
     assert engine.name.split()[0] == "onnxruntime" and engine.name.split()[2:] == ["cpu", "float32"]
 
 
+def test_where_others_work_beside_it_several_films_take_half_the_cores_and_read_the_same(
+    bundle: Bundle, films: list[Film], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "candidates", lambda: (EngineKind.TORCH, EngineKind.ONNX))
+    monkeypatch.setattr(admission, "_timed", lambda *_: {EngineKind.TORCH: 9.0, EngineKind.ONNX: 5.0})
+    admit(bundle, tmp_path, films, threads=1)
+    engines = [open_engine(bundle, tmp_path, threads=4, beside_others=beside) for beside in (False, True)]
+    counts = []
+    for engine in engines:
+        assert isinstance(engine, OnnxEngine)
+        sessions = engine._alone, engine._together
+        counts.append([one.get_session_options().intra_op_num_threads for one in sessions])
+    assert counts == [[4, 4], [4, 2]]
+    whole, half = (engine.read(films) for engine in engines)
+    for one, other in zip(whole, half, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+
+
 def test_bf16_keeps_the_head_and_the_maps_in_float32(bundle: Bundle, films: list[Film]) -> None:
     engine = TorchEngine(bundle, device="cpu", threads=1, arithmetic=Arithmetic.BF16)
     reference = TorchEngine(bundle, device="cpu", threads=1).read(films)
