@@ -53,6 +53,8 @@ class Exchange:
         self._messages.deadline = deadline
         wire.dimse = self._messages
         self._message_id = 0
+        #: The peer ended it; `wire` may learn of that only later.
+        self._ended = False
         #: By (abstract syntax, transfer syntax).
         self.accepted: Mapping[tuple[str, str], PresentationContext] = {
             (str(c.abstract_syntax), str(c.transfer_syntax[0])): c for c in wire.accepted_contexts
@@ -99,7 +101,7 @@ class Exchange:
     def _asked(self, post: Callable[[int], None], kind: type, what: str, *, many: bool = False) -> list[Any]:
         """Post a request under a message ID and wait for what answers it."""
         wire = self.wire
-        if not wire.is_established:
+        if self._ended or not wire.is_established:
             raise self._broken(what)
         self._message_id = self._message_id % 0xFFFF + 1
         self._messages.begin()
@@ -134,8 +136,8 @@ class Exchange:
     def _broken(self, what: str) -> Transient:
         """Why there was no answer. The association ends with it."""
         wire = self.wire
-        gone = wire.acse.is_aborted() or not wire.is_established
-        if gone:
+        self._ended = self._ended or wire.acse.is_aborted() or not wire.is_established
+        if self._ended:
             return self._fault(FaultKind.ABORTED, "the association ended before the answer")
         cut(wire)
         if self._deadline is not None and time.monotonic() >= self._deadline:
@@ -151,7 +153,7 @@ class Exchange:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None and self.wire.is_established:
+        if error is None and self.wire.is_established and not self._ended:
             self._messages.answer_first()
             self.wire.release()
         elif self.wire.is_established:

@@ -455,13 +455,14 @@ def test_a_broken_association_stays_broken() -> None:
     with (
         archive(abort) as (port, _),
         pytest.raises(AssociationFault) as caught,
-        # The second object waits for the time-out where the end of the association is not known yet.
-        open_association(to(port), calling_aet="CXRNODE", pairs=[CR], timeouts=MUTE) as outbound,
+        open_association(to(port), calling_aet="CXRNODE", pairs=[CR], timeouts=PATIENT) as outbound,
     ):
         with pytest.raises(AssociationFault):
             outbound.store(film())
+        began = time.monotonic()
         outbound.store(film())
-    assert caught.value.stage is Stage.TRANSFER
+    assert (caught.value.kind, caught.value.stage) == (FaultKind.ABORTED, Stage.TRANSFER)
+    assert time.monotonic() - began < PATIENT.dimse / 2  # nothing is waited for
 
 
 def test_a_fault_says_no_more_of_the_object_than_that_there_was_one() -> None:

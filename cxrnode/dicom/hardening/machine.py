@@ -6,6 +6,7 @@ import struct
 
 from pydicom.errors import BytesLengthException
 from pynetdicom.fsm import TRANSITION_TABLE, StateMachine
+from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE, P_DATA
 
 from cxrnode.dicom.hardening.sockets import BoundedSocket
 from cxrnode.dicom.outgoing import Outgoing
@@ -15,6 +16,15 @@ MALFORMED = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError),
     *(BytesLengthException, RecursionError, TypeError, ValueError, struct.error),
 )
+
+
+#: What our side asks for, by the event that it makes (PS3.8 9.2.2).
+_PRIMITIVES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("Evt1", "Evt7", "Evt8"), (A_ASSOCIATE,)),
+    "Evt9": (P_DATA,),
+    **dict.fromkeys(("Evt11", "Evt14"), (A_RELEASE,)),
+    "Evt15": (A_ABORT, A_P_ABORT),
+}
 
 
 class TolerantMachine(StateMachine):
@@ -35,8 +45,7 @@ class TolerantMachine(StateMachine):
         if event == "Evt9" and self.current_state == "Sta6" and self._send_whole():
             return
         if (event, self.current_state) not in TRANSITION_TABLE:
-            if event == "Evt9":  # it stays at the head of the queue, and nothing else would ever be looked at again
-                self.dul.to_provider_queue.get(False)
+            self._let_go(event)
             return
         try:
             super().do_action(event)
@@ -46,9 +55,18 @@ class TolerantMachine(StateMachine):
                 self.dul.socket.hang_up()
             self.dul.event_queue.put("Evt17")
 
+    def _let_go(self, event: str) -> None:
+        """Take the primitive of an event from the head of the queue: nothing else would be looked at while it stands
+        there, not even that the peer has gone, and the thread would go round for nothing else.
+        """
+        waiting = self.dul.to_provider_queue.queue
+        if waiting and isinstance(waiting[0], _PRIMITIVES.get(event, ())):
+            self.dul.to_provider_queue.get(False)
+
     def _send_whole(self) -> bool:
         """Action DT-1 for an object that goes as it lies in memory; False where it is another request's turn."""
-        request = self.dul.to_provider_queue.queue[0]
+        waiting = self.dul.to_provider_queue.queue
+        request = waiting[0] if waiting else None
         if not isinstance(request, Outgoing) or not isinstance(self.dul.socket, BoundedSocket):
             return False
         self.dul.to_provider_queue.get(False)
