@@ -27,7 +27,7 @@ def tell(result: Result) -> None:
     """Print how the cases ended, and everything that is wrong."""
     first, last = result.rss
     print(f"{result.cases} cases in {result.seconds:.0f} s; resident memory {first:.1f} -> {last:.1f} MiB", end=" ")
-    print(f"({100 * (last - first) / first:+.1f} %)" if first else "")
+    print(f"({100 * (last - first) / first:+.1f} %), {result.core_ms:.1f} core-ms a conversation" if first else "")
     for name, count in result.endings.most_common():
         print(f"  {count:6d}  {name}")
     for one in result.deaths[:20]:

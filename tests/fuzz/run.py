@@ -31,6 +31,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from cxrnode.bench.figures import cpu_seconds
 from cxrnode.dicom.decoder import Decoder, DecoderDied
 from cxrnode.dicom.part10 import dataset_sha256
 from cxrnode.errors import Rejected, Transient, UnreadableImage
@@ -72,17 +73,23 @@ format = "json"
 
 #: How many cases at once.
 THREADS = 4
+#: Processor time of a conversation, in the mean.
+MOST_CORE_MS = 40.0
 #: Plain films before the memory is looked at for the first time: threads, contexts and codecs are there then.
 WARM_UP = 150
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Result:
-    """What came of a run. `wrong` is what must not be; `rss`: the listener's resident MiB, first and last."""
+    """What came of a run. `wrong` is what must not be.
+
+    `rss`: the listener's resident MiB, first and last; `core_ms`: its processor time for a conversation.
+    """
 
     cases: int
     seconds: float = 0.0
     rss: tuple[float, float] = (0.0, 0.0)
+    core_ms: float = 0.0
     endings: Counter[str] = dataclasses.field(default_factory=Counter)
     wrong: list[str] = dataclasses.field(default_factory=list)
     deaths: list[str] = dataclasses.field(default_factory=list)
@@ -179,7 +186,7 @@ def fuzz_listener(listening: Listening, cases: int, seed: int, result: Result) -
             result.wrong.append(f"a plain film was answered {ending}")
     # As many at once, and as odd, as what follows: threads, tables and the heap's arenas are there then.
     _together(listening, WARM_UP, seed + 1000, Result(cases=WARM_UP))
-    first = listening.resident
+    first, before = listening.resident, cpu_seconds(listening.pid)
     _together(listening, cases, seed, result)
     until = time.monotonic() + 30
     while listening.alive and listening.threads > 12 and time.monotonic() < until:
@@ -188,6 +195,9 @@ def fuzz_listener(listening: Listening, cases: int, seed: int, result: Result) -
         result.wrong.append("the listener ended")
         return
     result.rss = (first, listening.resident)
+    result.core_ms = 1000 * (cpu_seconds(listening.pid) - before) / cases
+    if result.core_ms > MOST_CORE_MS:
+        result.wrong.append(f"a conversation cost {result.core_ms:.0f} core-ms: some thread goes round and round")
     if result.rss[1] > 1.1 * first:
         result.wrong.append(f"resident memory grew from {first:.1f} to {result.rss[1]:.1f} MiB")
     if conversation.converse(listening.port, plain_case(WARM_UP)).status != 0:
