@@ -3,35 +3,58 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.peers.orthanc import Orthanc, free_port, installed
 from cxrnode.bench.archive import tool
 from cxrnode.bench.figures import Figure, cpu_seconds, memory_mib
 from cxrnode.demo.served import ServedNode
+from cxrnode.errors import Transient
 
 _ASSOCIATIONS = 4
+_TWO = "cxrnode, two listeners"
+
+
+#: A port, and the processes that receive there.
+_Receiving = tuple[int, list[int]]
 
 
 @contextlib.contextmanager
-def _ours(folder: Path) -> Iterator[tuple[int, int]]:
+def _ours(folder: Path, *, processes: int = 1) -> Iterator[_Receiving]:
     folder.mkdir(parents=True)
     node = ServedNode(folder, archive_port=1)
-    text, changed = re.subn(r"^roles = .*$", 'roles = ["receive"]', node.config_path.read_text(), flags=re.MULTILINE)
-    assert changed == 1, "the node's configuration names its roles elsewhere"
+    text = node.config_path.read_text()
+    for line, wanted in (
+        (r"^roles = .*$", 'roles = ["receive"]'),
+        (r"^\[listen\]$", f"[listen]\nprocesses = {processes}"),
+    ):
+        text, changed = re.subn(line, wanted, text, flags=re.MULTILINE)
+        assert changed == 1, f"the node's configuration has not one line {line}"
     node.config_path.write_text(text)
     with node:
-        node.wait_ready("receive", 120)
-        line = next(one for one in node.log_path.read_text().splitlines() if '"role_started"' in one)
-        yield node.port, int(line.split('"pid": ')[1].split(",")[0].rstrip("}"))
+        until = time.monotonic() + 120
+        while len(_said(node, "role_ready")) < processes:
+            if time.monotonic() > until:
+                raise Transient("the listeners do not come up")
+            time.sleep(0.05)
+        yield node.port, [int(one["pid"]) for one in _said(node, "role_started")]
+
+
+def _said(node: ServedNode, name: str) -> list[dict[str, Any]]:
+    """The events of this name in the node's log."""
+    lines = [line for line in node.log_path.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+    return [one for one in map(json.loads, lines) if one.get("event") == name]
 
 
 @contextlib.contextmanager
-def _storescp(folder: Path) -> Iterator[tuple[int, int]]:
+def _storescp(folder: Path) -> Iterator[_Receiving]:
     folder.mkdir(parents=True)
     port = free_port()
     # --fork: an association a process, as many as come; +B: the bytes as they come.
@@ -39,32 +62,37 @@ def _storescp(folder: Path) -> Iterator[tuple[int, int]]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(0.7)
     try:
-        yield port, process.pid
+        yield port, [process.pid]
     finally:
         process.terminate()
         process.wait()
 
 
 @contextlib.contextmanager
-def _orthanc(folder: Path) -> Iterator[tuple[int, int]]:
+def _orthanc(folder: Path) -> Iterator[_Receiving]:
     with Orthanc(folder) as server:
-        yield server.port, server.pid
+        yield server.port, [server.pid]
 
 
 def reception(folder: Path, films: Sequence[Path], *, rounds: int) -> list[Figure]:
     """Send the films in a few associations to each receiver, `rounds` times with an empty folder; the medians."""
-    receivers = {"cxrnode": _ours, "storescp": _storescp, **({"Orthanc": _orthanc} if installed() else {})}
+    receivers: dict[str, Callable[[Path], contextlib.AbstractContextManager[_Receiving]]] = {
+        "cxrnode": _ours,
+        _TWO: functools.partial(_ours, processes=2),
+        "storescp": _storescp,
+        **({"Orthanc": _orthanc} if installed() else {}),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in receivers}
     cpu: dict[str, float] = dict.fromkeys(receivers, 0.0)
     memory: dict[str, float] = dict.fromkeys(receivers, 0.0)
     for number in range(rounds):
         for name, receiver in receivers.items():
-            with receiver(folder / f"{name}-{number}") as (port, pid):
-                began, before = time.monotonic(), cpu_seconds(pid)
+            with receiver(folder / f"{name}-{number}") as (port, pids):
+                began, before = time.monotonic(), sum(map(cpu_seconds, pids))
                 _send(films, port)
                 seconds[name].append(time.monotonic() - began)
-                cpu[name] = 1000 * (cpu_seconds(pid) - before) / len(films)
-                memory[name] = memory_mib(pid, "VmHWM")
+                cpu[name] = 1000 * (sum(map(cpu_seconds, pids)) - before) / len(films)
+                memory[name] = max(memory_mib(pid, "VmHWM") for pid in pids)
     megabytes = sum(film.stat().st_size for film in films) / 1e6
     rate = {name: megabytes / sorted(taken)[len(taken) // 2] for name, taken in seconds.items()}
     figures = []
@@ -74,18 +102,14 @@ def reception(folder: Path, films: Sequence[Path], *, rounds: int) -> list[Figur
             Figure(group="reception", name=f"{name}: cost", value=cpu[name], unit="core-ms a film", better="less"),
             Figure(group="reception", name=f"{name}: memory at its peak", value=memory[name], unit="MiB"),
         ]
-    for peer, least in (("storescp", 1.0), ("Orthanc", 2.0)):
+    for ours, peer, note in (
+        ("cxrnode", "storescp", "at least 1.0"),
+        (_TWO, "storescp", "with `listen.processes = 2`"),
+        ("cxrnode", "Orthanc", "at least 2.0"),
+    ):
         if peer in rate:
-            figures.append(
-                Figure(
-                    group="ratios",
-                    name=f"reception to {peer}",
-                    value=rate["cxrnode"] / rate[peer],
-                    unit="",
-                    better="more",
-                    note=f"at least {least}",
-                )
-            )
+            value, name = rate[ours] / rate[peer], f"reception of {ours} to {peer}"
+            figures.append(Figure(group="ratios", name=name, value=value, unit="", better="more", note=note))
     return figures
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cxrnode.bench import ceilings
-from cxrnode.bench.endtoend import Bench, burst_figures, memory_figures, quantiles
+from cxrnode.bench.endtoend import PAUSE, Bench, burst_figures, memory_figures, quantiles
 from cxrnode.bench.figures import Cost, Figure, machine, take_turns
 from cxrnode.bench.films import SIZES, comparison_films, write_films
 from cxrnode.bench.stages import stages
@@ -23,9 +23,7 @@ from cxrnode.reading.bundle import Bundle, load_bundle
 __all__ = ["Plan", "Result", "run"]
 
 #: The engine whose raw pass the others, and the whole node, are measured by.
-_YARDSTICK = str(EngineKind.ONNX)
-#: Seconds before and behind the pass that takes turns with single films: about as long as a film waits for its turn.
-_PAUSE = 0.1
+_YARDSTICK = EngineKind.ONNX
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +86,7 @@ def run(bundle_folder: Path, plan: Plan, said: Callable[[str], None]) -> Result:
             figures += stages(films[0], bundle, engine, folder, size=size, rounds=plan.rounds)
             if plan.whole:
                 said(f"the whole node, {size}")
-                raw = ceilings.single_pass(found.get(EngineKind(_YARDSTICK), found[EngineKind.TORCH]), bundle)
+                raw = ceilings.single_pass(found.get(_YARDSTICK, found[EngineKind.TORCH]), bundle)
                 node = folder / f"node-{size.split()[0]}"
                 more, shares = _whole(node, data_dir, films, plan, costs, size, raw)
                 figures += more
@@ -162,12 +160,11 @@ def _by_turns(bench: Bench, films: list[Path], raw: Callable[[], object]) -> tup
     taken: list[float] = []
     passes: list[float] = []
     for film in films:
-        taken += bench.latencies([film])
-        time.sleep(_PAUSE)
+        taken += bench.latencies([film])  # which ends with a pause
         began = time.perf_counter()
         raw()
         passes.append(time.perf_counter() - began)
-        time.sleep(_PAUSE)
+        time.sleep(PAUSE)
     return taken, passes
 
 

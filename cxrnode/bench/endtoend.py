@@ -27,6 +27,8 @@ from cxrnode.store.database import Database
 from cxrnode.store.schema import event, job, output
 
 ASSOCIATIONS = 4
+#: Seconds of rest after a single film.
+PAUSE = 0.1
 ROLES = ("receive", "infer", "send", "tend")
 #: Films between two looks at the memory, and the share of all that only warms it.
 _ROUND, _WARM = 25, 0.25
@@ -186,7 +188,7 @@ class Bench:
             self._wait_delivered(before + 1, 60)
             taken.append(self._last_sent() - at)
             self._forget()
-            time.sleep(0.05)
+            time.sleep(PAUSE)
         return taken
 
     def _last_sent(self) -> float:

@@ -28,8 +28,8 @@ READY = b"ready\n"
 _START_SECONDS = 60.0
 #: What the pipe from the child holds: the most that Linux gives without privileges.
 _PIPE_BYTES = 1 << 20
-#: What is read at a time until an answer's line ends.
-_LINE_BYTES = 1 << 12
+#: What is read at a time until an answer's line ends, and the longest line that is believed.
+_LINE_BYTES, _LONGEST_LINE = 1 << 12, 1 << 20
 #: More than a film has: what is said beyond it is not believed.
 _MOST_PIXELS = 1 << 28
 
@@ -163,6 +163,8 @@ class Decoder:
             if not piece:
                 raise EOFError
             self._over += piece
+            if len(self._over) > _LONGEST_LINE:
+                raise ValueError("no answer is so long")
         line, _, self._over = self._over.partition(b"\n")
         return line + b"\n"
 

@@ -57,8 +57,8 @@ class OnnxEngine(NetworkEngine):
         super().__init__(bundle, batch=batch)
         self.arithmetic = Arithmetic.FLOAT32
         threads = threads or cores()
-        self._alone = self._session(onnxruntime, graph, threads)
-        self._together = self._alone if beside in (None, threads) else self._session(onnxruntime, graph, beside)
+        self._alone = _session(graph, threads)
+        self._together = _session(graph, beside) if beside and beside != threads else self._alone
         self._version = onnxruntime.__version__
 
     @property
@@ -74,19 +74,23 @@ class OnnxEngine(NetworkEngine):
         )
         return Pass(logits=logits, activations=activations, pooled=activations.mean((2, 3)), middle=middle)
 
-    def _session(self, onnxruntime: Any, graph: Path, threads: int | None) -> Any:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Threads that spin for work take the cores from the decoder and from outputs in the making.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        try:
-            return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        except Exception as fault:  # noqa: BLE001 - onnxruntime's own classes say no more than its text
-            raise BundleError(
-                f"{graph.name}: onnxruntime cannot load it ({type(fault).__name__}); `cxrnode model admit` anew"
-            ) from None
+
+def _session(graph: Path, threads: int) -> Any:
+    """The graph, ready to run in so many threads. Raises BundleError where it cannot be loaded."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads that spin for work take the cores from the decoder and from outputs in the making.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as fault:  # noqa: BLE001 - onnxruntime's own classes say no more than its text
+        raise BundleError(
+            f"{graph.name}: onnxruntime cannot load it ({type(fault).__name__}); `cxrnode model admit` anew"
+        ) from None
 
 
 class _Graph(nn.Module):

@@ -327,7 +327,6 @@ def test_rules_test_judges_the_real_films(site: Clinic, data_dir: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_serve_runs_until_sigterm_and_says_what_to_type_into_the_modality(site: Clinic, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CXRNODE__NODE__ROLES": '["receive", "tend"]'}
     port = int(site.config.read_text().split("port = ")[1].split()[0])
@@ -353,7 +352,6 @@ def test_serve_runs_until_sigterm_and_says_what_to_type_into_the_modality(site: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_model_verify_of_the_shipped_bundle_is_good() -> None:
     assert (SHIPPED / "demo" / "manifest.toml").is_file()
     result = run("model", "verify", SHIPPED / "demo")

@@ -136,7 +136,6 @@ def sent(site: Site, archive: RecordingScp, count: int) -> None:
     wait_until(lambda: {r[0] for r in site.all(states)} <= {"sent", "cancelled"}, seconds=60, what="all at rest")
 
 
-@pytest.mark.timeout(300)
 def test_films_without_a_result_are_told_once_and_the_result_that_comes_takes_the_notices_place(
     site: Site, films: list[Path], recording_scp: RecordingScp
 ) -> None:
@@ -236,7 +235,6 @@ def test_nothing_is_said_where_the_site_switched_it_off(
     assert site.all(sa.select(output.c.id)) == []
 
 
-@pytest.mark.timeout(300)
 def test_a_study_of_two_films_gets_one_summary_and_a_third_film_makes_the_next(
     site: Site, films: list[Path], recording_scp: RecordingScp, tmp_path: Path
 ) -> None:

@@ -44,7 +44,7 @@ from tests.integration.test_faults import Site
 from tests.oip.server import KServe, Triton
 from tests.peers import REPOSITORY, unused_port, wait_until
 
-pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,6 @@ def kserve(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KSe
     server.stop()
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("binary", [False, True])
 def test_kserve_reads_as_the_reference_does_in_json_as_it_offers_and_in_bytes_as_it_can(
     bundle: Bundle, kserve: KServe, tmp_path: Path, binary: bool
@@ -256,7 +255,6 @@ def test_kserve_reads_as_the_reference_does_in_json_as_it_offers_and_in_bytes_as
     assert (scores < 1e-4, maps < 0.01, changed) == (True, True, [])
 
 
-@pytest.mark.timeout(240)
 def test_kserve_that_is_away_or_without_the_model_makes_films_wait(
     bundle: Bundle, kserve: KServe, tmp_path: Path
 ) -> None:

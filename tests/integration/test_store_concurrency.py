@@ -168,7 +168,6 @@ def test_two_workers_with_lost_films_before_them_take_one_each(database: Databas
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_everything_at_once_ends_well_and_nearly_never_in_a_deadlock(database: Database) -> None:
     """Six seconds of all that can happen to jobs and deliveries, corrections and retention among it, on few rows.
 

@@ -117,7 +117,6 @@ def until(performer: Performer, site: Site, wanted: str, *, seconds: float = 60)
     wait_until(holds, seconds=seconds, what=f"a step {wanted}")
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("in_path", [False, True])
 def test_a_step_is_claimed_read_and_completed_with_what_was_made(
     site: Site, worklist: WorklistServer, archive: Orthanc, films: list[Path], performer: Performer, in_path: bool

@@ -533,7 +533,6 @@ def _run(url: str, *, examples: int, steps: int) -> None:
         opened.close()
 
 
-@pytest.mark.timeout(300)
 def test_on_sqlite_nothing_is_lost_or_done_twice_in_any_order(tmp_path: Path) -> None:
     # In memory where there is such a folder: thousands of small commits are made here.
     where = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path
@@ -542,6 +541,5 @@ def test_on_sqlite_nothing_is_lost_or_done_twice_in_any_order(tmp_path: Path) ->
 
 
 @pytest.mark.peers
-@pytest.mark.timeout(300)
 def test_on_postgresql_nothing_is_lost_or_done_twice_in_any_order(postgres_store: str) -> None:
     _run(postgres_store, examples=8, steps=25)

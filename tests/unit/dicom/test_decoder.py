@@ -106,6 +106,7 @@ def test_a_machine_without_room_for_a_process_is_a_passing_fault(monkeypatch: py
         ("read line; exit 4", "status 4"),
         ("read line; exec sleep 60", "longer than 1 s"),
         ("read line; echo '[]'; exec sleep 60", "out of turn"),
+        ("read line; exec tr '\\000' x </dev/zero", "out of turn"),  # a line without an end
         (
             """read line; echo '{"dataset_sha256": "another film", "rows": 1, "columns": 1}'; exec sleep 60""",
             "out of turn",
