@@ -204,25 +204,31 @@ def associate(
             raise AssociationFault(FaultKind.REFUSED, Stage.NEGOTIATE, destination, f"it takes PDUs of {least} bytes")
         return wire
     _hang_up(wire)
-    raise _negotiation_fault(wire, destination, bool(aborts))
+    # pynetdicom asks whether there still is a connection before it waits for the answer: who refused at once, or hung
+    # up, has closed it by then, and the answer lies there unheard.
+    unheard = list(iter(wire.dul.receive_pdu, None))
+    raise _negotiation_fault(wire, destination, unheard, bool(aborts))
 
 
-def _negotiation_fault(wire: Wire, destination: Destination, peer_aborted: bool) -> AssociationFault:
+def _negotiation_fault(
+    wire: Wire, destination: Destination, unheard: Sequence[object], peer_aborted: bool
+) -> AssociationFault:
     fault = getattr(wire.dul.socket, "fault", None)
     if isinstance(fault, ssl.SSLError):
         return AssociationFault(FaultKind.TLS, Stage.CONNECT, destination, hardening.tls_reason(fault))
     if fault is not None:
         detail = "no answer" if isinstance(fault, TimeoutError) else (fault.strerror or type(fault).__name__)
         return AssociationFault(FaultKind.UNREACHABLE, Stage.CONNECT, destination, detail.lower())
-    answer = wire.acceptor.primitive
-    if isinstance(answer, A_ASSOCIATE) and answer.result:
+    heard = wire.acceptor.primitive
+    answer = next((one for one in (heard, *unheard) if isinstance(one, A_ASSOCIATE)), None)
+    if answer is not None and answer.result:
         key = (answer.result, answer.result_source, answer.diagnostic)
         return AssociationFault(
             _REJECTIONS.get(key, FaultKind.REFUSED), Stage.NEGOTIATE, destination, answer.reason_str.lower()
         )
-    if isinstance(answer, A_ASSOCIATE) and answer.result == 0:
+    if isinstance(heard, A_ASSOCIATE) and heard.result == 0:
         return AssociationFault(FaultKind.NO_CONTEXT, Stage.NEGOTIATE, destination)
-    if wire._sent_abort:
+    if wire._sent_abort and not unheard:
         return AssociationFault(FaultKind.TIMEOUT, Stage.NEGOTIATE, destination, "no answer to the request")
     detail = "A-ABORT" if peer_aborted else "connection closed"
     return AssociationFault(FaultKind.ABORTED, Stage.NEGOTIATE, destination, detail)

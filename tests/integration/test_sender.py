@@ -9,9 +9,10 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -26,6 +27,7 @@ from pydicom.uid import (
 from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.events import Event
 
+from cxrnode.dicom.hardening import BoundedSocket
 from cxrnode.dicom.messages import Found, Messages
 from cxrnode.dicom.sender import (
     AssociationFault,
@@ -302,6 +304,45 @@ def test_storescp_that_refuses_all_is_a_refusal(tmp_path: Path) -> None:
     assert fault.kind is FaultKind.REFUSED
 
 
+class Late(threading.Event):
+    """That a connection is made is noticed when all has been said on it."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        passed = super().wait(timeout)
+        time.sleep(0.5)
+        return passed
+
+
+def _refuse(conversation: socket.socket) -> None:
+    read_pdu(conversation)
+    conversation.sendall(bytes.fromhex("03 00 00000004 00 01 01 07"))  # the called AE title is not known
+    conversation.recv(1)
+
+
+def _hang_up(conversation: socket.socket) -> None:
+    read_pdu(conversation)
+    conversation.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"), [(_refuse, FaultKind.CALLED_AET), (_hang_up, FaultKind.ABORTED)], ids=["refused", "hung up"]
+)
+def test_who_answers_sooner_than_we_look_is_heard(
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[socket.socket], None], kind: FaultKind
+) -> None:
+    """They were said to have given no answer, where the machine was busy."""
+    made = BoundedSocket.__init__
+
+    def late(self: BoundedSocket, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs)
+        self._ready = Late()
+
+    monkeypatch.setattr(BoundedSocket, "__init__", late)
+    with tcp_peer(answer) as port:
+        fault = fault_of(port)
+    assert (fault.kind, fault.stage) == (kind, Stage.NEGOTIATE)
+
+
 def test_a_peer_that_accepts_no_context_at_all_is_a_fault() -> None:
     with archive(classes=()) as (port, _):
         fault = fault_of(port)
@@ -319,11 +360,7 @@ def test_a_peer_that_never_answers_the_request_costs_the_acse_timeout() -> None:
 
 
 def test_a_peer_that_hangs_up_on_the_request_aborted_it() -> None:
-    def hang_up(conversation: socket.socket) -> None:
-        read_pdu(conversation)
-        conversation.close()
-
-    with tcp_peer(hang_up) as port:
+    with tcp_peer(_hang_up) as port:
         fault = fault_of(port)
     assert (fault.kind, fault.stage) == (FaultKind.ABORTED, Stage.NEGOTIATE)
 
