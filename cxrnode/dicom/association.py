@@ -15,9 +15,9 @@ from typing import Any, Self
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association as Wire
-from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event, EventHandlerType
-from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE
+from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT
 from pynetdicom.presentation import PresentationContext
 
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
@@ -37,6 +37,8 @@ from cxrnode.errors import Transient
 IMPLEMENTATION_VERSION_NAME = "CXRNODE"
 #: Bytes a peer must be able to take in one P-DATA value for us to send to it at all.
 _LEAST_PDU = 128
+#: Seconds within which the association's own thread is paused, or stands still and does not say so.
+_PAUSES_WITHIN = 1.0
 
 
 class Exchange:
@@ -49,9 +51,8 @@ class Exchange:
         self.wire = wire
         self.destination = destination
         self._deadline = deadline
-        self._messages = Messages(wire)
+        self._messages: Messages = wire.dimse  # type: ignore[assignment]  # `associate` has seen to it
         self._messages.deadline = deadline
-        wire.dimse = self._messages
         self._message_id = 0
         #: The peer ended it; `wire` may learn of that only later.
         self._ended = False
@@ -116,15 +117,9 @@ class Exchange:
 
     def _response(self, kind: type, what: str) -> Any:
         wire = self.wire
-        while True:
-            context_id, response = self._messages.get_msg(block=True)
-            if response is None:
-                raise self._broken(what)
-            if isinstance(response, N_EVENT_REPORT) and response.is_valid_request:
-                # The peer may report on an earlier request before it answers this one.
-                wire._serve_request(response, context_id or 0)
-                continue
-            break
+        _, response = self._messages.get_msg(block=True)
+        if response is None:
+            raise self._broken(what)
         if not (isinstance(response, kind) and response.is_valid_response):
             cut(wire)
             raise self._fault(FaultKind.ABORTED, f"the answer was not to {what}")
@@ -136,7 +131,7 @@ class Exchange:
     def _broken(self, what: str) -> Transient:
         """Why there was no answer. The association ends with it."""
         wire = self.wire
-        self._ended = self._ended or wire.acse.is_aborted() or not wire.is_established
+        self._ended = self._ended or self._messages.ended or wire.acse.is_aborted() or not wire.is_established
         if self._ended:
             return self._fault(FaultKind.ABORTED, "the association ended before the answer")
         cut(wire)
@@ -155,7 +150,7 @@ class Exchange:
     ) -> None:
         if error is None and self.wire.is_established and not self._ended:
             self._messages.answer_first()
-            self.wire.release()
+            _release(self.wire)
         elif self.wire.is_established:
             cut(self.wire)
 
@@ -179,6 +174,9 @@ def associate(
     entity.network_timeout = None  # Messages and BoundedSocket watch over silence, in both directions
     aborts: list[A_ABORT] = []
 
+    def take_messages(event: Event) -> None:
+        event.assoc.dimse = Messages(event.assoc)  # before the peer can say anything
+
     def note_abort(event: Event) -> None:
         primitive = getattr(event, "primitive", None)
         if isinstance(primitive, A_ABORT):
@@ -192,7 +190,7 @@ def associate(
             ae_title=destination.aet,
             max_pdu=hardening.MAX_PDU,
             tls_args=(destination.tls, destination.host) if destination.tls is not None else None,
-            evt_handlers=[(evt.EVT_ACSE_RECV, note_abort), *handlers],
+            evt_handlers=[(evt.EVT_CONN_OPEN, take_messages), (evt.EVT_ACSE_RECV, note_abort), *handlers],
         )
     except OSError as error:  # the host name has no address
         detail = error.strerror or type(error).__name__
@@ -228,7 +226,7 @@ def _negotiation_fault(
         )
     if isinstance(heard, A_ASSOCIATE) and heard.result == 0:
         return AssociationFault(FaultKind.NO_CONTEXT, Stage.NEGOTIATE, destination)
-    if wire._sent_abort and not unheard:
+    if wire._sent_abort and not any(isinstance(one, A_ABORT | A_P_ABORT) for one in unheard):
         return AssociationFault(FaultKind.TIMEOUT, Stage.NEGOTIATE, destination, "no answer to the request")
     detail = "A-ABORT" if peer_aborted else "connection closed"
     return AssociationFault(FaultKind.ABORTED, Stage.NEGOTIATE, destination, detail)
@@ -245,6 +243,20 @@ _REJECTIONS: dict[tuple[int | None, int | None, int | None], FaultKind] = {
     (1, 3, 1): FaultKind.BUSY,
     (1, 3, 2): FaultKind.BUSY,
 }
+
+
+def _release(wire: Wire) -> None:
+    """As `wire.release` does, but for how long it waits until the association's own thread says that it is paused.
+
+    That thread stands still from its next turn on; a report that is served to its end just then takes the word back,
+    and pynetdicom would wait for ever.
+    """
+    wire._reactor_checkpoint.clear()
+    until = time.monotonic() + _PAUSES_WITHIN
+    while not wire._is_paused and time.monotonic() < until:
+        time.sleep(0.0001)
+    wire.acse.negotiate_release()
+    wire._reactor_checkpoint.set()
 
 
 def cut(wire: Wire) -> None:

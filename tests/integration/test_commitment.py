@@ -9,7 +9,9 @@ import dataclasses
 import io
 import json
 import socket
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -19,20 +21,28 @@ import sqlalchemy as sa
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
-from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_role, evt
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, acse, build_role, evt, presentation
 from pynetdicom.association import Association as Wire
+from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
+from pynetdicom.dsutils import encode
 from pynetdicom.events import EventHandlerType
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at run time
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
     Verification,
 )
 
+from cxrnode.dicom import messages
+from cxrnode.dicom.association import Exchange
+from cxrnode.dicom.commitment import Asking, Report, Reporter, open_commitment
+from cxrnode.dicom.destination import Destination, Timeouts
 from cxrnode.roles import receive, tend
 from cxrnode.store import withdrawals
 from cxrnode.store.schema import commitment, delivery, delivery_output, event, output
 from cxrnode.store.withdrawals import Cause
-from tests.integration.scripted import await_that, film
+from tests.integration.scripted import await_that, film, read_pdu, tcp_peer
 from tests.integration.test_send_role import Bench
 from tests.peers import Orthanc, unused_port, wait_until
 
@@ -65,8 +75,9 @@ class Archive:
         self.role_selection = True
         self._server: Any = None
 
-    def start(self) -> None:
+    def start(self, *, dimse_timeout: float = 30.0) -> None:
         entity = AE(self.aet)
+        entity.dimse_timeout = dimse_timeout
         for context in AllStoragePresentationContexts:
             entity.add_supported_context(context.abstract_syntax or "", ALL_TRANSFER_SYNTAXES)
         entity.add_supported_context(Verification)
@@ -473,3 +484,131 @@ def test_orthanc_gets_again_what_it_lost_before_it_committed(tmp_path: Path, ort
     finally:
         node.stop()
         node.bench.close()
+
+
+# ------------------------------------------------------------------------------------------------ busy machines
+
+
+class SlowToClear(threading.Event):
+    """Who closes a gate goes on only half a second later."""
+
+    def clear(self) -> None:
+        super().clear()
+        time.sleep(0.5)
+
+
+@pytest.fixture
+def archive_alone() -> Iterator[Archive]:
+    """An archive that reports on the association of the request, and waits two seconds for the answer."""
+    archive = Archive(0, mode="same")
+    archive.start(dimse_timeout=2.0)
+    yield archive
+    archive.stop()
+
+
+def asks(port: int, hear: Callable[[Report, Reporter], int]) -> Asking:
+    destination = Destination(name="PACS", aet="ARCHIVE", host="127.0.0.1", port=port)
+    return open_commitment(
+        destination, calling_aet="CXRNODE", timeouts=Timeouts(connect=20.0, acse=20.0, dimse=20.0), hear=hear
+    )
+
+
+def slowly(heard: threading.Event) -> Callable[[Report, Reporter], int]:
+    """What hears a report and needs a moment before it answers."""
+
+    def hear(report: Report, who: Reporter) -> int:
+        heard.set()
+        time.sleep(0.4)
+        return 0
+
+    return hear
+
+
+def test_a_report_is_answered_before_the_association_is_released(archive_alone: Archive) -> None:
+    """It was settled in the store, and the release went out while the answer was on its way: it never came."""
+    heard = threading.Event()
+    with asks(archive_alone.port, slowly(heard)) as asking:
+        asking.ask("2.25.77", [(SecondaryCaptureImageStorage, "2.25.1000")])
+        asking.linger(20.0, heard.is_set)
+    assert await_that(lambda: archive_alone.answered == [0])
+
+
+def test_a_report_that_is_served_to_its_end_within_the_release_does_not_keep_it_waiting(
+    archive_alone: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited for ever, and with it all that was to be committed to there."""
+    monkeypatch.setattr(messages, "_ANSWERS_WITHIN", 0.05)
+    heard, over = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        with asks(archive_alone.port, slowly(heard)) as asking:
+            gate = SlowToClear()
+            gate.set()
+            asking.wire._reactor_checkpoint = gate
+            asking.ask("2.25.77", [(SecondaryCaptureImageStorage, "2.25.1000")])
+            asking.linger(20.0, heard.is_set)
+        over.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    assert over.wait(20.0)
+
+
+def _late_init(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Exchange.__init__
+
+    def late(self: Exchange, *args: Any) -> None:
+        time.sleep(0.5)
+        real(self, *args)
+
+    monkeypatch.setattr(Exchange, "__init__", late)
+
+
+def _late_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = presentation.negotiate_as_requestor
+
+    def late(*args: Any) -> Any:
+        time.sleep(0.5)
+        return real(*args)
+
+    monkeypatch.setattr(acse, "negotiate_as_requestor", late)
+
+
+@pytest.mark.parametrize("late", [_late_init, _late_contexts], ids=["not taken over yet", "contexts not noted yet"])
+def test_a_report_that_comes_with_the_acceptance_is_heard(
+    archive_alone: Archive, monkeypatch: pytest.MonkeyPatch, late: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """The association was aborted: half of the report had come before we were ready for it."""
+    information = Dataset()
+    information.TransactionUID = "2.25.9"
+    report = N_EVENT_REPORT()
+    report.MessageID, report.EventTypeID = 7, 1
+    report.AffectedSOPClassUID = StorageCommitmentPushModel
+    report.AffectedSOPInstanceUID = StorageCommitmentPushModelInstance
+    answers: list[int] = []
+
+    def at_once(conversation: socket.socket) -> None:
+        kind, body = read_pdu(conversation)
+        with socket.create_connection(("127.0.0.1", archive_alone.port)) as real:
+            real.sendall(struct.pack(">BBI", kind, 0, len(body)) + body)
+            kind, acceptance = read_pdu(real)
+        report.EventInformation = io.BytesIO(encode(information, b"1.2.840.10008.1.2.1" not in acceptance, True) or b"")
+        message = N_EVENT_REPORT_RQ()
+        message.primitive_to_message(report)
+        first, *others = (P_DATA_TF(one).encode() for one in message.encode_msg(1, 16384))
+        conversation.sendall(struct.pack(">BBI", kind, 0, len(acceptance)) + acceptance + first)
+        time.sleep(0.8 if late is _late_init else 0.0)
+        conversation.sendall(b"".join(others))
+        answers.append(read_pdu(conversation)[0])
+        read_pdu(conversation)
+        conversation.sendall(bytes([6, 0, 0, 0, 0, 4, 0, 0, 0, 0]))  # released
+
+    late(monkeypatch)
+    heard: list[str] = []
+
+    def hear(report: Report, who: Reporter) -> int:
+        heard.append(report.transaction_uid)
+        return 0
+
+    with tcp_peer(at_once) as port, asks(port, hear) as asking:
+        assert await_that(lambda: bool(answers))
+        assert (heard, answers, asking.wire.is_established) == (["2.25.9"], [0x04], True)

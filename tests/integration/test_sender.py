@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import queue
 import socket
 import ssl
 import struct
@@ -25,7 +26,11 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 from pynetdicom import AllStoragePresentationContexts
+from pynetdicom.acse import ACSE
+from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import A_ABORT, A_P_ABORT
 
 from cxrnode.dicom.hardening import BoundedSocket
 from cxrnode.dicom.messages import Found, Messages
@@ -343,6 +348,29 @@ def test_who_answers_sooner_than_we_look_is_heard(
     assert (fault.kind, fault.stage) == (kind, Stage.NEGOTIATE)
 
 
+def test_who_accepts_when_we_have_given_up_gave_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were said to have closed the connection."""
+    real = ACSE.send_abort
+
+    def late(self: ACSE, source: int) -> None:
+        time.sleep(1.0)
+        real(self, source)
+
+    with archive() as (port, _):
+        acceptance = _acceptance(port)
+
+    def hesitate(conversation: socket.socket) -> None:
+        read_pdu(conversation)
+        time.sleep(SHORT.acse + 0.3)
+        conversation.sendall(acceptance)
+        conversation.recv(1)
+
+    monkeypatch.setattr(ACSE, "send_abort", late)
+    with tcp_peer(hesitate) as port:
+        fault = fault_of(port, timeouts=SHORT)
+    assert (fault.kind, fault.stage) == (FaultKind.TIMEOUT, Stage.NEGOTIATE)
+
+
 def test_a_peer_that_accepts_no_context_at_all_is_a_fault() -> None:
     with archive(classes=()) as (port, _):
         fault = fault_of(port)
@@ -448,6 +476,90 @@ def test_a_peer_that_breaks_off_within_an_object_is_a_fault_of_the_transfer(
     assert fault.stage is Stage.TRANSFER
     assert fault.kind is kind or (kind is None and fault.kind in (FaultKind.ABORTED, FaultKind.TIMEOUT))
     assert await_that(lambda: threading.active_count() <= before, 30)
+
+
+class LateWord(queue.Queue[Any]):
+    """The word that the connection is gone comes later than the end of all messages."""
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        time.sleep(0.5 if isinstance(item, A_P_ABORT) else 0.0)
+        super().put(item, block, timeout)
+
+
+def test_who_cuts_is_not_silent_however_late_the_association_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were said to have given no answer: such an attempt does not count, and the object goes on for days."""
+    made = DULServiceProvider.__init__
+
+    def late(self: DULServiceProvider, association: Association) -> None:
+        made(self, association)
+        self.to_user_queue = LateWord()
+
+    monkeypatch.setattr(DULServiceProvider, "__init__", late)
+    with contextmanager(accepting)("cuts") as port:
+        fault = fault_of(port, data=film())
+    assert (fault.kind, fault.stage) == (FaultKind.ABORTED, Stage.TRANSFER)
+
+
+@pytest.fixture
+def slow_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The association's own thread takes the word of an abort, and says only later that the association is over."""
+    real = DULServiceProvider.receive_pdu
+
+    def slow(self: DULServiceProvider, wait: bool = False, timeout: float | None = None) -> Any:
+        primitive = real(self, wait, timeout)
+        time.sleep(1.0 if isinstance(primitive, A_ABORT | A_P_ABORT) else 0.0)
+        return primitive
+
+    monkeypatch.setattr(DULServiceProvider, "receive_pdu", slow)
+
+
+@pytest.mark.usefixtures("slow_own_thread")
+def test_who_aborts_is_not_silent_though_another_thread_took_the_word_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Messages.get_msg
+
+    def late(self: Messages, block: bool = False) -> Found:
+        found = real(self, block)
+        time.sleep(0.2 if block else 0.0)
+        return found
+
+    monkeypatch.setattr(Messages, "get_msg", late)
+    with contextmanager(accepting)("aborts") as port:
+        fault = fault_of(port, data=film())
+    assert (fault.kind, fault.stage) == (FaultKind.ABORTED, Stage.TRANSFER)
+
+
+@pytest.mark.usefixtures("slow_own_thread")
+def test_an_object_after_an_abort_does_not_wait_for_the_time_out() -> None:
+    with archive() as (port, _):
+        acceptance = _acceptance(port)
+
+    def abort(conversation: socket.socket) -> None:
+        read_pdu(conversation)
+        conversation.sendall(acceptance + bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, 0]))
+        conversation.recv(1)
+
+    started = time.monotonic()
+    with tcp_peer(abort) as port, pytest.raises(AssociationFault) as caught, associated(port, [CR]) as outbound:
+        time.sleep(0.4)
+        outbound.store(film())
+    assert (caught.value.kind, caught.value.stage) == (FaultKind.ABORTED, Stage.TRANSFER)
+    assert time.monotonic() - started < PATIENT.dimse
+
+
+def test_an_answer_that_lies_there_at_the_deadline_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not looked for, and the object went again though the archive had it."""
+    real = Messages.get_msg
+
+    def late(self: Messages, block: bool = False) -> Found:
+        if block:
+            while self.deadline is not None and time.monotonic() < self.deadline + 0.2:
+                time.sleep(0.05)
+        return real(self, block)
+
+    monkeypatch.setattr(Messages, "get_msg", late)
+    with archive() as (port, _), associated(port, [CR]) as outbound:
+        outbound._messages.deadline = time.monotonic() + 1.0
+        assert outbound.store(film()).status == 0
 
 
 def test_a_slow_peer_is_waited_for_as_long_as_it_takes_bytes() -> None:

@@ -225,8 +225,9 @@ class BoundedSocket(AssociationSocket):
 
     def hang_up(self) -> None:
         """Wake whatever waits on this socket: it reads the end of the stream."""
+        line = self.socket  # looked at once: its own thread may close it meanwhile
         try:
-            if self.socket is not None:
-                self.socket.shutdown(socket.SHUT_RDWR)
+            if line is not None:
+                line.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it is closed already, which is what was wanted
