@@ -119,9 +119,15 @@ class Admission:
             self._counts[wire] = [time.monotonic(), 0, 0]
 
     def left(self, wire: Wire) -> None:
-        """A connection is over."""
+        """A connection is over. It counts as connected until that is told: who drains waits for it."""
+        try:
+            self._left(wire)
+        finally:
+            with self._lock:
+                self._connected.discard(wire)
+
+    def _left(self, wire: Wire) -> None:
         with self._lock:
-            self._connected.discard(wire)
             seat = self._admitted.pop(wire, None)
             told = wire in self._refused
             self._refused.discard(wire)

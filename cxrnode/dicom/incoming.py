@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.dimse_messages import C_STORE_RQ
-from pynetdicom.dimse_primitives import DimseServiceType
+from pynetdicom.dimse_primitives import DimsePrimitiveType, DimseServiceType
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.pdu_primitives import P_DATA
 
@@ -163,6 +163,11 @@ class IncomingMessages(WholeMessages):
             return self.msg_queue.get(timeout=0.05 if quiet else 0.002)
         except queue.Empty:
             return None, None
+
+    def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
+        """Send a message. The peer's silence counts from then on: what we took to answer is none of its doing."""
+        super().send_msg(primitive, context_id)
+        self.dul._idle_timer.restart()
 
     def _take(self, one: P_DATA, context_id: int, size: int) -> None:
         if self._arriving is None:

@@ -410,6 +410,23 @@ def test_a_peer_that_falls_silent_within_a_pdu_is_given_up(make: Make, spool: Pa
     conversation.close()
 
 
+def test_what_we_take_to_answer_is_not_the_peer_s_silence(make: Make) -> None:
+    """An object that took us longer than the network time-out was answered, and its association aborted at once."""
+
+    def receive(received: Received) -> Answer:
+        time.sleep(2.5)
+        return Answer(status=0x0000)
+
+    listener = make(receive=receive, timeouts=Timeouts(acse=30.0, network=2.0, dimse=30.0))
+    with associated(listener) as conversation:
+        conversation.sendall(data_pdu(store_command(), is_command=True, last=True))
+        conversation.sendall(data_pdu(bytes(100), is_command=False, last=True))
+        assert answered_status(read_pdu(conversation)[1]) == (0x0000, "")
+        time.sleep(0.5)
+        conversation.sendall(bytes([5, 0, 0, 0, 0, 4, 0, 0, 0, 0]))
+        assert read_pdu(conversation)[0] == 6
+
+
 @pytest.mark.peers
 def test_storescu_killed_in_the_middle_leaves_nothing(make: Make, spool: Path, kept: Kept, tmp_path: Path) -> None:
     listener = make()
@@ -659,6 +676,21 @@ def test_draining_aborts_who_stays_too_long(make: Make, spool: Path) -> None:
     assert await_that(lambda: threading.active_count() < before)
     idle.close()
     stuck.close()
+
+
+def test_draining_waits_until_the_last_association_is_told_of(make: Make) -> None:
+    """It counted as over before it was told of: what the role writes down at its end lacked it."""
+    told: list[Ended] = []
+
+    def observe(ended: Ended) -> None:
+        time.sleep(0.5)
+        told.append(ended)
+
+    listener = make(observe=observe)
+    associated(listener).close()
+    assert await_that(lambda: listener.active == 0)
+    listener.drain(10)
+    assert [one.refusal for one in told] == [None]
 
 
 # ------------------------------------------------------------------------------------------------ TLS
