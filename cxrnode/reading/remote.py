@@ -8,6 +8,7 @@ What passes (a server away, slow, or with another model) makes films wait, and p
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,8 @@ class RemoteEngine:
         place = hashlib.sha256(self._client.where.encode()).hexdigest()
         #: Where its admission stands: for this bundle, at this server.
         self.path = data_dir / "engines" / f"{bundle.digest[:16]}-kserve-{place[:16]}.json"
+        #: The connection is for one at a time: films are read in one thread, and another asks who the server is.
+        self._asking = threading.Lock()
         self._admitted = ""
         self._pause = 0.0
         self._again = 0.0
@@ -93,7 +96,7 @@ class RemoteEngine:
         """Whether films may be claimed for it: after a fault it asks the server now and then, and first who it is."""
         if self._good:
             return True
-        if time.monotonic() < self._again:
+        if time.monotonic() < self._again or not self._asking.acquire(blocking=False):  # what is read now will tell
             return False
         try:
             found = self.look()
@@ -101,11 +104,12 @@ class RemoteEngine:
                 raise WrongModel(f"{found} answers, {self._admitted} was admitted; `cxrnode model admit` anew")
             if not self._client.ready():
                 raise Transient(f"{self._client.where} is not ready")
+            self._good, self._pause, self.trouble = True, 0.0, ""
         except Transient as fault:
             self._failed(fault)
-            return False
-        self._good, self._pause, self.trouble = True, 0.0, ""
-        return True
+        finally:
+            self._asking.release()
+        return self._good
 
     def _failed(self, fault: Transient) -> None:
         self._good, self.trouble = False, str(fault)
@@ -127,7 +131,8 @@ class RemoteEngine:
                 [squashed(one, self._bundle.manifest.input.size) for one in films[start : start + self.batch]]
             )
             try:
-                seen += self._asked(grey)
+                with self._asking:
+                    seen += self._asked(grey)
             except Transient as fault:
                 self._failed(fault)
                 raise

@@ -55,8 +55,8 @@ class Receiver:
         self._digest = context.config.digest
         self._switches = changes.Switchboard(context.database)
         self._senders = Senders(context.config)
-        self._rules_key: tuple[tuple[str, str], ...] = ()
-        self._rules_hash = ""
+        #: The digest of the rules under modes; both at once, since many threads ask.
+        self._rules_hash: tuple[tuple[tuple[str, str], ...], str] | None = None
         self._room = Room(context)
 
     def shortage(self) -> str:
@@ -130,9 +130,10 @@ class Receiver:
 
     def _rules_digest(self, modes: dict[str, str]) -> str:
         key = tuple(modes.items())
-        if self._rules_key != key:
-            self._rules_key, self._rules_hash = key, self._config.rules_digest(modes)
-        return self._rules_hash
+        known = self._rules_hash
+        if known is None or known[0] != key:
+            self._rules_hash = known = (key, self._config.rules_digest(modes))
+        return known[1]
 
     def _orders(self, verdict: Verdict, found: changes.InForce) -> list[Order]:
         if not verdict.accepted or verdict.rule is None:
