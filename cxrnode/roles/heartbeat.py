@@ -37,8 +37,10 @@ class Heartbeat:
         self._changed.set()
 
     def _run(self) -> None:
-        while not self._ended:
+        while True:
             self._changed.clear()
+            if self._ended:  # looked at after the bell is cleared, which the end rings
+                return
             with self._lock:
                 process = self._process
             try:

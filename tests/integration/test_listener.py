@@ -134,6 +134,31 @@ def test_garbage_is_collected_after_an_association_ended_and_not_while_none_has(
         listener.close()
 
 
+def test_who_ends_while_garbage_is_collected_is_collected_in_turn(
+    spool: Path, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it left lay there until another one ended."""
+    listener = Listener(
+        ae_title="CXRNODE", folder=spool, admit=lambda *_: None, receive=kept, host="127.0.0.1", timeouts=SHORT
+    )
+    server = listener._server  # not started: the turns of its loop are ours
+    collected: list[None] = []
+
+    def collect() -> None:
+        if not collected:
+            server._ended = True
+        collected.append(None)
+
+    monkeypatch.setattr("pynetdicom.transport.gc.collect", collect)
+    try:
+        server._ended = True
+        for _ in range(300):
+            server.service_actions()
+        assert len(collected) == 2
+    finally:
+        listener.close()
+
+
 def storescu(listener: Listener, *args: str | Path) -> subprocess.CompletedProcess[str]:
     return run("storescu", "-v", "-aec", "CXRNODE", "127.0.0.1", str(listener.address[1]), *args)
 

@@ -93,8 +93,10 @@ class BoundedServer(ThreadedAssociationServer):
         A full collection holds up all associations for as long as it takes: half a second where torch is loaded.
         """
         if self._ended:
+            self._ended = False  # one that ends from here on has its own turn
             super().service_actions()
-            self._ended = self._gc[0] != 0
+            if self._gc[0] != 0:
+                self._ended = True
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Shake hands, wait for the first byte, then run the association."""
