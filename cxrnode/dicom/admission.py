@@ -26,6 +26,10 @@ from cxrnode.errors import Transient
 log = structlog.get_logger(__name__)
 
 
+#: Seconds that a seat is waited for whose association is over.
+_LEAVES_WITHIN = 2.0
+
+
 class Refusal(Enum):
     """A-ASSOCIATE-RJ: result, source and reason (PS3.8 section 9.3.4)."""
 
@@ -88,6 +92,8 @@ class Admission:
         self._seats = seats
         self._observe = observe
         self._lock = threading.Lock()
+        #: A seat became free.
+        self._freed = threading.Condition(self._lock)
         self._admitted: dict[Wire, int] = {}
         self._connected: set[Wire] = set()
         self._refused: set[Wire] = set()
@@ -132,8 +138,9 @@ class Admission:
             told = wire in self._refused
             self._refused.discard(wire)
             began, objects, faults = self._counts.pop(wire, (time.monotonic(), 0, 0))
-        if seat is not None and self._seats is not None:
-            self._seats.give(seat)
+            if seat is not None and self._seats is not None:
+                self._seats.give(seat)
+            self._freed.notify_all()
         cause, reason = _why_unread(wire)
         if seat is None and not told:
             *_, address = titles(wire)
@@ -181,14 +188,23 @@ class Admission:
             said = {"reason": objection.reason, "remedy": objection.remedy, "cause": objection.cause}
             self.report("association_rejected", Refusal.CALLING_AET, wire, **said)
             return Refusal.CALLING_AET
-        with self._lock:
-            seat = self._seats.take() if self._seats is not None else 0
-            if seat is not None and len(self._admitted) < self._limit:
-                self._admitted[wire] = seat
+        with self._freed:
+            # Who was told that an association is released, or ended it, may come again before its seat is free.
+            self._freed.wait_for(lambda: self._sits(wire) or not any(map(_leaves, self._admitted)), _LEAVES_WITHIN)
+            if wire in self._admitted:
                 return None
         remedy = f"[listen] max_associations = {self._limit} is reached"
         self.report("association_rejected", Refusal.LIMIT, wire, reason="too many associations", remedy=remedy)
         return Refusal.LIMIT
+
+    def _sits(self, wire: Wire) -> bool:
+        """Take a seat for it, where there is one; the lock is held."""
+        if len(self._admitted) >= self._limit:
+            return False
+        seat = self._seats.take() if self._seats is not None else 0
+        if seat is not None:
+            self._admitted[wire] = seat
+        return seat is not None
 
     def report(self, event: str, kind: object, wire: Wire, **fields: str) -> None:
         """Log a warning about a peer, at most once a minute for the same one and the same kind."""
@@ -222,6 +238,11 @@ class Admission:
         held = self._said.admits((event, address))
         if held is not None:
             log.warning(event, address=address, held_back=held, **fields)
+
+
+def _leaves(wire: Wire) -> bool:
+    """Whether an association is over and only has to be put away."""
+    return wire._sent_release or wire.is_aborted or wire.acse.is_aborted() or not wire.dul.is_alive()
 
 
 def titles(wire: Wire) -> tuple[str, str, str]:

@@ -21,10 +21,11 @@ from pathlib import Path
 import pytest
 import structlog
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pynetdicom.association import Association as Wire
 
 from cxrnode.core.associations import Cause
 from cxrnode.dicom import hardening, incoming, sender
-from cxrnode.dicom.admission import Ended, Objection, Refusal
+from cxrnode.dicom.admission import Admission, Ended, Objection, Refusal
 from cxrnode.dicom.listener import SPARE_SEATS, Answer, Listener, Received, Timeouts
 from cxrnode.dicom.tls import Tls, server_context
 from cxrnode.errors import Rejected, Transient
@@ -378,6 +379,30 @@ def test_one_association_too_many_is_refused_for_now_and_welcome_later(make: Mak
     associated(listener).close()
     second.close()
     third.close()
+
+
+@pytest.mark.parametrize("release", [True, False], ids=["released", "aborted"])
+def test_who_ends_an_association_and_comes_again_at_once_is_not_one_too_many(
+    make: Make, monkeypatch: pytest.MonkeyPatch, release: bool
+) -> None:
+    """Its own seat was not free yet, where the node was busy: it was refused, and the limit said to be reached."""
+    real = Admission.left
+
+    def late(self: Admission, wire: Wire) -> None:
+        time.sleep(0.5)
+        real(self, wire)
+
+    monkeypatch.setattr(Admission, "left", late)
+    listener = make(max_associations=1)
+    for _ in range(2):
+        with associated(listener) as conversation:
+            if release:
+                conversation.sendall(bytes([5, 0, 0, 0, 0, 4, 0, 0, 0, 0]))
+                assert read_pdu(conversation)[0] == 6
+            else:
+                conversation.sendall(bytes([7, 0, 0, 0, 0, 4, 0, 0, 0, 0]))
+                assert conversation.recv(1) == b""
+    assert await_that(lambda: not listener.admission.connected)
 
 
 def test_nobody_is_let_in_when_deciding_fails(make: Make) -> None:
