@@ -477,6 +477,17 @@ def test_what_we_take_to_answer_is_not_the_peer_s_silence(make: Make) -> None:
         assert read_pdu(conversation)[0] == 6
 
 
+def test_a_step_of_the_clock_ends_no_association(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose clock was set forward ended all of them as silent."""
+    listener = make(timeouts=LONG)
+    with associated(listener) as conversation:
+        set_clock = time.time() + 3600
+        monkeypatch.setattr(time, "time", lambda: set_clock)
+        time.sleep(0.5)  # the timers are looked at each 50 ms
+        conversation.sendall(bytes([5, 0, 0, 0, 0, 4, 0, 0, 0, 0]))
+        assert read_pdu(conversation)[0] == 6
+
+
 @pytest.mark.peers
 def test_storescu_killed_in_the_middle_leaves_nothing(make: Make, spool: Path, kept: Kept, tmp_path: Path) -> None:
     listener = make()

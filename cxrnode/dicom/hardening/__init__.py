@@ -7,6 +7,7 @@ Each point was seen to fail without it (tests/integration/test_listener.py and t
   socket has a deadline here;
 - the reason why a connection failed is logged and forgotten: kept here as `fault`;
 - the TLS handshake runs inside accept(), so one idle peer stops all others: it has a thread and 5 s here;
+- timers take the time of day, so that a step of the clock ends all associations: here they take a steady clock;
 - a PDU out of turn ends the association, and our answer that was on its way then ends a thread with an exception: here
   what comes too late for the state is dropped;
 - an idle association is polled by two threads a thousand times a second: here both wait (see `reactor`);
@@ -29,6 +30,7 @@ from cxrnode.dicom.hardening.machine import MALFORMED, TolerantMachine
 from cxrnode.dicom.hardening.records import NoIdentifiers, Throttle
 from cxrnode.dicom.hardening.server import BACKLOG, HANDSHAKE_S, BoundedServer, tls_reason
 from cxrnode.dicom.hardening.sockets import MAX_PDU, PDU_CAP, SLOWEST, BoundedSocket
+from cxrnode.dicom.hardening.timer import SteadyTimer
 from cxrnode.dicom.reactor import WholeMessages, WokenProvider
 
 __all__ = [
@@ -51,6 +53,7 @@ def install() -> None:
     for module in (pynetdicom.ae, pynetdicom.transport):
         setattr(module, "AssociationSocket", BoundedSocket)  # noqa: B010 - neither module exports the name
     setattr(pynetdicom.dul, "StateMachine", TolerantMachine)  # noqa: B010 - likewise
+    setattr(pynetdicom.dul, "Timer", SteadyTimer)  # noqa: B010 - likewise
     setattr(pynetdicom.association, "DULServiceProvider", WokenProvider)  # noqa: B010 - likewise
     setattr(pynetdicom.association, "DIMSEServiceProvider", WholeMessages)  # noqa: B010 - likewise
     _config.LOG_HANDLER_LEVEL = "none"
