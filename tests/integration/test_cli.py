@@ -352,6 +352,7 @@ def test_serve_runs_until_sigterm_and_says_what_to_type_into_the_modality(site: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # fourteen ways back through the network for each film, on a machine that may have other work
 def test_model_verify_of_the_shipped_bundle_is_good() -> None:
     assert (SHIPPED / "demo" / "manifest.toml").is_file()
     result = run("model", "verify", SHIPPED / "demo")
