@@ -289,6 +289,10 @@ def _node(config: Config, name: str, timeouts: Timeouts) -> Checked:
     except AssociationFault as fault:
         why = f" ({fault.detail})" if fault.detail else ""
         said = f"{destination.address}: {fault.kind.value.replace('_', ' ')}{why}"
+        peer = config.peers.get(name)
+        if peer is not None and peer.can_send and not any(name in rule.send_to for rule in config.rules):
+            # Many a modality is no Verification SCP.
+            return Checked(name=f"node {name}", ok=True, detail=f"{said}; it only sends to us, and may be silent")
         return Checked(name=f"node {name}", ok=False, detail=said, remedy=fault.remedy)
     except CxrnodeError as error:
         return _fault(f"node {name}", error, f"check [nodes.{name}] tls")
