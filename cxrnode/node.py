@@ -30,7 +30,7 @@ from cxrnode.store.fleet import Process
 
 
 def open_database(config: Config) -> Database:
-    """The store of a configuration. Raises ConfigError where the folder of an SQLite file cannot be made."""
+    """The store of a configuration. Raises ConfigError where it has no usable URL, or no folder can be made."""
     database = Database(config.database_url)
     if database.is_sqlite:
         try:

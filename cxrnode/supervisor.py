@@ -262,9 +262,18 @@ def bind(host: str, port: int, *, patience: float = 10.0) -> socket.socket:
             if error.errno != errno.EADDRINUSE or time.monotonic() > until:
                 raise ConfigError(
                     f"listen.host and listen.port: {host}:{port} cannot be used ({error.strerror}); "
-                    "choose another port, or stop what holds this one"
+                    f"{bind_remedy(error)}"
                 ) from None
             time.sleep(0.2)
+
+
+def bind_remedy(error: OSError) -> str:
+    """What a person changes where the address of `[listen]` cannot be used."""
+    if error.errno == errno.EACCES:
+        return "a port below 1024 needs CAP_NET_BIND_SERVICE (deploy/systemd/cxrnode.service has it); or choose another"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "listen.host is no address of this machine; 0.0.0.0 stands for all that it has"
+    return "stop what holds it, or choose another listen.host or listen.port"
 
 
 def sd_notify(state: str) -> None:

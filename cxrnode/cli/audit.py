@@ -69,6 +69,8 @@ def query_command(
         ),
         numbers="id instance job delivery",
     )
+    if not events:
+        tables.aside("none found; docs/events.md has the names of events" if name else "none found")
     if len(events) == limit:
         tables.aside(f"{limit} events shown; there may be more: --since, --limit")
 
@@ -99,6 +101,9 @@ def _show_findings(config: Config, wanted: RecordFilter, limit: int, as_json: bo
         ),
         numbers="job score",
     )
+    if not found:
+        hint = "; a finding is written as `cxrnode model show` writes it" if wanted.label else ""
+        tables.aside(f"none found{hint}")
     if len(found) == limit:
         tables.aside(f"{limit} lines shown; there may be more: --since, --limit, or audit export")
 

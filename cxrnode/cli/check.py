@@ -24,7 +24,7 @@ import click
 
 from cxrnode.cli import tables
 from cxrnode.cli.options import config_option, connect, hush, json_option, load, told
-from cxrnode.errors import CxrnodeError
+from cxrnode.errors import ConfigError, CxrnodeError
 
 if TYPE_CHECKING:
     from cxrnode.config import Config
@@ -71,7 +71,8 @@ def checks(config_path: Path | None) -> Iterator[Checked]:
         config = load(config_path)
     except CxrnodeError as error:
         for line in str(error).splitlines():
-            yield Checked(name="configuration", ok=False, detail=line, remedy="mend the key that is named")
+            fault = _fault("configuration", ConfigError(line))
+            yield dataclasses.replace(fault, remedy=fault.remedy or "mend what is named in that file")
         return
     detail = f"{config.source}, AE title {config.node.ae_title}, digest {config.digest[:12]}"
     yield Checked(name="configuration", ok=True, detail=detail)
@@ -86,9 +87,9 @@ def _fault(name: str, error: CxrnodeError, remedy: str = "") -> Checked:
     said = " ".join(str(error).split())
     if not remedy:
         for mark in ("; ", ": run ", ". "):
-            what, found, remedy = said.rpartition(mark)
+            what, found, do = said.rpartition(mark)
             if found:
-                return Checked(name=name, ok=False, detail=what, remedy=(found.strip(":;. ") + " " + remedy).strip())
+                return Checked(name=name, ok=False, detail=what, remedy=(found.strip(":;. ") + " " + do).strip())
     return Checked(name=name, ok=False, detail=said, remedy=remedy)
 
 
@@ -134,7 +135,14 @@ def _database(config: Config) -> Iterator[Checked]:
     try:
         with told(database):
             upgrade.require(database)
-        yield Checked(name="database", ok=True, detail=f"{database.url}, schema {upgrade.HEAD}")
+        # SQLite writes its journal beside the file: whoever made both as another user locked the service out.
+        if database.file is not None and not all(
+            os.access(place, os.W_OK) for place in (database.file, database.file.parent)
+        ):
+            detail = f"{database.file} or its folder cannot be written to by this user"
+            yield Checked(name="database", ok=False, detail=detail, remedy="give both to the service's user (chown)")
+        else:
+            yield Checked(name="database", ok=True, detail=f"{database.url}, schema {upgrade.HEAD}")
         with told(database):
             look = readiness.queue(config, database)
         yield Checked(name="queue", ok=look.ok, detail=look.detail, remedy=look.remedy)
@@ -281,6 +289,10 @@ def _node(config: Config, name: str, timeouts: Timeouts) -> Checked:
     except AssociationFault as fault:
         why = f" ({fault.detail})" if fault.detail else ""
         said = f"{destination.address}: {fault.kind.value.replace('_', ' ')}{why}"
+        peer = config.peers.get(name)
+        if peer is not None and peer.can_send and not any(name in rule.send_to for rule in config.rules):
+            # Many a modality is no Verification SCP.
+            return Checked(name=f"node {name}", ok=True, detail=f"{said}; it only sends to us, and may be silent")
         return Checked(name=f"node {name}", ok=False, detail=said, remedy=fault.remedy)
     except CxrnodeError as error:
         return _fault(f"node {name}", error, f"check [nodes.{name}] tls")
@@ -327,6 +339,8 @@ def _zone(config: Config) -> Iterator[Checked]:
 def _port(config: Config) -> Iterator[Checked]:
     if "receive" not in config.node.roles:
         return
+    from cxrnode.supervisor import bind_remedy
+
     host, port = config.listen.host, config.listen.port
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -340,16 +354,22 @@ def _port(config: Config) -> Iterator[Checked]:
                 name="port",
                 ok=False,
                 detail=f"{host}:{port} cannot be used ({error.strerror})",
-                remedy="stop what holds it, or choose another listen.host or listen.port",
+                remedy=bind_remedy(error),
             )
             return
     yield Checked(name="port", ok=True, detail=f"{host}:{port} is free")
 
 
 def _is_ours(config: Config) -> bool:
-    """Whether a DICOM node answers to our AE title on our port: it takes C-ECHO, or refuses us as a sender alone."""
+    """Whether this node runs here and answers on our port: it takes C-ECHO, or refuses us as a sender alone.
+
+    Another node takes C-ECHO too, many under any AE title: what tells ours is the supervisor's note in data_dir.
+    """
+    from cxrnode import health
     from cxrnode.dicom.sender import AssociationFault, Destination, FaultKind, Timeouts, echo
 
+    if health.faults(config.node.data_dir, live=True):
+        return False
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.listen.host, config.listen.host)
     here = Destination(name="this node", aet=config.node.ae_title, host=local, port=config.listen.port)
     try:

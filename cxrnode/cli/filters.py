@@ -12,6 +12,9 @@ from cxrnode.cli.options import since_option, until_option
 if TYPE_CHECKING:
     from cxrnode.store.records import RecordFilter
 
+STATES = ("queued", "reading", "reported", "delivered", "failed", "superseded", "withdrawn")
+OUTCOMES = ("analysed", "not_analysed", "duplicate")
+_DECISIONS = ("present", "undetermined", "absent", "not_assessed")
 _NAMES = ("state", "model", "outcome", "calling_aet", "label", "decision", "at_least", "patient_id", "accession")
 
 
@@ -19,12 +22,14 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the filters of records; `chosen` makes one of what it gets."""
     for option in reversed(
         (
-            click.option("--state", metavar="STATE", help="Jobs in this state."),
+            click.option("--state", type=click.Choice(STATES), metavar="STATE", help="Jobs in this state."),
             click.option("--model", metavar="NAME", help="Read by this model."),
-            click.option("--outcome", metavar="OUTCOME", help="analysed, not_analysed, duplicate."),
+            click.option("--outcome", type=click.Choice(OUTCOMES), metavar="OUTCOME", help=f"{', '.join(OUTCOMES)}."),
             click.option("--calling-aet", metavar="AET", help="Sent by this AE."),
             click.option("--finding", "label", metavar="FINDING", help="This finding alone."),
-            click.option("--decision", metavar="DECISION", help="present, undetermined, absent, not_assessed."),
+            click.option(
+                "--decision", type=click.Choice(_DECISIONS), metavar="DECISION", help=f"{', '.join(_DECISIONS)}."
+            ),
             click.option("--at-least", type=click.FloatRange(0, 1), metavar="SCORE", help="Such a score or more."),
             click.option("--patient-id", metavar="TEXT", help="Films of this patient."),
             click.option("--accession", metavar="TEXT", help="Films of this order."),

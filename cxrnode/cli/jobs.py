@@ -11,6 +11,7 @@ import click
 
 from cxrnode.cli import tables
 from cxrnode.cli.dossier import deliveries_of, fields_of, job_as_json, named, revision_of, show_job, whose
+from cxrnode.cli.filters import OUTCOMES, STATES
 from cxrnode.cli.instances import (
     IDENTITY_COLUMNS,
     identity_cells,
@@ -29,9 +30,6 @@ from cxrnode.cli.options import (
     since_option,
     until_option,
 )
-
-STATES = ("queued", "reading", "reported", "delivered", "failed", "superseded", "withdrawn")
-OUTCOMES = ("analysed", "not_analysed", "duplicate")
 
 
 @click.group()

@@ -149,32 +149,17 @@ def connect(config: Config, *, patience: int | None = None) -> Database:
 
     Raises ConfigError where the URL cannot be used, or where there is no SQLite file yet.
     """
-    import sqlalchemy as sa
+    from cxrnode.store.database import Database, parse_url
 
-    from cxrnode.config import without_secrets
-    from cxrnode.store.database import Database
-
-    try:
-        url = sa.make_url(config.database_url)
-        file = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
-        if file is not None and not file.is_file():
-            raise ConfigError(
-                f"there is no database {file} yet; `cxrnode db upgrade` makes it, and so does `cxrnode serve`"
-            )
-        if patience is not None and url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
-            url = url.update_query_dict({"connect_timeout": str(patience)})
-        return Database(url.render_as_string(hide_password=False))
-    except sa.exc.ArgumentError:
-        # The text of the URL may hold a password.
+    url = parse_url(config.database_url)
+    file = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+    if file is not None and not file.is_file():
         raise ConfigError(
-            "database.url is no URL of a database; write it like postgresql+psycopg://user@host/cxrnode, or leave it "
-            "empty for SQLite"
-        ) from None
-    except ImportError as error:
-        shown = without_secrets(config.database_url)
-        raise ConfigError(
-            f"database.url {shown} needs the package {error.name}; pip install 'cxrnode[postgres]' brings psycopg"
-        ) from None
+            f"there is no database {file} yet; `cxrnode db upgrade` makes it, and so does `cxrnode serve`"
+        )
+    if patience is not None and url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
+        url = url.update_query_dict({"connect_timeout": str(patience)})
+    return Database(url.render_as_string(hide_password=False))
 
 
 @contextlib.contextmanager

@@ -59,13 +59,17 @@ class Reached(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """A DICOM node: a name for people, and the triple (AET, host, port); over TLS if there is a context."""
+    """A DICOM node: a name for people, and the triple (AET, host, port); over TLS if there is a context.
+
+    `configured`: the name is that of a table of the configuration, where a person mends it.
+    """
 
     name: str
     aet: str
     host: str
     port: int
     tls: ssl.SSLContext | None = None
+    configured: bool = True
 
     @property
     def address(self) -> str:
@@ -74,7 +78,8 @@ class Destination:
 
     def remedy(self, kind: FaultKind) -> str:
         """What a person changes."""
-        return _REMEDIES[kind].format(d=self)
+        remedy = _REMEDIES[kind].format(d=self)
+        return remedy if self.configured else remedy.replace(f"[nodes.{self.name}] ", "")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +170,8 @@ def parse_destination(text: str) -> Destination:
     host, colon, port = address.rpartition(":")
     if not (at and colon and 0 < len(aet.strip()) <= 16 and host and port.isdecimal() and 0 < int(port) < 65536):
         raise ValueError(f"{text!r} is not AET@host:port")
-    return Destination(name=aet.strip(), aet=aet.strip(), host=host.strip("[]"), port=int(port))
+    aet = aet.strip()
+    return Destination(name=aet, aet=aet, host=host.strip("[]"), port=int(port), configured=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from cxrnode.errors import Rejected
 LARGEST_INFLATED = 64 * 1024 * 1024
 _MAGIC = b"DICM"
 _PREAMBLE = 128
+_NEEDED = ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 
 
@@ -43,13 +44,17 @@ class Part10:
         try:
             read_preamble(file, False)
             meta = _read_file_meta_info(file)
+            if lacks := [name for name in _NEEDED if name not in meta]:
+                raise Rejected(f"not a DICOM Part 10 file: group 0002 lacks {', '.join(lacks)}")
             return cls(
                 sop_class_uid=str(meta.MediaStorageSOPClassUID),
                 sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
                 transfer_syntax_uid=str(meta.TransferSyntaxUID),
                 offset=file.tell(),
             )
-        except (InvalidDicomError, AttributeError, EOFError, LookupError, ValueError) as error:
+        except InvalidDicomError:
+            raise Rejected(f"not a DICOM Part 10 file: no DICM after a preamble of {_PREAMBLE} bytes") from None
+        except (AttributeError, EOFError, LookupError, ValueError) as error:
             raise Rejected(f"not a DICOM Part 10 file ({type(error).__name__})") from None
 
     @property

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 
-from cxrnode.errors import Transient
+from cxrnode.errors import ConfigError, Transient
 
 #: First SQLite release whose WAL mode is safe with several writing processes.
 _SAFE_WAL = (3, 51, 3)
@@ -103,12 +103,38 @@ class _Hinted(SQLiteCompiler):
         return text
 
 
+def parse_url(url: str) -> sa.URL:
+    """Read a database's URL. Raises ConfigError, whose text has nothing of it: it may hold a password."""
+    try:
+        parsed = sa.make_url(url)
+        parsed.get_dialect()
+        known = parsed.get_backend_name() in {"sqlite", "postgresql"}
+    except sa.exc.ArgumentError:
+        known = False
+    if not known:
+        raise ConfigError(
+            "database.url is no URL of a database; write it like postgresql+psycopg://user@host/cxrnode, or leave it "
+            "empty for SQLite"
+        )
+    return parsed
+
+
+def _engine(url: sa.URL, **connecting: Any) -> sa.Engine:
+    try:
+        return sa.create_engine(url, connect_args=connecting, hide_parameters=True, pool_size=8, max_overflow=8)
+    except ImportError as error:
+        shown = url.render_as_string(hide_password=True)
+        raise ConfigError(
+            f"database.url {shown} needs the package {error.name}; pip install 'cxrnode[postgres]' brings psycopg"
+        ) from None
+
+
 class Database:
     """An engine for SQLite or PostgreSQL; safe to share between threads, never across a fork."""
 
     def __init__(self, url: str) -> None:
-        """Connect lazily to `url`. Raises ConfigError by way of SQLAlchemy's own errors only at first use."""
-        parsed = sa.make_url(url)
+        """Connect lazily to `url`. Raises ConfigError where it is none, or its driver is not installed."""
+        parsed = parse_url(url)
         self.url = parsed.render_as_string(hide_password=True)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         #: The file of SQLite; None for a server, and for a database in memory.
@@ -118,18 +144,14 @@ class Database:
             threading.RLock() if self.is_sqlite else contextlib.nullcontext()
         )
         if self.is_sqlite:
-            self.engine = sa.create_engine(
-                parsed, connect_args={"timeout": 30}, hide_parameters=True, pool_size=8, max_overflow=8
-            )
+            self.engine = _engine(parsed, timeout=30)
             self.engine.dialect.statement_compiler = _Hinted
             sa.event.listen(self.engine, "connect", _on_sqlite_connect)
             sa.event.listen(self.engine, "begin", _on_sqlite_begin)
             self._clock = sa.text("SELECT (julianday('now') - 2440587.5) * 86400.0")
         else:
             limits = {name: value for name, value in _POSTGRES_LINK.items() if name not in parsed.query}
-            self.engine = sa.create_engine(
-                parsed, connect_args=limits, hide_parameters=True, pool_size=8, max_overflow=8
-            )
+            self.engine = _engine(parsed, **limits)
             sa.event.listen(self.engine, "connect", _on_postgres_connect)
             sa.event.listen(self.engine, "checkin", _on_postgres_checkin)
             sa.event.listen(self.engine, "checkout", self._look_whether_it_stands)
@@ -166,15 +188,26 @@ class Database:
     def _open(self, *, readonly: bool) -> Iterator[Transaction]:
         committing = False
         try:
-            with self.engine.connect().execution_options(cxrnode_readonly=readonly) as connection, connection.begin():
+            with self._connect().execution_options(cxrnode_readonly=readonly) as connection, connection.begin():
                 yield Transaction(connection, float(connection.execute(self._clock).scalar_one()))
                 committing = not readonly
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
-            # The statement and its parameters may hold identifiers: only the driver's class is told.
+            # The statement and its parameters may hold identifiers: only the driver's class is told, and SQLite's code.
             kind = CommitUnknown if committing else Transient
-            raise kind(f"the database {self.url} does not answer: {type(error.orig).__name__}") from None
+            code = getattr(error.orig, "sqlite_errorname", "")
+            said = f"{type(error.orig).__name__}{f' ({code})' if code else ''}"
+            raise kind(f"the database {self.url} does not answer: {said}") from None
         except sa.exc.TimeoutError:
             raise Transient(f"the database {self.url} has no connection free") from None
+
+    def _connect(self) -> sa.Connection:
+        try:
+            return self.engine.connect()
+        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
+            # No statement was made yet: the driver names the server, the user and the database at most.
+            said = f"{type(error.orig).__name__} ({' '.join(str(error.orig).split())})"
+            remedy = "start it, and check database.url and its rights"
+            raise Transient(f"the database {self.url} does not answer: {said}; {remedy}") from None
 
     def close(self) -> None:
         """Close the pooled connections."""

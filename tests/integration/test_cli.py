@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cxrnode import health
 from cxrnode.dicom.admission import Objection
 from cxrnode.dicom.listener import Answer, Listener, Received
 from cxrnode.phantom.dicom import STUDY_DESCRIPTION, phantom_dx
@@ -131,6 +132,13 @@ def test_check_finds_a_node_that_is_down_and_says_what_to_look_at(site: Clinic) 
     assert "[nodes.LOST] host = '127.0.0.1' and port = 1" in remedy
 
 
+def test_check_bears_a_modality_that_only_sends_and_answers_no_echo(site: Clinic) -> None:
+    room = '[nodes.ROOM]\naet = "ROOM"\nhost = "127.0.0.1"\nport = 1\ncan_send = true\n'
+    change(site, "[nodes.PACS]", f"{room}[nodes.PACS]")
+    (one,) = [one for one in site.json("check")["checks"] if one["name"] == "node ROOM"]
+    assert one["detail"] == "ROOM@127.0.0.1:1: unreachable (connection refused); it only sends to us, and may be silent"
+
+
 def test_check_waits_no_longer_than_seconds_for_a_node_that_is_silent(site: Clinic) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -230,12 +238,44 @@ def test_check_tells_a_strangers_port_from_our_own(site: Clinic, tmp_path: Path)
     ours.start()
     try:
         # A process of its own: the listener in this one writes its log to stdout.
+        strange = json.loads(script("check", "--json", "--config", str(site.config)).stdout)
+        health.write(site.folder / "data", {"receive": True})
         answer = json.loads(script("check", "--json", "--config", str(site.config)).stdout)
     finally:
         ours.drain(2.0)
+    # Another DICOM node answers C-ECHO too: only where this one runs is it this one's port.
+    assert [one["ok"] for one in strange["checks"] if one["name"] == "port"] == [False]
     assert [one["detail"] for one in answer["checks"] if one["name"] == "port"] == [
         f"127.0.0.1:{port}, this node answers there already"
     ]
+
+
+def test_check_finds_a_database_that_the_service_may_read_but_not_write(
+    site: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = site.folder / "data" / "cxrnode.sqlite"
+    monkeypatch.setattr(os, "access", lambda place, _mode: Path(place) != file)
+    detail, remedy = checked(site)["database"]
+    assert (detail, remedy) == (
+        f"{file} or its folder cannot be written to by this user",
+        "give both to the service's user (chown)",
+    )
+
+
+def test_check_says_what_to_do_about_a_configuration_that_is_not_there_or_no_toml(tmp_path: Path) -> None:
+    def told(config: Path) -> tuple[str, str]:
+        (one,) = json.loads(run("--config", config, "check", "--json").stdout)["checks"]
+        return one["detail"], one["remedy"]
+
+    missing, broken, misspelt = tmp_path / "missing.toml", tmp_path / "broken.toml", tmp_path / "misspelt.toml"
+    broken.write_text("[node]\nae_title =\n")
+    misspelt.write_text('[node]\nae_titel = "CXRNODE"\n')
+    assert told(missing) == (
+        f"cannot read {missing}: No such file or directory",
+        "Check the path and its permissions",
+    )
+    assert told(broken)[1] == "mend what is named in that file"
+    assert told(misspelt) == (f"{misspelt}: unknown key node.ae_titel", "did you mean ae_title?")
 
 
 def test_echo_knows_the_nodes_of_the_configuration_and_says_why_one_does_not_answer(
@@ -268,7 +308,8 @@ def test_send_tells_each_refusal_and_what_is_no_dicom(
     (tmp_path / "notes.txt").write_text("not DICOM")
     recording_scp.answer = lambda number, uid: 0xA700
     result = site.run("send", film, tmp_path / "notes.txt", "--to", "PACS")
-    assert (result.exit_code, "0xA700" in result.stdout, "not a DICOM Part 10 file" in result.stdout) == (1, True, True)
+    assert (result.exit_code, "0xA700" in result.stdout) == (1, True)
+    assert "not a DICOM Part 10 file: no DICM after a preamble of 128 bytes" in result.stdout
     assert result.stdout.rstrip().endswith("0 of 2 stored")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import queue
 import socket
@@ -17,8 +18,11 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import (
+    UID,
     ComputedRadiographyImageStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -705,6 +709,33 @@ def test_films_of_the_corpus_are_sent_as_they_are(data_dir: Path) -> None:
 def test_a_destination_is_read_from_its_triple(text: str, expected: tuple[str, str, int]) -> None:
     read = parse_destination(text)
     assert (read.aet, read.host, read.port) == expected
+
+
+def test_the_remedy_for_a_triple_names_no_table_of_the_configuration() -> None:
+    triple = parse_destination("ORTHANC@localhost:4242")
+    assert triple.remedy(FaultKind.CALLED_AET) == "Check aet = 'ORTHANC': the peer does not answer to it"
+    named = dataclasses.replace(triple, configured=True)
+    assert named.remedy(FaultKind.CALLED_AET).startswith("Check [nodes.ORTHANC] aet = 'ORTHANC'")
+
+
+@pytest.mark.parametrize(
+    ("lacks", "said"),
+    [
+        ("TransferSyntaxUID", "group 0002 lacks TransferSyntaxUID"),
+        ("MediaStorageSOPClassUID", "group 0002 lacks MediaStorageSOPClassUID"),
+    ],
+)
+def test_a_file_without_its_meta_information_is_told_what_it_lacks(lacks: str, said: str) -> None:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    delattr(meta, lacks)
+    data = DicomBytesIO()
+    data.write(b"\0" * 128 + b"DICM")
+    write_file_meta_info(data, meta, enforce_standard=False)
+    with pytest.raises(Rejected, match=said):
+        Part10.of(data.getvalue())
 
 
 @pytest.mark.parametrize(

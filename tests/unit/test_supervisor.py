@@ -13,7 +13,7 @@ import pytest
 from cxrnode.config import parse_config
 from cxrnode.store.database import Database
 from cxrnode.store.upgrade import upgrade
-from cxrnode.supervisor import Supervisor
+from cxrnode.supervisor import Supervisor, bind_remedy
 
 
 def sockets() -> int:
@@ -41,3 +41,15 @@ def test_a_role_that_cannot_be_started_is_tried_again_later_and_leaves_nothing_o
     assert child.backoff == 2 * first
     assert sockets() == before
     database.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EACCES, "CAP_NET_BIND_SERVICE"),
+        (errno.EADDRNOTAVAIL, "listen.host is no address of this machine"),
+        (errno.EADDRINUSE, "stop what holds it"),
+    ],
+)
+def test_the_remedy_for_an_address_that_cannot_be_used_goes_by_its_reason(number: int, remedy: str) -> None:
+    assert remedy in bind_remedy(OSError(number, ""))

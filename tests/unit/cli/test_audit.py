@@ -51,6 +51,9 @@ def test_what_was_said_on_every_case_is_one_query(delivered: Clinic) -> None:
         assert [one["finding"] for one in delivered.json("audit", "query", "--findings", *options)] == expected
     assert delivered.run("audit", "query", "--finding", "Nodule").exit_code == 2
     assert delivered.run("audit", "query", "--findings", "--job", 1).exit_code == 2
+    for option in ("--state", "--outcome", "--decision"):
+        refused = delivered.run("audit", "query", "--findings", option, "presnt")
+        assert (refused.exit_code, "is not one of" in refused.stderr) == (2, True)
     assert "undetermined" in delivered.run("audit", "query", "--findings").stdout
 
 
@@ -238,3 +241,14 @@ def test_stats_are_shown_and_drawn(delivered: Clinic, tmp_path: Path) -> None:
         ("Nodule", 0),
     ]
     assert "nothing was counted of 'other'" in delivered.run("audit", "stats", "--model", "other").output
+
+
+def test_an_answer_without_a_line_says_so_and_where_the_names_stand(delivered: Clinic) -> None:
+    events = delivered.run("audit", "query", "--event", "recieved")
+    assert (events.exit_code, events.stderr) == (0, "none found; docs/events.md has the names of events\n")
+    findings = delivered.run("audit", "query", "--findings", "--finding", "nodule")
+    assert (findings.exit_code, findings.stderr) == (
+        0,
+        "none found; a finding is written as `cxrnode model show` writes it\n",
+    )
+    assert delivered.run("audit", "query", "--job", 4711).stderr == "none found\n"

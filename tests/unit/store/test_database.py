@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from cxrnode.errors import Transient
+from cxrnode.errors import ConfigError, Transient
 from cxrnode.store import receipt
 from cxrnode.store.database import Database
 from cxrnode.store.schema import identity
@@ -25,6 +25,7 @@ def test_a_database_that_is_down_is_a_passing_fault_that_names_no_password() -> 
         receive(database, 1)
     text = str(caught.value)
     assert "does not answer: OperationalError" in text
+    assert ("refused" in text, text.endswith("start it, and check database.url and its rights")) == (True, True)
     assert [secret for secret in ("hunter2", *_secrets()) if secret in text] == []
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
@@ -34,6 +35,25 @@ def test_a_folder_that_is_not_there_is_a_passing_fault(tmp_path: Path) -> None:
     database = Database(f"sqlite+pysqlite:///{tmp_path}/missing/cxrnode.sqlite")
     with pytest.raises(Transient, match="does not answer"):
         receive(database, 1)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres://cxrnode:hunter2@db/cxrnode", "hunter2", "mysql://cxrnode:hunter2@db/cxrnode"]
+)
+def test_a_url_of_no_database_is_refused_with_an_example_and_without_its_text(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"write it like postgresql\+psycopg://") as caught:
+        Database(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_file_that_may_not_be_written_to_is_said_in_sqlites_own_word(database: Database) -> None:
+    if database.file is None:
+        pytest.skip("of SQLite")
+    database.close()
+    readonly = Database(f"sqlite+pysqlite:///file:{database.file}?mode=ro&uri=true")
+    with pytest.raises(Transient, match=r"does not answer: OperationalError \(SQLITE_READONLY\)"):
+        receive(readonly, 1)
+    readonly.close()
 
 
 def test_a_store_without_its_tables_is_a_fault_whose_text_holds_no_parameters(database_url: str) -> None:
