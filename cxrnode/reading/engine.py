@@ -88,7 +88,7 @@ class NetworkEngine:
             with torch.inference_mode():
                 done = self.run(inputs)
             scores, features = done.logits.sigmoid().cpu().numpy(), self._features(done)
-            maps = self._maps(done)
+            maps = self._halves(done)
             if not (np.isfinite(scores).all() and (maps is None or np.isfinite(maps).all())):
                 raise NotFinite
             seen += [
@@ -111,17 +111,26 @@ class NetworkEngine:
         features: npt.NDArray[np.float32] = found.cpu().numpy()
         return features
 
-    def _maps(self, done: Pass) -> npt.NDArray[np.float16] | None:
-        if self._saliency is Saliency.NONE:
-            return None
+    def exact_maps(self, films: Sequence[Film]) -> npt.NDArray[np.float32]:
+        """The maps of films in one pass, (N, C, h, w), before readings take the nearest half of each value."""
+        with torch.inference_mode():
+            done = self.run(np.stack([prepare(film, self._input) for film in films]))
+        return self._maps(done)
+
+    def _maps(self, done: Pass) -> npt.NDArray[np.float32]:
         if self._saliency is Saliency.CLOSED:
             with torch.inference_mode():
                 maps = self._network.maps(done)
         else:
             maps = self._network.maps_by_gradient(done)
+        exact: npt.NDArray[np.float32] = maps.cpu().numpy()
+        return exact
+
+    def _halves(self, done: Pass) -> npt.NDArray[np.float16] | None:
+        if self._saliency is Saliency.NONE:
+            return None
         with np.errstate(over="ignore"):  # what overflows is refused by `observe`
-            halves: npt.NDArray[np.float16] = maps.cpu().numpy().astype(np.float16)
-        return halves
+            return self._maps(done).astype(np.float16)
 
 
 class TorchEngine(NetworkEngine):
