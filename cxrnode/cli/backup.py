@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 #: What a backup is of.
 CARD = "backup.json"
+#: Who holds it writes here.
+_LOCK = ".lock"
 _FORMAT = 1
 
 
@@ -77,9 +80,8 @@ def backup_command(folder: Path, with_spool: bool, as_json: bool, config_path: P
         )
     started = time.monotonic()
     kind = "sqlite" if config.database_url.startswith("sqlite") else "pgdump"
-    with open_store(config) as database:
+    with open_store(config) as database, _alone(folder):
         moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        _make(folder)
         part = folder / ".part"
         part.unlink(missing_ok=True)
         target = FolderSpool(folder / "spool")
@@ -174,6 +176,24 @@ def read_card(folder: Path) -> Card:
         raise Rejected(f"{folder} holds no backup that this version can read: there is no {CARD} of its kind") from None
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Have the folder to ourselves: two backups would take each other's parts. Raises Rejected, Transient."""
+    _make(folder)
+    try:
+        lock = (folder / _LOCK).open("a")
+    except OSError as error:
+        raise Transient(f"the folder {folder} cannot be used: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Rejected(f"another backup writes to {folder}: wait for its end, or name another folder") from None
+        except OSError:  # a share that knows no locks
+            pass
+        yield
+
+
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -185,7 +205,7 @@ def _make(folder: Path) -> None:
 
 
 def _ours(name: str) -> bool:
-    return name in (CARD, ".part", f".{CARD}", "spool") or name.startswith("cxrnode-")
+    return name in (CARD, _LOCK, ".part", f".{CARD}", "spool") or name.startswith("cxrnode-")
 
 
 def _missing(database: Database, target: FolderSpool) -> int:

@@ -13,6 +13,7 @@ import os
 import select
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ class Decoder:
         """Decode one film, whose data set has this SHA-256.
 
         Raises UnreadableImage for what it cannot be, Rejected for a file that was altered, DecoderDied when the child
-        did not survive this film, Transient where no child can be had or the file cannot be read at the moment.
+        did not survive this film, Transient where no child can be had, the child ended before it knew of the film, or
+        the file cannot be read at the moment.
         """
         self._get_ready()
         until = time.monotonic() + self._timeout
@@ -89,7 +91,10 @@ class Decoder:
             display = self._display(answer, until)
         except (OSError, EOFError, ValueError, LookupError, TypeError, MemoryError) as fault:
             # Whatever was left in the pipe goes with the child: no film ever gets another one's pixels.
-            raise DecoderDied(f"the decoder {self._post_mortem(fault)} on this film") from None
+            unasked, said = self._unasked(fault), self._post_mortem(fault)
+            if unasked:
+                raise Transient(f"the decoder {said} before it was asked for the film") from None
+            raise DecoderDied(f"the decoder {said} on this film") from None
         return Decoded(
             display=display,
             pixel_digest=str(answer["pixel_digest"]),
@@ -133,6 +138,14 @@ class Decoder:
         if not {"pixel_digest", "window", "notes"} <= answer.keys():
             raise ValueError("the answer is not whole")
         return np.frombuffer(whole, dtype=np.uint8).reshape(rows, columns)
+
+    def _unasked(self, fault: Exception) -> bool:
+        """Whether the child never took the request from its pipe: what became of it is no film's doing."""
+        assert self._child.stdin is not None
+        if isinstance(fault, BrokenPipeError):
+            return True
+        left = fcntl.ioctl(self._child.stdin.fileno(), termios.FIONREAD, bytes(4))
+        return int.from_bytes(left, sys.byteorder) > 0
 
     def _post_mortem(self, fault: Exception) -> str:
         """End the child and say what became of it."""

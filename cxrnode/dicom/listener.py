@@ -186,7 +186,8 @@ class Listener:
         else:
             self._server.server_close()
         until = time.monotonic() + deadline
-        while self.active and time.monotonic() < until:
+        # Who has spoken and is not let in yet is waited for, too.
+        while self.admission.connected and time.monotonic() < until:
             time.sleep(0.02)
         aborted = self.active
         self._end(_abort, 0.5)

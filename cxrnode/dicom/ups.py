@@ -6,6 +6,7 @@ progress is told under it, and at the end what was made, or why nothing was. Pay
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -160,14 +161,11 @@ class Worklist:
 
     def _finish(self, uid: str, transaction_uid: str, change: Dataset, state: StepState) -> None:
         """Done before, of which the answer was lost, it is done."""
-        try:
+        with contextlib.suppress(NotOurs):
             self._update(uid, transaction_uid, change)
-        except NotOurs:
-            if self.look(uid).state is state:
+            if self._change(uid, transaction_uid, state).status in (200, 204):
                 return
-            raise
-        answer = self._change(uid, transaction_uid, state)
-        if answer.status not in (200, 204):
+        if self.look(uid).state is not state:
             raise NotOurs
 
     def _update(self, uid: str, transaction_uid: str, change: Dataset) -> None:

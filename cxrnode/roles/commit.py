@@ -97,6 +97,7 @@ class Committer:
         try:
             while left and not context.stopping.is_set():
                 context.beat()
+                commitments.keep(context.database, left, hold=send.lease)  # an archive may take long over each
                 asking.ask(left[0].transaction_uid, left[0].references)
                 commitments.await_report(context.database, left.pop(0), wait=send.commitment_wait)
         finally:

@@ -83,13 +83,14 @@ class FilmReader:
         fault met a film: the cause is around the films, and they can wait for it to pass; EngineBroken, with every job
         back in the queue, where no film can be read.
         """
+        asked = time.monotonic()
         claims = self._claim(len(keeper.held))
         if not claims:
             return False
         self._waits = ""
         try:
             while claims:
-                keeper.hold(claims)
+                keeper.hold(claims, asked=asked)
                 suspect = any(claim.suspect for claim in claims)
                 if suspect:  # what breaks now is its doing and costs nobody else an attempt (design, rule 7)
                     self._line.drain()
@@ -99,7 +100,12 @@ class FilmReader:
                     self._line.drain()
                 if self._waits or self._context.stopping.is_set():
                     break
-                claims = self._claim(len(keeper.held))
+                asked = time.monotonic()
+                try:
+                    claims = self._claim(len(keeper.held))
+                except Transient:
+                    self._line.drain()  # a fault in the line is the graver one, whichever came first
+                    raise
             self._line.drain()
         except EngineBroken:
             self._end_line()

@@ -21,7 +21,7 @@ class LeaseKeeper(Generic[HeldT]):
     """Renews what is held at every third of the lease. Losing one is no error here: the settle will say so."""
 
     def __init__(self, renew: Callable[[Sequence[HeldT]], int], *, lease: float) -> None:
-        """Call `renew` with everything held every `lease` / 3 seconds."""
+        """Call `renew` with everything held every `lease` / 3 seconds; it returns how many of them still are ours."""
         self._renew = renew
         self._lease = lease
         self._every = lease / 3
@@ -37,11 +37,11 @@ class LeaseKeeper(Generic[HeldT]):
         with self._lock:
             return tuple(self._held)
 
-    def hold(self, claims: Sequence[HeldT]) -> None:
-        """Keep these, claimed just now, from now on."""
+    def hold(self, claims: Sequence[HeldT], *, asked: float) -> None:
+        """Keep these from now on; `asked`: `time.monotonic()` before they were claimed, when their lease began."""
         with self._lock:
             self._held.extend(claims)
-            self._good_until = time.monotonic() + self._lease
+            self._good_until = asked + self._lease
 
     @property
     def good(self) -> bool:
@@ -61,8 +61,9 @@ class LeaseKeeper(Generic[HeldT]):
                 continue
             asked = time.monotonic()
             try:
-                self._renew(held)
-                self._good_until = asked + self._lease
+                renewed = self._renew(held)
+                if renewed >= sum(one in held for one in self.held):  # else somebody else has some of them by now
+                    self._good_until = asked + self._lease
             except Transient as fault:
                 log.warning("leases_not_renewed", reason=str(fault), held=len(held))
 

@@ -67,6 +67,7 @@ class Sender:
     def _turn(self, keeper: LeaseKeeper[DeliveryClaim]) -> bool:
         if self._paused():
             return False
+        asked = time.monotonic()
         claims = deliveries.claim(
             self._context.database,
             destination=self._destination.name,
@@ -76,7 +77,7 @@ class Sender:
         )
         if not claims:
             return False
-        keeper.hold(claims)
+        keeper.hold(claims, asked=asked)
         try:
             self._send(claims, keeper)
         finally:

@@ -6,6 +6,7 @@ Every duty is idempotent. Nothing here reads a film or sends one, and no audit r
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cxrnode.errors import CxrnodeError, Transient
 from cxrnode.roles import channels
 from cxrnode.roles.alerts import tell_alerts, watch_alerts, watch_days
 from cxrnode.roles.context import Context, rouse
+from cxrnode.roles.leases import LeaseKeeper
 from cxrnode.roles.notices import say_not_analysed
 from cxrnode.roles.repository import tell_activity, tell_repository
 from cxrnode.roles.room import RoomWatch
@@ -241,10 +243,17 @@ DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
 
 
 def perform(context: Context, name: str, duty: Callable[[Context], None], every: float) -> None:
-    """Do a duty if no other node does it at the moment; a passing fault waits for the next time."""
+    """Do a duty if no other node does it at the moment; a passing fault waits for the next time.
+
+    It is ours for as long as it takes: a server that is slow to answer must not be told by another node too.
+    """
+    lease, asked = every * 0.9, time.monotonic()
+    take = functools.partial(duties.take, context.database, name, owner=context.owner, seconds=lease)
     try:
-        if duties.take(context.database, name, owner=context.owner, seconds=every * 0.9):
-            duty(context)
+        if take():
+            with LeaseKeeper[str](lambda _: int(take()), lease=lease) as keeper:
+                keeper.hold([name], asked=asked)
+                duty(context)
     except Transient as fault:
         log.warning("duty_waits", duty=name, reason=str(fault))
 

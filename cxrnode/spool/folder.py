@@ -33,6 +33,8 @@ class FolderSpool:
         self.incoming = root / "incoming"
         self._objects = root / "objects"
         self._writers = ThreadPoolExecutor(_WRITERS, "spool")
+        #: Folders of keys whose names are on the disk, as far as this process saw to it.
+        self._lasting: set[str] = set()
         try:
             for folder in (self.incoming, self._objects):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -90,9 +92,11 @@ class FolderSpool:
     def _place(self, parts: Sequence[Path], prefix: str) -> list[str]:
         keys = [prefix + secrets.token_hex(15) for _ in parts]
         folder = self._objects / prefix
-        if not folder.exists():
+        if prefix not in self._lasting or not folder.exists():
+            # One that is there may have been made a moment ago by who has not come to this line yet.
             folder.mkdir(exist_ok=True, mode=0o700)
             _fsync_folder(self._objects)
+            self._lasting.add(prefix)
         for part, key in zip(parts, keys, strict=True):
             part.rename(folder / key)
         _fsync_folder(folder)

@@ -94,15 +94,15 @@ class Switchboard:
     def __init__(self, database: Database) -> None:
         """Look nothing up yet."""
         self._database = database
-        self._at = float("-inf")
-        self._found = InForce()
+        #: When it was asked for, and what was found: both at once, since several threads look.
+        self._looked = (float("-inf"), InForce())
 
     def now(self) -> InForce:
         """What is in force. Raises Transient where the database is away."""
-        if time.monotonic() - self._at > FRESH_SECONDS:
-            self._found = in_force(self._database)
-            self._at = time.monotonic()
-        return self._found
+        asked, looked = time.monotonic(), self._looked
+        if asked - looked[0] > FRESH_SECONDS:
+            looked = self._looked = (asked, in_force(self._database))
+        return looked[1]
 
 
 def in_force(database: Database) -> InForce:

@@ -16,7 +16,10 @@ def open_circuit(
 
     The pause doubles from `base` to `cap`; `least` is what the destination itself asks for.
     """
+    fresh = {"destination": destination, "open": False, "reason": "", "faults": 0, "next_probe_at": 0.0}
     with database.write() as transaction:
+        # What is not there cannot be locked: two nodes that fail together for the first time would open it twice.
+        transaction.insert_new(circuit, fresh, unique=("destination",))
         way = transaction.row(sa.select(circuit).where(circuit.c.destination == destination).with_for_update())
         faults = (way.faults if way else 0) + 1
         pause = max(least, min(cap, base * 2.0 ** min(faults - 1, 16)))

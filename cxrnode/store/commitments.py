@@ -148,25 +148,31 @@ def _written(transaction: Transaction, row: Row, *, again: bool, hold: float) ->
 
 def await_report(database: Database, request: Request, *, wait: float) -> None:
     """The destination took the request: ask again if no report has come in `wait` seconds."""
-    _postpone(database, request, wait)
+    _postpone(database, [request], wait)
 
 
 def ask_later(database: Database, request: Request, *, pause: float) -> None:
     """The request could not be made, or was refused as a whole: make another in `pause` seconds."""
-    _postpone(database, request, pause)
+    _postpone(database, [request], pause)
 
 
-def _postpone(database: Database, request: Request, seconds: float) -> None:
+def keep(database: Database, requests: Collection[Request], *, hold: float) -> None:
+    """These requests are still to be made: nobody else asks for the same for `hold` seconds from now."""
+    _postpone(database, requests, hold)
+
+
+def _postpone(database: Database, requests: Collection[Request], seconds: float) -> None:
     """Move the next request, unless the report of this one has come already."""
     unanswered = sa.exists().where(
-        commitment.c.transaction_uid == request.transaction_uid, commitment.c.answered_at.is_(None)
+        commitment.c.delivery_id == delivery.c.id,
+        commitment.c.transaction_uid.in_([one.transaction_uid for one in requests]),
+        commitment.c.answered_at.is_(None),
     )
+    ours = delivery.c.id.in_([one.delivery_id for one in requests]), delivery.c.commit_at.is_not(None), unanswered
     with database.write() as transaction:
-        transaction.connection.execute(
-            sa.update(delivery)
-            .where(delivery.c.id == request.delivery_id, delivery.c.commit_at.is_not(None), unanswered)
-            .values(commit_at=transaction.now + seconds)
-        )
+        # By their ids, as everybody locks them: an update alone takes them as they come.
+        transaction.rows(sa.select(delivery.c.id).where(*ours).order_by(delivery.c.id).with_for_update(of=delivery))
+        transaction.connection.execute(sa.update(delivery).where(*ours).values(commit_at=transaction.now + seconds))
 
 
 def unanswered(database: Database, requests: Collection[Request]) -> int:

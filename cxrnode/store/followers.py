@@ -60,6 +60,9 @@ def begin(database: Database, name: str) -> None:
 
 
 def advance(database: Database, name: str, last_event: int) -> None:
-    """Remember that everything up to this event is dealt with."""
+    """Remember that everything up to this event is dealt with. Who went further meanwhile is not called back."""
+    row = {"name": name, "last_event": last_event}
     with database.write() as transaction:
-        transaction.upsert(follower, {"name": name, "last_event": last_event}, key=("name",))
+        if transaction.insert_new(follower, row, unique=("name",)) is None:
+            behind = (follower.c.name == name, follower.c.last_event < last_event)
+            transaction.connection.execute(sa.update(follower).where(*behind).values(last_event=last_event))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -87,10 +87,7 @@ class Tally:
         self._seen = {one for one in self._seen if one > self._last - _LOOK_BACK}
 
     def _count(self, rows: Sequence[Row]) -> None:
-        self.events.update(row.name for row in rows)
         reported = {row.job_id: row.at for row in rows if row.name == JobEvent.REPORTED}
-        if reported:
-            self._count_reports(reported)
         names = {
             DeliveryEvent.SENT: "sent",
             DeliveryEvent.PARKED: "failed",
@@ -98,10 +95,15 @@ class Tally:
             DeliveryEvent.CANCELLED: "cancelled",
         }
         settled = [(row.delivery_id, names[DeliveryEvent(row.name)], row.at) for row in rows if row.name in set(names)]
-        if settled:
-            self._count_deliveries(settled)
+        # All that may fail first: what was counted by then would be counted again.
+        made = self._look_up_reports(reported) if reported else ((), ())
+        sent = self._look_up_deliveries(settled) if settled else {}
+        self.events.update(row.name for row in rows)
+        self._count_reports(reported, *made)
+        self._count_deliveries(settled, sent)
 
-    def _count_reports(self, reported: dict[int, float]) -> None:
+    def _look_up_reports(self, reported: Collection[int]) -> tuple[Sequence[Row], Sequence[Row]]:
+        """The jobs that were reported, and how often they found what."""
         jobs = (
             sa.select(job.c.id, job.c.model, job.c.outcome, job.c.revision, instance.c.received_at)
             .join(instance, instance.c.id == job.c.instance_id)
@@ -114,7 +116,9 @@ class Tally:
             .group_by(job.c.model, finding.c.label, finding.c.decision)
         )
         with self._database.read() as transaction:
-            rows, findings = transaction.rows(jobs), transaction.rows(found)
+            return transaction.rows(jobs), transaction.rows(found)
+
+    def _count_reports(self, reported: Mapping[int, float], rows: Sequence[Row], findings: Sequence[Row]) -> None:
         for row in rows:
             self.reports[row.model, row.outcome] += 1
             if row.revision == 1:
@@ -122,8 +126,8 @@ class Tally:
         for one in findings:
             self.findings[one[0], one[1], one[2]] += int(one[3])
 
-    def _count_deliveries(self, settled: Iterable[tuple[int, str, float]]) -> None:
-        settled = list(settled)
+    def _look_up_deliveries(self, settled: Sequence[tuple[int, str, float]]) -> dict[int, Row]:
+        """The deliveries that were settled, by their ids."""
         chosen = (
             sa.select(delivery.c.id, delivery.c.destination, delivery.c.act, job.c.revision, instance.c.received_at)
             .join(job, job.c.id == delivery.c.job_id)
@@ -131,7 +135,9 @@ class Tally:
             .where(delivery.c.id.in_({one for one, _, _ in settled}))
         )
         with self._database.read() as transaction:
-            rows = {row.id: row for row in transaction.rows(chosen)}
+            return {row.id: row for row in transaction.rows(chosen)}
+
+    def _count_deliveries(self, settled: Sequence[tuple[int, str, float]], rows: Mapping[int, Row]) -> None:
         for delivery_id, how, at in settled:
             if (row := rows.get(delivery_id)) is None:
                 continue

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from cxrnode.cli import main
 from cxrnode.errors import DatabaseDamaged
 from cxrnode.spool import FolderSpool
-from cxrnode.store import guards, integrity, jobs, upgrade
+from cxrnode.store import backup, guards, integrity, jobs, upgrade
 from cxrnode.store.database import Database
 from cxrnode.store.retention import known_keys
 from cxrnode.store.schema import event, job, metadata, standing
@@ -110,6 +110,28 @@ def contents(database: Database) -> dict[str, set[str]]:
 
 def files(spool: FolderSpool) -> dict[str, str]:
     return {key: spool.path(key).read_text() for key in spool.keys_older_than(-10)}
+
+
+def test_two_backups_into_one_folder_do_not_take_each_other_s_parts(
+    sqlite_place: tuple[Place, Database], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second took the part of the first, which ended there, or put its name to what the other had begun."""
+    place, _ = sqlite_place
+    copy = backup.copy
+    said: list[str] = []
+
+    def held_up(database: Database, file: Path) -> backup.Copied:
+        copied = copy(database, file)
+        monkeypatch.setattr(backup, "copy", copy)
+        said.append(place.lines(place.run("db", "backup", tmp_path / "backup", status=1)))
+        return copied
+
+    monkeypatch.setattr(backup, "copy", held_up)
+    place.run("db", "backup", tmp_path / "backup")
+    assert "another backup writes to" in said[0]
+    card = json.loads((tmp_path / "backup" / "backup.json").read_text())
+    assert backup.digest(tmp_path / "backup" / card["file"]) == card["sha256"]
+    place.run("db", "backup", tmp_path / "backup")
 
 
 def test_everything_comes_back(new_place: Callable[[], Place], tmp_path: Path) -> None:

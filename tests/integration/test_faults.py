@@ -227,6 +227,36 @@ def test_a_device_that_broke_parks_no_film_and_ends_the_role(make_site: MakeSite
     assert {row[0] for row in site.all(sa.select(job.c.attempts))} == {0}
 
 
+def test_a_device_that_broke_ends_the_role_also_when_the_next_claim_fails(
+    make_site: MakeSite, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault of the claim was raised in its place: the films lay until their leases ended, as of a lost worker."""
+    site = make_site()
+    for film in films:
+        site.receive(film)
+    broken = threading.Event()
+    with reading(site) as (reader, keeper):
+        claim, asked = reader._claim, 0
+
+        def claim_once(held: int) -> list[Claim]:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                return claim(held)
+            broken.wait(30)
+            raise Transient("the database does not answer")
+
+        def breaks(_: Sequence[np.ndarray[Any, Any]]) -> bool:
+            broken.set()
+            return True
+
+        put_fault(reader, breaks)
+        monkeypatch.setattr(reader, "_claim", claim_once)
+        with pytest.raises(EngineBroken):
+            reader.turn(keeper)
+    assert site.states() == ["queued"] * 3
+
+
 def test_a_film_that_breaks_the_device_every_time_is_parked_and_the_others_are_read(
     make_site: MakeSite, films: list[Path]
 ) -> None:
@@ -414,7 +444,7 @@ def test_a_report_whose_commit_was_lost_keeps_its_files(make_site: MakeSite, fil
             lease=60.0,
             limits=reader._limits,
         )
-        keeper.hold([held])
+        keeper.hold([held], asked=time.monotonic())
         strikes = Outage(site.database, stands=True)
         settle = reader._publisher.settle_together
 

@@ -739,6 +739,38 @@ def test_draining_aborts_who_stays_too_long(make: Make, spool: Path) -> None:
     stuck.close()
 
 
+def test_draining_lets_in_who_asked_before(make: Make, kept: Kept) -> None:
+    """A request that was being looked at had half a second; then the connection was cut, and counted as nothing."""
+    asked, decide = threading.Event(), threading.Event()
+
+    def admit(*_: str) -> None:
+        asked.set()
+        decide.wait(30)
+
+    listener = make(admit=admit)
+    aborted: list[int] = []
+    draining = threading.Thread(target=lambda: aborted.append(listener.drain(30)))
+
+    def late() -> None:
+        assert asked.wait(30)
+        draining.start()
+        time.sleep(1.5)
+        decide.set()
+
+    holding = threading.Thread(target=late)
+    holding.start()
+    conversation = associated(listener)
+    holding.join()
+    conversation.sendall(data_pdu(store_command(), is_command=True, last=True))
+    conversation.sendall(data_pdu(bytes(100), is_command=False, last=True))
+    assert answered_status(read_pdu(conversation)[1]) == (0x0000, "")
+    conversation.sendall(bytes([5, 0, 0, 0, 0, 4, 0, 0, 0, 0]))
+    assert read_pdu(conversation)[0] == 6
+    conversation.close()
+    draining.join(30)
+    assert aborted == [0] and len(kept.received) == 1
+
+
 def test_draining_waits_until_the_last_association_is_told_of(make: Make) -> None:
     """It counted as over before it was told of: what the role writes down at its end lacked it."""
     told: list[Ended] = []

@@ -208,6 +208,31 @@ def test_a_claim_whose_answer_was_lost_is_ours_and_one_of_somebody_else_is_not(
     assert worklist.keys[taken] == "1.2.3"
 
 
+def test_a_completion_that_was_asked_for_twice_is_one(
+    site: Site, worklist: WorklistServer, archive: Orthanc, films: list[Path], performer: Performer
+) -> None:
+    """Its connection ended before the answer, and it was asked again: the step was called lost, and somebody else's."""
+    put(archive, films[0])
+    uid = worklist.schedule(pydicom.dcmread(films[0]))
+    until(performer, site, "fetched")
+    with reading(site) as (reader, keeper):
+        reader.turn(keeper)
+    site.send()
+    wait_until(lambda: job_states(site) == ["delivered"], seconds=60, what="all of it in the archive")
+    lost: list[str] = []
+
+    def lose_one(method: str, path: str) -> bool:
+        if not path.endswith("/state") or lost:
+            return False
+        lost.append(worklist.state(uid))
+        return True
+
+    worklist.lose_answer = lose_one
+    performer.turn()
+    assert lost == ["COMPLETED"]
+    assert stages(site) == ["completed"]
+
+
 def test_a_worklist_that_is_away_costs_nothing_but_time(
     site: Site, worklist: WorklistServer, archive: Orthanc, films: list[Path], performer: Performer
 ) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,36 @@ def test_bytes_and_folders_are_on_the_disk_before_a_key_is_told(
     received.write_bytes(b"film")
     spool.adopt(received, sha256="")
     assert (steps[0], *steps[-2:]) == ("fsync file", "rename", "fsync folder")
+
+
+def test_a_folder_that_another_made_a_moment_ago_is_on_the_disk_before_a_key_in_it_is_told(
+    spool: FolderSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who made it had not come to its fsync: the film was answered, and a power cut took the folder with it."""
+    monkeypatch.setattr("cxrnode.spool.folder.secrets.token_hex", lambda size: "a" * 2 * size)
+    held_up, go_on = threading.Event(), threading.Event()
+    fsync = os.fsync
+    lasting: list[int] = []
+
+    def noted(descriptor: int) -> None:
+        if os.path.samestat(os.fstat(descriptor), (spool.root / "objects").stat()):
+            if threading.current_thread() is first:
+                held_up.set()
+                assert go_on.wait(30)
+            lasting.append(threading.get_ident())
+        fsync(descriptor)
+
+    monkeypatch.setattr("cxrnode.spool.folder.os.fsync", noted)
+    received = [spool.incoming / "association-1", spool.incoming / "association-2"]
+    for one in received:
+        one.write_bytes(b"film")
+    first = threading.Thread(target=spool.adopt, args=(received[0],), kwargs={"sha256": ""})
+    first.start()
+    assert held_up.wait(30)
+    FolderSpool(spool.root).adopt(received[1], sha256="")  # as another process does
+    assert lasting == [threading.get_ident()]
+    go_on.set()
+    first.join()
 
 
 def test_a_full_disk_is_a_passing_fault_that_leaves_nothing(

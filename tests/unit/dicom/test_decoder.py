@@ -73,6 +73,31 @@ def test_a_child_that_was_killed_between_films_costs_no_film_anything(decoder: D
     assert decoder.decode(films[1], dataset_sha256=dataset_sha256(films[1])).display.size
 
 
+@pytest.mark.parametrize("when", ["before it is asked", "before it reads"])
+def test_a_child_that_is_killed_as_a_film_comes_costs_it_nothing(
+    decoder: Decoder, films: list[Path], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The kernel ends it for memory while it waits; the film that came next lost an attempt, and was read alone."""
+    decoder.decode(films[0], dataset_sha256=dataset_sha256(films[0]))
+    child, ready, wait = decoder._child, decoder._get_ready, decoder._wait
+
+    def get_ready() -> None:
+        ready()
+        os.kill(child.pid, signal.SIGKILL if when == "before it is asked" else signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
+
+    def killed(until: float) -> int:
+        os.kill(child.pid, signal.SIGKILL)
+        return wait(until)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(decoder, "_get_ready", get_ready)
+        changed.setattr(decoder, "_wait", killed)
+        with pytest.raises(Transient, match="signal 9 before it was asked"):
+            decoder.decode(films[1], dataset_sha256=dataset_sha256(films[1]))
+    assert decoder.decode(films[1], dataset_sha256=dataset_sha256(films[1])).display.size
+
+
 def test_a_service_manager_that_stops_all_processes_costs_no_film_its_child(
     decoder: Decoder, films: list[Path]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,33 @@ def test_what_happens_is_told_once_in_its_order(database: Database, clock: Clock
         if one.get("ParticipantObjectTypeCode") == "1"
     }
     assert patients == {IDENTITY["patient_id"]}
+
+
+def test_a_node_that_was_held_up_does_not_call_back_the_one_that_went_further(
+    database: Database, clock: Clock, make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It put the follower where it had stood itself, and what the other had told was told once more."""
+    with udp_syslog() as got:
+        context = make_context(atna=configured(got.port))
+        repository.tell_activity(context, started=True)
+        delivered(database, 1)
+        clock.turn(61.0)
+        send = repository._send
+
+        def held_up(*given: Any) -> None:
+            monkeypatch.setattr(repository, "_send", send)
+            send(*given)
+            delivered(database, 2)
+            clock.turn(61.0)
+            repository.tell_repository(context)  # another node, after the lease ended
+
+        monkeypatch.setattr(repository, "_send", held_up)
+        repository.tell_repository(context)
+        told = len(got)
+        repository.tell_repository(context)
+        wait_until(lambda: len(got) >= 10, seconds=30, what="ten messages")
+        time.sleep(0.3)
+    assert (told, len(got)) == (10, 10)
 
 
 def test_an_erased_patient_is_unknown(database: Database, clock: Clock, make_context: MakeContext) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import pytest
@@ -24,6 +25,24 @@ def ask(database: Database, wanted: Mapping[str, str], *, by: str = "anna", cons
 
 def claim(database: Database, modes: Mapping[str, str]) -> list[jobs.Claim]:
     return jobs.claim(database, owner="w", models=MODELS, engine="e", limit=10, lease=LEASE, limits=LIMITS, modes=modes)
+
+
+def test_what_was_looked_up_a_second_ago_is_looked_up_again_however_long_that_took(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second began at the end of the look: on a busy machine films went by what had been changed long before."""
+    board, look = changes.Switchboard(database), changes.in_force
+
+    def held_up(where: Database) -> changes.InForce:
+        found = look(where)
+        ask(database, {"model:chest": "disabled"})
+        time.sleep(changes.FRESH_SECONDS + 0.1)
+        return found
+
+    with monkeypatch.context() as changed:
+        changed.setattr(changes, "in_force", held_up)
+        assert board.now().mode("chest", "active") == "active"
+    assert board.now().mode("chest", "active") == "disabled"
 
 
 def test_what_people_say_stands_over_the_configuration_until_they_say_otherwise(database: Database) -> None:

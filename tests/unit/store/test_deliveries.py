@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from cxrnode.errors import LeaseLost, Rejected
 from cxrnode.store import circuits, deliveries, jobs, resend, retention, settlements
-from cxrnode.store.database import Database
+from cxrnode.store.database import Database, Transaction
 from cxrnode.store.deliveries import DeliveryClaim
 from cxrnode.store.retention import Periods
 from cxrnode.store.schema import circuit, delivery, delivery_output, event, job
@@ -213,6 +216,22 @@ def test_the_pause_of_a_circuit_doubles_up_to_its_cap(database: Database, clock:
         way = transaction.row(sa.select(circuit))
     assert way is not None
     assert (True, 5, clock.now + 5.0) == (way.open, way.faults, way.next_probe_at)
+    assert count(database, event, event.c.name == "circuit_opened") == 1
+
+
+def test_two_nodes_that_fail_together_for_the_first_time_open_a_circuit_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upsert = Transaction.upsert
+
+    def held_up(transaction: Transaction, *given: Any, **how: Any) -> None:
+        time.sleep(1.0)
+        upsert(transaction, *given, **how)
+
+    monkeypatch.setattr(Transaction, "upsert", held_up)
+    with ThreadPoolExecutor(2) as nodes:
+        asked = [nodes.submit(circuits.open_circuit, database, "PACS", "down", base=1.0, cap=5.0) for _ in range(2)]
+        assert sorted(one.result() for one in asked) == [1.0, 2.0]
     assert count(database, event, event.c.name == "circuit_opened") == 1
 
 

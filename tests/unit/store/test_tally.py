@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
+from cxrnode.errors import Transient
 from cxrnode.store import tally as tallies
 from cxrnode.store.audit import note
-from cxrnode.store.database import Database
+from cxrnode.store.database import Database, Transaction
 from cxrnode.store.tally import BUCKETS, Histogram, Tally
 from tests.stores import Clock, delivered, names, reported
 
@@ -27,6 +30,29 @@ def test_it_counts_from_when_it_starts_and_each_event_once(database: Database, c
     assert tally.deliveries == {("PACS", "sent"): 1}
     assert sum(tally.to_report["chest"].counts) == 2 and sum(tally.to_delivery["PACS"].counts) == 1
     assert sum(count for (model, _, _), count in tally.findings.items() if model == "chest") > 0
+
+
+def test_a_database_that_goes_away_in_between_makes_nothing_count_twice(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tally = Tally(database)
+    delivered(database, 1)
+    read, reads = database.read, 0
+
+    def away_after_two() -> contextlib.AbstractContextManager[Transaction]:
+        nonlocal reads
+        reads += 1
+        if reads > 2:
+            raise Transient("the database does not answer")
+        return read()
+
+    with monkeypatch.context() as changed:
+        changed.setattr(database, "read", away_after_two)
+        with pytest.raises(Transient):
+            tally.follow()
+    tally.follow()
+    assert (tally.events["received"], tally.reports) == (1, {("chest", "analysed"): 1})
+    assert tally.deliveries == {("PACS", "sent"): 1}
 
 
 def test_times_are_those_from_receipt(database: Database, clock: Clock) -> None:
