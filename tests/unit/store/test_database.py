@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from cxrnode.errors import ConfigError, Transient
 from cxrnode.store import receipt
+from cxrnode.store import upgrade
 from cxrnode.store.database import Database
 from cxrnode.store.schema import identity
 from tests.peers import unused_port
@@ -46,11 +47,12 @@ def test_a_url_of_no_database_is_refused_with_an_example_and_without_its_text(ur
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_file_that_may_not_be_written_to_is_said_in_sqlites_own_word(database: Database) -> None:
-    if database.file is None:
-        pytest.skip("of SQLite")
-    database.close()
-    readonly = Database(f"sqlite+pysqlite:///file:{database.file}?mode=ro&uri=true")
+def test_a_file_that_may_not_be_written_to_is_said_in_sqlites_own_word(tmp_path: Path) -> None:
+    file = tmp_path / "cxrnode.sqlite"
+    made = Database(f"sqlite+pysqlite:///{file}")
+    upgrade.upgrade(made)
+    made.close()
+    readonly = Database(f"sqlite+pysqlite:///file:{file}?mode=ro&uri=true")
     with pytest.raises(Transient, match=r"does not answer: OperationalError \(SQLITE_READONLY\)"):
         receive(readonly, 1)
     readonly.close()
