@@ -11,8 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from cxrnode.errors import ConfigError, Transient
-from cxrnode.store import receipt
-from cxrnode.store import upgrade
+from cxrnode.store import receipt, upgrade
 from cxrnode.store.database import Database
 from cxrnode.store.schema import identity
 from tests.peers import unused_port
