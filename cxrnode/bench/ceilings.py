@@ -15,11 +15,11 @@ import torch
 from cxrnode.bench.archive import Storescp, tool
 from cxrnode.bench.figures import Cost, Figure, take_turns
 from cxrnode.errors import BundleError
-from cxrnode.reading.admission import EngineKind, candidates
+from cxrnode.reading.admission import EXPORTED, EngineKind, candidates, load_engine
 from cxrnode.reading.bundle import Bundle
-from cxrnode.reading.engine import Arithmetic, NetworkEngine, TorchEngine
+from cxrnode.reading.engine import NetworkEngine
 from cxrnode.reading.network import build_network
-from cxrnode.reading.onnx_engine import OnnxEngine, export
+from cxrnode.reading.onnx_engine import export
 
 BATCHES = (1, 4, 8)
 
@@ -27,15 +27,12 @@ BATCHES = (1, 4, 8)
 def engines(bundle: Bundle, folder: Path, *, threads: int | None = None) -> dict[EngineKind, NetworkEngine]:
     """Every engine that this machine can run, the reference first."""
     found: dict[EngineKind, NetworkEngine] = {}
+    graph = folder / "bench.onnx"
     for kind in candidates():
         try:
-            if kind is EngineKind.ONNX:
-                export(bundle, folder / "bench.onnx")
-                found[kind] = OnnxEngine(bundle, folder / "bench.onnx", threads=threads)
-            else:
-                bf16 = kind is EngineKind.TORCH_BF16
-                arithmetic = Arithmetic.BF16 if bf16 else Arithmetic.FLOAT32
-                found[kind] = TorchEngine(bundle, threads=threads, arithmetic=arithmetic)
+            if kind in EXPORTED and not graph.exists():
+                export(bundle, graph)
+            found[kind] = load_engine(kind, bundle, graph, threads=threads)
         except BundleError:
             continue
     return found

@@ -16,7 +16,7 @@ from cxrnode.cli.options import config_option, json_option, load
 @click.option(
     "--engine",
     "wanted",
-    type=click.Choice(["fastest", "torch-float32", "torch-bf16", "onnxruntime", "kserve"]),
+    type=click.Choice(["fastest", "torch-float32", "torch-bf16", "onnxruntime", "openvino-bf16", "kserve"]),
     default="fastest",
     show_default=True,
     help="The fastest that agrees with the reference, or this one if it does.",

@@ -20,13 +20,25 @@ import torch
 
 from cxrnode.core.findings import decide
 from cxrnode.errors import BundleError, Rejected
+from cxrnode.reading import onnx_engine, openvino_engine
 from cxrnode.reading.bundle import Bundle
 from cxrnode.reading.choice import Admission, EngineKind, Trial, read_choice, write_choice
 from cxrnode.reading.engine import Arithmetic, Engine, Film, NetworkEngine, Reading, TorchEngine, cores
-from cxrnode.reading.onnx_engine import OnnxEngine, export, exportable
+from cxrnode.reading.onnx_engine import OnnxEngine, export
+from cxrnode.reading.openvino_engine import OpenVinoEngine
 from cxrnode.reading.remote import RemoteEngine
 
-__all__ = ["Admission", "EngineKind", "Trial", "admission_of", "admit", "admit_remote", "compare", "open_engine"]
+__all__ = [
+    "Admission",
+    "EngineKind",
+    "Trial",
+    "admission_of",
+    "admit",
+    "admit_remote",
+    "compare",
+    "load_engine",
+    "open_engine",
+]
 
 #: The largest difference allowed between a score and the reference's, before and after calibration.
 TOLERANCE = 0.005
@@ -35,6 +47,8 @@ MAP_TOLERANCE = 0.05
 _CPUINFO = Path("/proc/cpuinfo")
 #: What a processor must have for bf16 to be worth a try.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "avx_ne_convert"})
+#: The engines that run the exported graph.
+EXPORTED = frozenset({EngineKind.ONNX, EngineKind.OPENVINO})
 
 
 def machine_digest() -> str:
@@ -67,12 +81,12 @@ def open_engine(
 ) -> NetworkEngine:
     """The engine that this bundle was admitted with on this machine, else the reference. Raises BundleError.
 
-    `beside_others`: films are decoded, drawn and sent while several are read: onnxruntime takes half the cores then.
+    `beside_others`: films are decoded, drawn and sent while several are read, which takes half the cores then.
     """
     chosen = admission_of(bundle, data_dir)
     if chosen is None:
         return TorchEngine(bundle, threads=threads)
-    if chosen.kind is EngineKind.ONNX:
+    if chosen.kind in EXPORTED:
         graph = _graph(bundle, data_dir)
         try:
             found = hashlib.sha256(graph.read_bytes()).hexdigest()
@@ -81,19 +95,27 @@ def open_engine(
         if found != chosen.graph_sha256:
             raise BundleError(f"{graph.name} is not the file that was admitted; `cxrnode model admit` anew")
     half = max(1, (threads or cores()) // 2)
-    return _open(chosen.kind, bundle, data_dir, threads, half if beside_others else None)
+    return load_engine(
+        chosen.kind, bundle, _graph(bundle, data_dir), threads=threads, beside=half if beside_others else None
+    )
 
 
-def _open(
-    kind: EngineKind, bundle: Bundle, data_dir: Path, threads: int | None, beside: int | None = None
+def load_engine(
+    kind: EngineKind, bundle: Bundle, graph: Path, *, threads: int | None = None, beside: int | None = None
 ) -> NetworkEngine:
+    """An engine, admitted or not. `graph`: what `onnx_engine.export` wrote, for those that run it. Raises BundleError.
+
+    `beside`: threads for a pass of several films; torch has but one number for all.
+    """
     match kind:
         case EngineKind.TORCH:
             return TorchEngine(bundle, threads=threads)
         case EngineKind.TORCH_BF16:
             return TorchEngine(bundle, threads=threads, arithmetic=Arithmetic.BF16)
         case EngineKind.ONNX:
-            return OnnxEngine(bundle, _graph(bundle, data_dir), threads=threads, beside=beside)
+            return OnnxEngine(bundle, graph, threads=threads, beside=beside)
+        case EngineKind.OPENVINO:
+            return OpenVinoEngine(bundle, graph, threads=threads, beside=beside)
         case EngineKind.KSERVE:
             raise BundleError("an inference server is named in the configuration; `cxrnode model admit` anew")
 
@@ -115,10 +137,11 @@ def candidates() -> tuple[EngineKind, ...]:
     found = [EngineKind.TORCH]
     if torch.cuda.is_available():
         return (*found, *([EngineKind.TORCH_BF16] if torch.cuda.is_bf16_supported() else []))
-    if exportable():
-        found.append(EngineKind.ONNX)
-    if _flags() & _BF16_FLAGS:
-        found.append(EngineKind.TORCH_BF16)
+    bf16 = bool(_flags() & _BF16_FLAGS)
+    if onnx_engine.exportable():
+        found += [EngineKind.ONNX] if onnx_engine.available() else []
+        found += [EngineKind.OPENVINO] if bf16 and openvino_engine.available() else []
+    found += [EngineKind.TORCH_BF16] if bf16 else []
     return tuple(found)
 
 
@@ -145,10 +168,10 @@ def admit(
     for kind in kinds:
         said(f"loading {kind}")
         try:
-            if kind is EngineKind.ONNX:
+            if kind in EXPORTED and not graph_sha256:
                 export(bundle, _graph(bundle, data_dir))
                 graph_sha256 = hashlib.sha256(_graph(bundle, data_dir).read_bytes()).hexdigest()
-            engines[kind] = _open(kind, bundle, data_dir, threads)
+            engines[kind] = load_engine(kind, bundle, _graph(bundle, data_dir), threads=threads)
         except BundleError:
             if kind is wanted:
                 raise
@@ -170,7 +193,7 @@ def admit(
         machine_digest=machine_digest(),
         kind=chosen.kind,
         name=chosen.name,
-        graph_sha256=graph_sha256 if chosen.kind is EngineKind.ONNX else "",
+        graph_sha256=graph_sha256 if chosen.kind in EXPORTED else "",
         trials=trials,
     )
     write_choice(_path(bundle, data_dir), made)

@@ -18,6 +18,7 @@ class EngineKind(StrEnum):
     TORCH = "torch-float32"
     TORCH_BF16 = "torch-bf16"
     ONNX = "onnxruntime"
+    OPENVINO = "openvino-bf16"
     KSERVE = "kserve"
 
 

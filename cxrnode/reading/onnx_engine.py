@@ -33,8 +33,8 @@ def available() -> bool:
 
 
 def exportable() -> bool:
-    """Whether a bundle can be exported here: beside onnxruntime that needs `onnx`."""
-    return available() and importlib.util.find_spec("onnx") is not None
+    """Whether a bundle can be exported here, which needs `onnx`."""
+    return importlib.util.find_spec("onnx") is not None
 
 
 class OnnxEngine(NetworkEngine):

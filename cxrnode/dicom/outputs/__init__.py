@@ -19,7 +19,7 @@ from cxrnode.dicom.outputs.capture import build_capture
 from cxrnode.dicom.outputs.common import Subject
 from cxrnode.dicom.outputs.document import build_pdf
 from cxrnode.dicom.outputs.frame import Frame, frame_for
-from cxrnode.dicom.outputs.heatmap import draw_heatmap, legend_of, scaled
+from cxrnode.dicom.outputs.heatmap import draw_heatmap, ground_of, legend_of, scaled
 from cxrnode.dicom.outputs.influence import Grey, Influence, influence
 from cxrnode.dicom.outputs.key_object import build_key_object, urgent_findings
 from cxrnode.dicom.outputs.message import build_message
@@ -127,11 +127,13 @@ def _shown(subject: Subject, film: npt.NDArray[np.uint8] | None, saliency: npt.N
 
 def _heatmaps(subject: Subject, shown: _Shown) -> Iterator[Output]:
     """One capture for each map; without maps there is none."""
+    if shown.film is None or shown.frame is None:
+        return
+    ground = ground_of(shown.film, shown.frame)
     for place, (finding, map_) in enumerate(shown.maps, start=2):
-        assert shown.film is not None and shown.frame is not None
         yield build_capture(
             subject,
-            draw_heatmap(subject, finding, map_, shown.film, shown.frame).image,
+            draw_heatmap(subject, finding, map_, shown.film, shown.frame, ground).image,
             kind="heatmap",
             label=finding.label,
             number=place,

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from typing import TypeAlias
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFile, ImageFont
 
 from cxrnode.dicom.outputs.encoding import ascii_text
 
@@ -24,6 +24,9 @@ AMBER: Colour = (255, 196, 64)
 TRACK: Colour = (58, 62, 68)
 GREY: Colour = (132, 136, 142)
 BLUE: Colour = (138, 190, 255)
+
+# Pillow joins a picture's bytes from pieces of this size, 64 KiB by default: in one piece they are not copied again.
+ImageFile.MAXBLOCK = 1 << 23
 
 #: The smallest text, in pixels: 11 px of height remain at half size.
 SMALL = 22
@@ -97,10 +100,13 @@ def shortened(text: str, size: int, width: int) -> str:
 
 
 class Page:
-    """An RGB picture of `width` x `height` pixels under construction, and the record of its texts."""
+    """An RGB picture of `width` x `height` pixels under construction, and the record of its texts.
 
-    def __init__(self, width: int, height: int) -> None:
-        self.image = Image.new("RGB", (width, height), BLACK)
+    It begins black, or as a copy of `ground`, which has its size.
+    """
+
+    def __init__(self, width: int, height: int, ground: Image.Image | None = None) -> None:
+        self.image = Image.new("RGB", (width, height), BLACK) if ground is None else ground.copy()
         self.draw = ImageDraw.Draw(self.image)
         self.placed: list[Placed] = []
 

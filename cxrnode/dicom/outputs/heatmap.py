@@ -13,7 +13,7 @@ from cxrnode.core.findings import Decision, Finding, Scale
 from cxrnode.dicom.outputs.common import DEMONSTRATION, NOT_FOR_DIAGNOSIS, Subject, limits_in_words, quantity
 from cxrnode.dicom.outputs.drawing import AMBER, BLACK, BLUE, BODY, MUTED, SMALL, TRACK, WHITE, Page
 from cxrnode.dicom.outputs.frame import Badge, Bar, Frame, Legend, Line, draw_legend
-from cxrnode.dicom.outputs.influence import CONTOUR_LEVEL, Grey, Influence, colour_bar, overlay
+from cxrnode.dicom.outputs.influence import CONTOUR_LEVEL, Grey, Influence, colour_bar, put_map
 
 NOT_AN_OUTLINE = "Region of influence, not an outline of a lesion nor its side; not the diagnostic image."
 NO_LOCALISATION = "No localisation: nothing on this film reaches the floor of the scale."
@@ -53,10 +53,19 @@ def legend_of(subject: Subject, finding: Finding, shown: Influence) -> Legend:
     )
 
 
-def draw_heatmap(subject: Subject, finding: Finding, shown: Influence, film: Grey, frame: Frame) -> Page:
-    """The picture; `film` is uint8 of the frame's film size."""
-    page = Page(frame.width, frame.height)
-    page.image.paste(overlay(film, shown, colour=subject.settings.style == "colour"), frame.film[:2])
+def ground_of(film: Grey, frame: Frame) -> Image.Image:
+    """What all pictures of a report have in common: the film, uint8 of the frame's film size, in its place."""
+    ground = Image.new("RGB", (frame.width, frame.height))
+    ground.paste(Image.fromarray(film), frame.film[:2])
+    return ground
+
+
+def draw_heatmap(
+    subject: Subject, finding: Finding, shown: Influence, film: Grey, frame: Frame, ground: Image.Image
+) -> Page:
+    """The picture; `film` is uint8 of the frame's film size, and `ground` is `ground_of` it."""
+    page = Page(frame.width, frame.height, ground)
+    put_map(page.image, frame.film[:2], film, shown, colour=subject.settings.style == "colour")
     draw_legend(page, legend_of(subject, finding, shown), frame)
     return page
 

@@ -58,16 +58,21 @@ def influence(saliency: npt.NDArray[np.float16], finding: Finding) -> Influence:
 
 def overlay(film: Grey, shown: Influence, *, colour: bool) -> Image.Image:
     """The film, uint8 (H, W), with the map and its contour, or with the contour alone; RGB."""
-    height, width = film.shape
     picture = Image.fromarray(film).convert("RGB")
-    levels = None if shown.empty else _levels(shown, width, height)
+    put_map(picture, (0, 0), film, shown, colour=colour)
+    return picture
+
+
+def put_map(picture: Image.Image, at: tuple[int, int], film: Grey, shown: Influence, *, colour: bool) -> None:
+    """Put the map and its contour, or the contour alone, on an RGB picture that has the film from (x, y) `at` on."""
+    levels = None if shown.empty else _levels(shown, film.shape[1], film.shape[0])
     if levels is None:
-        return picture
+        return
     left, top, right, bottom = levels.box
     place = levels.value.astype(np.uint16) if colour else np.zeros_like(levels.value, np.uint16)
     place <<= 8
     place |= film[top:bottom, left:right]
-    pixels = _table()[place].view(np.uint8).reshape(-1, 4)
+    pixels = np.take(_table(), place, mode="clip").view(np.uint8).reshape(-1, 4)  # unclipped, it checks each index
     if shown.peak >= CONTOUR_LEVEL:
         away = levels.distance.reshape(-1)
         reach = math.floor(8 * (_HALO_PX + 1))
@@ -75,8 +80,7 @@ def overlay(film: Grey, shown: Influence, *, colour: bool) -> Image.Image:
         halo, line = (stroke[away[near]][:, None] for stroke in _strokes())
         pixels[near] = np.rint((pixels[near] * (1 - halo)) * (1 - line) + 255 * line).astype(np.uint8)
     part = Image.frombuffer("RGB", (right - left, bottom - top), pixels, "raw", "RGBX", 0, 1)
-    picture.paste(part, (left, top))
-    return picture
+    picture.paste(part, (at[0] + left, at[1] + top))
 
 
 def colour_bar(width: int, height: int) -> Image.Image:
@@ -105,7 +109,7 @@ def _levels(shown: Influence, width: int, height: int) -> _Levels | None:
     smooth = np.asarray(Image.fromarray(shown.cells).resize((across, down), Image.Resampling.BICUBIC))
     value = np.rint(np.clip(smooth, 0, 1) * 255).astype(np.uint8)
     by_row, by_column = np.gradient(smooth)
-    steep = np.hypot(by_row * (down / height), by_column * (across / width))
+    steep = np.sqrt((by_row * (down / height)) ** 2 + (by_column * (across / width)) ** 2)
     away = (smooth - CONTOUR_LEVEL) / np.maximum(steep, 1e-4)
     distance = np.rint(np.clip(away, -_REACH, _REACH - 0.5) * 8 + 128).astype(np.uint8)
     seen = (value > 0) | (distance > 0)

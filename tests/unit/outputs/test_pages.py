@@ -18,7 +18,7 @@ from cxrnode.dicom.outputs import OutputSettings
 from cxrnode.dicom.outputs.common import DEMONSTRATION, NOT_FOR_DIAGNOSIS, NOTHING_FOUND, Subject
 from cxrnode.dicom.outputs.drawing import SMALL, Page, contrast, luma
 from cxrnode.dicom.outputs.frame import frame_for
-from cxrnode.dicom.outputs.heatmap import NOT_AN_OUTLINE, draw_heatmap, legend_of, scaled
+from cxrnode.dicom.outputs.heatmap import NOT_AN_OUTLINE, draw_heatmap, ground_of, legend_of, scaled
 from cxrnode.dicom.outputs.influence import CONTOUR_LEVEL, Influence, influence, overlay
 from cxrnode.dicom.outputs.summary import Thumbnail, draw_summary
 from tests.unit.outputs.sources import SCORES, make_film, make_report, make_saliency, make_source
@@ -35,7 +35,7 @@ def heatmap_page(
     shown = influence(make_saliency(), finding)
     frame = frame_for(shape, [legend_of(subject, finding, shown)], subject.settings.max_px)
     film = scaled(make_film(*shape), frame.film_size)
-    return draw_heatmap(subject, finding, shown, film, frame), frame.film
+    return draw_heatmap(subject, finding, shown, film, frame, ground_of(film, frame)), frame.film
 
 
 def summary_page(report: Report, *, shape: tuple[int, int] = (1024, 848), shown: int = 2) -> Page:
@@ -273,8 +273,14 @@ def test_the_film_stands_in_the_same_place_on_all_heatmaps_of_a_report() -> None
     subject = Subject(make_source(), report, OutputSettings())
     shown = [(f, influence(make_saliency(), f)) for f in report.shown(min_findings=5, max_findings=6)]
     frame = frame_for((1024, 848), [legend_of(subject, f, i) for f, i in shown], 1200)
-    sizes = {draw_heatmap(subject, f, i, scaled(make_film(), frame.film_size), frame).image.size for f, i in shown}
-    assert sizes == {(frame.width, frame.height)}
+    film = scaled(make_film(), frame.film_size)
+    ground = ground_of(film, frame)
+    untouched = ground.copy()
+    pictures = [draw_heatmap(subject, f, i, film, frame, ground).image for f, i in shown]
+    assert {picture.size for picture in pictures} == {(frame.width, frame.height)}
+    assert ground == untouched, "a map was drawn on what all pictures begin with"
+    left, top, right, bottom = frame.film
+    np.testing.assert_array_equal(np.asarray(ground)[top:bottom, left:right], np.repeat(film[..., None], 3, axis=2))
 
 
 def test_a_summary_without_a_finding_says_that_disease_is_not_excluded() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cxrnode.errors import BundleError, Rejected
 from cxrnode.reading import admission
@@ -15,6 +18,7 @@ from cxrnode.reading.admission import EngineKind, admission_of, admit, open_engi
 from cxrnode.reading.bundle import Bundle, load_bundle
 from cxrnode.reading.engine import Arithmetic, TorchEngine
 from cxrnode.reading.onnx_engine import OnnxEngine, export
+from cxrnode.reading.openvino_engine import OpenVinoEngine, in_parts
 
 Film = np.ndarray
 
@@ -141,3 +145,72 @@ def test_what_was_altered_since_is_refused_by_name(bundle: Bundle, graph: Path, 
         (folder / f"{bundle.digest[:16]}.onnx").write_bytes(graph.read_bytes())
     with pytest.raises(BundleError, match="cxrnode model admit"):
         open_engine(bundle, tmp_path, threads=1)
+
+
+@pytest.fixture
+def openvino(bundle: Bundle, graph: Path) -> OpenVinoEngine:
+    if not admission._flags() & admission._BF16_FLAGS:
+        pytest.skip("this processor does not multiply in bf16")
+    return OpenVinoEngine(bundle, graph, threads=2)
+
+
+def test_openvino_reads_in_bf16_and_a_film_alone_as_together(
+    bundle: Bundle, openvino: OpenVinoEngine, films: list[Film]
+) -> None:
+    reference = TorchEngine(bundle, device="cpu", threads=1).read(films)
+    together = openvino.read(films)
+    scores, maps, _ = admission.compare(bundle, reference, together)
+    assert 0 < scores < 0.05 and maps < 0.5  # of random weights; of trained ones: tests/integration
+    for film, one in zip(films, together, strict=True):
+        (alone,) = openvino.read([film])
+        assert one.saliency is not None and alone.saliency is not None
+        np.testing.assert_array_equal(alone.scores, one.scores)
+        np.testing.assert_array_equal(alone.saliency, one.saliency)
+    assert openvino.name.split()[0] == "openvino" and openvino.name.split()[2:] == ["cpu", "bf16"]
+
+
+def test_many_films_come_back_in_their_order(openvino: OpenVinoEngine, films: list[Film]) -> None:
+    many = [films[place % len(films)] for place in range(23)]  # more than are read at once, and than a batch
+    alone = [openvino.read([film])[0].scores for film in films]
+    for place, reading in enumerate(openvino.read(many)):
+        np.testing.assert_array_equal(reading.scores, alone[place % len(films)])
+
+
+def test_a_film_in_parts_is_the_film_and_its_first_part_is_what_bf16_keeps() -> None:
+    given = np.random.default_rng(3).standard_normal((2, 3, 5, 7)).astype(np.float32)
+    main, rest, again = np.split(in_parts(given), 3, axis=1)
+    np.testing.assert_array_equal(main, torch.from_numpy(given).bfloat16().float().numpy())
+    np.testing.assert_array_equal(main, again)
+    np.testing.assert_array_equal(main + rest, given)
+
+
+def test_openvino_is_imported_without_what_reports_to_its_maker() -> None:
+    seen = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            "import sys; from cxrnode.reading.openvino_engine import _openvino; _openvino(); "
+            "print(*(name for name, found in sys.modules.items() if 'openvino_telemetry' in name and found))",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert seen.stdout.strip() == ""
+
+
+def test_openvino_is_chosen_written_down_and_opened_at_the_next_start(
+    bundle: Bundle, films: list[Film], tmp_path: Path, openvino: OpenVinoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("TOLERANCE", "MAP_TOLERANCE"):  # which are for trained weights
+        monkeypatch.setattr(admission, limit, 0.5)
+    made = admit(bundle, tmp_path, films, wanted=EngineKind.OPENVINO, threads=1, rounds=1)
+    assert made.kind is EngineKind.OPENVINO and made.graph_sha256
+    opened = open_engine(bundle, tmp_path, threads=4, beside_others=True)
+    assert isinstance(opened, OpenVinoEngine)
+    for one, other in zip(opened.read(films), openvino.read(films), strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)
+    admission._graph(bundle, tmp_path).write_bytes(b"no graph")
+    with pytest.raises(BundleError, match="cxrnode model admit"):
+        open_engine(bundle, tmp_path, threads=1)
+    with pytest.raises(BundleError, match="OpenVINO cannot load it"):
+        OpenVinoEngine(bundle, admission._graph(bundle, tmp_path), threads=1)
