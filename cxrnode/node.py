@@ -58,8 +58,10 @@ def serve(config: Config, *, announce: bool = True) -> None:
 
     Raises ConfigError, DatabaseDamaged, SchemaMismatch or Transient where it cannot start.
     """
+    from cxrnode.roles.rules import configured_rules
     from cxrnode.supervisor import Supervisor, addresses, modality_lines
 
+    configured_rules(config)  # else `receive` alone would end at them, again and again, below a node that looks alive
     telemetry.configure(level=config.log.level, format=config.log.format, role="supervisor")
     database = open_database(config)
     _require_whole(database)

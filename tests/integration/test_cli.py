@@ -392,6 +392,19 @@ def test_serve_runs_until_sigterm_and_says_what_to_type_into_the_modality(site: 
     assert process.returncode == 0, said.read_text()
 
 
+@pytest.mark.parametrize("roles", ['["receive", "tend"]', '["tend"]'])
+def test_serve_refuses_a_condition_that_no_rule_can_have(
+    site: Clinic, monkeypatch: pytest.MonkeyPatch, roles: str
+) -> None:
+    """The role `receive` could not start with it: the node would stand there without one, and start it for ever."""
+    site.config.write_text(site.config.read_text().replace("Modality =", "Modalitaet ="))
+    monkeypatch.setenv("CXRNODE__NODE__ROLES", roles)
+    done = script("--config", str(site.config), "serve")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith('cxrnode: rule "chest films": when.Modalitaet is not known; a rule may look at ')
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # fourteen ways back through the network for each film, on a machine that may have other work
 def test_model_verify_of_the_shipped_bundle_is_good() -> None:
