@@ -30,7 +30,11 @@ from cxrnode.store.fleet import Process
 
 
 def open_database(config: Config) -> Database:
-    """The store of a configuration. Raises ConfigError where it has no usable URL, or no folder can be made."""
+    """The store of a configuration.
+
+    Raises ConfigError where it has no usable URL, or no folder can be made, or as `require_nothing_left` does.
+    """
+    require_nothing_left(config)
     database = Database(config.database_url)
     if database.is_sqlite:
         try:
@@ -41,6 +45,21 @@ def open_database(config: Config) -> Database:
                 "name a folder that the service may write to"
             ) from None
     return database
+
+
+def require_nothing_left(config: Config) -> None:
+    """Begin no empty database or spool where one lies in the working folder, at which relative URLs used to start.
+
+    Raises ConfigError.
+    """
+    for key, path in config.relative_places.items():
+        former = Path.cwd() / path
+        if former.exists() and not (config.folder / path).exists():
+            raise ConfigError(
+                f"{key}: a relative path starts at the configuration's folder, {config.folder}, where there is no "
+                f"{path}; {former} is there: stop the node and move it, with what lies beside it (-wal, -shm, "
+                f"-journal), or write its whole path in {key}"
+            )
 
 
 def open_spool(config: Config) -> Spool:
@@ -62,8 +81,8 @@ def serve(config: Config, *, announce: bool = True) -> None:
     from cxrnode.supervisor import Supervisor, addresses, modality_lines
 
     configured_rules(config)  # else `receive` alone would end at them, again and again, below a node that looks alive
-    telemetry.configure(level=config.log.level, format=config.log.format, role="supervisor")
     database = open_database(config)
+    telemetry.configure(level=config.log.level, format=config.log.format, role="supervisor")
     _require_whole(database)
     upgrade.upgrade(database)
     open_spool(config)

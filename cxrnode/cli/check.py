@@ -222,7 +222,7 @@ def _models(config: Config) -> Iterator[Checked]:
     assessed: set[str] = set()
     for name, model in config.models.items():
         try:
-            bundle = load_bundle(find_bundle(model.bundle, config.node.data_dir))
+            bundle = load_bundle(find_bundle(model.bundle, config.node.data_dir, config.folder))
         except CxrnodeError as error:
             yield _fault(f"model {name}", error)
             continue

@@ -155,6 +155,31 @@ def test_a_database_of_another_schema_is_told_with_its_remedy(clinic: Clinic) ->
     assert "run `cxrnode db upgrade`" in result.stderr
 
 
+def test_a_relative_database_or_spool_that_lies_where_it_used_to_start_is_not_begun_anew(
+    clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it started at the file's folder it started at the working folder, and a site may have one there."""
+    clinic.database.close()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    (clinic.folder / "data" / "cxrnode.sqlite").rename(elsewhere / "old.sqlite")
+    monkeypatch.setenv("CXRNODE__DATABASE__URL", "sqlite:///old.sqlite")
+    for command in ("jobs ls", "db upgrade", "serve"):
+        result = clinic.run(*command.split())
+        assert (result.exit_code, result.stdout) == (1, ""), command
+        assert f"database.url: a relative path starts at the configuration's folder, {clinic.folder}" in result.stderr
+        assert f"{elsewhere / 'old.sqlite'} is there" in result.stderr
+    assert [one.name for one in clinic.folder.iterdir() if "sqlite" in one.name] == []
+    (elsewhere / "old.sqlite").rename(clinic.folder / "old.sqlite")
+    assert clinic.json("jobs", "ls") == []
+    (elsewhere / "films").mkdir()
+    monkeypatch.setenv("CXRNODE__SPOOL__URL", "films")
+    assert "spool.url: a relative path starts at" in clinic.run("jobs", "ls").stderr
+    monkeypatch.setenv("CXRNODE__SPOOL__URL", str(elsewhere / "films"))
+    assert clinic.json("jobs", "ls") == []
+
+
 def test_reading_commands_make_no_database(clinic: Clinic) -> None:
     clinic.database.close()
     file = clinic.folder / "data" / "cxrnode.sqlite"
