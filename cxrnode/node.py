@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -72,11 +73,31 @@ def open_spool(config: Config) -> Spool:
     return FolderSpool(config.spool_dir)
 
 
+@contextlib.contextmanager
+def closed_to_others() -> Iterator[None]:
+    """What is made within, by child processes too, is for this user alone: it holds patient data.
+
+    An umask that shuts others out already is somebody's choice, as 0027 of our systemd unit, and stays.
+    """
+    before = os.umask(0o077)
+    if before & 0o007 == 0o007:
+        os.umask(before)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def serve(config: Config, *, announce: bool = True) -> None:
-    """Run the node until SIGTERM.
+    """Run the node until SIGTERM; what it writes is closed to others.
 
     Raises ConfigError, DatabaseDamaged, SchemaMismatch or Transient where it cannot start.
     """
+    with closed_to_others():
+        _serve(config, announce=announce)
+
+
+def _serve(config: Config, *, announce: bool) -> None:
     from cxrnode.roles.rules import configured_rules
     from cxrnode.supervisor import Supervisor, addresses, modality_lines
 

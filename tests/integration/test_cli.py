@@ -371,6 +371,7 @@ def test_rules_test_judges_the_real_films(site: Clinic, data_dir: Path) -> None:
 def test_serve_runs_until_sigterm_and_says_what_to_type_into_the_modality(site: Clinic, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CXRNODE__NODE__ROLES": '["receive", "tend"]'}
     port = int(site.config.read_text().split("port = ")[1].split()[0])
+    (site.folder / "data" / "cxrnode.sqlite").unlink()  # made anew, as at a first start
     said = tmp_path / "said"
     with said.open("wb") as stderr:
         process = subprocess.Popen(
@@ -378,10 +379,15 @@ def test_serve_runs_until_sigterm_and_says_what_to_type_into_the_modality(site: 
             env=environment,
             stdin=subprocess.DEVNULL,
             stderr=stderr,
+            umask=0o022,
         )
     try:
         here = f"CXRNODE@127.0.0.1:{port}"
         wait_until(lambda: run("echo", here, "--calling-aet", "ARCHIVE").exit_code == 0, seconds=60, what="the node")
+        # What patients' data go into is closed to others, in a folder that somebody else left open.
+        made = {p.name: p.stat().st_mode & 0o777 for p in (site.folder / "data").rglob("*") if "models" not in p.parts}
+        assert made["cxrnode.sqlite"] == 0o600 and made["spool"] == 0o700
+        assert {name: oct(mode) for name, mode in made.items() if mode & 0o077} == {}
         # The supervisor says it when it hears of the listener, which answers already.
         wait_until(lambda: "AE title  CXRNODE" in said.read_text(), seconds=60, what="what to type in", process=process)
         process.send_signal(signal.SIGTERM)

@@ -203,6 +203,38 @@ def test_db_upgrade_makes_the_database_and_says_when_there_is_nothing_to_do(clin
     assert clinic.json("jobs", "ls") == []
 
 
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"),
+    [
+        (0o022, 0o600, 0o700),
+        (0o002, 0o600, 0o700),
+        (0o077, 0o600, 0o700),
+        (0o027, 0o640, 0o750),  # somebody's choice, as that of our systemd unit: the group may read
+    ],
+)
+def test_a_database_and_a_backup_are_closed_to_others(
+    clinic: Clinic, tmp_path: Path, umask: int, file: int, folder: int
+) -> None:
+    clinic.database.close()
+    data, backup = clinic.folder / "data", tmp_path / "backup"
+    (data / "cxrnode.sqlite").unlink()
+    for made in (data, backup):
+        made.mkdir(exist_ok=True)
+        made.chmod(0o755)
+    program = f"import os, sys; os.umask({umask}); sys.argv[0] = 'cxrnode'; from cxrnode.cli import main; main()"
+    for command in (("upgrade",), ("backup", str(backup))):
+        done = script("-c", program, "--config", str(clinic.config), "db", *command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+    def mode(path: Path) -> int:
+        return path.stat().st_mode & 0o777
+
+    assert (mode(data), mode(backup)) == (0o755, 0o755)  # an administrator's folder stays as it is
+    assert mode(data / "cxrnode.sqlite") == file
+    assert (mode(backup / "backup.json"), mode(backup / "spool")) == (file, folder)
+    assert [path.name for path in (*data.glob("*.sqlite*"), *backup.rglob("*")) if mode(path) & 0o007] == []
+
+
 def test_init_writes_a_configuration_that_can_be_read_and_never_overwrites_one_unasked(tmp_path: Path) -> None:
     from cxrnode.config import load_config, template
 
