@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import socket
 import tomllib
 import types
@@ -105,6 +106,9 @@ _TEMPLATES = (Path(__file__).parent / "templates", Path(__file__).parent.parent 
 #: Sections in which machines that share the work may differ.
 _OF_ONE_MACHINE = ("node", "listen", "web", "database", "spool", "log")
 
+#: A URL of SQLite whose file is a relative path: what stands before it, the path, what follows.
+_RELATIVE_SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)([^?]+)(.*)")
+
 
 class Config(Section):
     """All of it. Every default is a safe one; an empty file receives nothing, since no node may send."""
@@ -142,6 +146,11 @@ class Config(Section):
         return self._source
 
     @property
+    def folder(self) -> Path:
+        """Where relative paths start: the folder of the file that was read, else the working folder."""
+        return self._source.parent if self._source else Path.cwd()
+
+    @property
     def node_name(self) -> str:
         """What this machine is called among those that share the work."""
         return self.node.name or socket.gethostname()[:64]
@@ -169,14 +178,24 @@ class Config(Section):
     @property
     def database_url(self) -> str:
         """The SQLAlchemy URL of the store."""
+        if parts := _RELATIVE_SQLITE.fullmatch(self.database.url):
+            return f"{parts[1]}{self.folder / parts[2]}{parts[3]}"
         return self.database.url or f"sqlite+pysqlite:///{self.node.data_dir / 'cxrnode.sqlite'}"
 
     @property
     def spool_dir(self) -> Path:
         """The folder of the spool, local or shared; beside an object store the one of this machine that receives."""
         if self.spool.url and not self.spool.is_bucket:
-            return Path(self.spool.url.removeprefix("file://"))
+            return self.folder / self.spool.url.removeprefix("file://")
         return self.node.data_dir / "spool"
+
+    @property
+    def relative_places(self) -> Mapping[str, Path]:
+        """Which of `database.url` and `spool.url` name a relative path, and that path as it is written."""
+        spool = "" if self.spool.is_bucket else self.spool.url.removeprefix("file://")
+        parts = _RELATIVE_SQLITE.fullmatch(self.database.url)
+        named = {"database.url": Path(parts[2] if parts else "/"), "spool.url": Path(spool or "/")}
+        return {key: path for key, path in named.items() if not path.is_absolute()}
 
     @property
     def digest(self) -> str:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -30,7 +31,11 @@ from cxrnode.store.fleet import Process
 
 
 def open_database(config: Config) -> Database:
-    """The store of a configuration. Raises ConfigError where it has no usable URL, or no folder can be made."""
+    """The store of a configuration.
+
+    Raises ConfigError where it has no usable URL, or no folder can be made, or as `require_nothing_left` does.
+    """
+    require_nothing_left(config)
     database = Database(config.database_url)
     if database.is_sqlite:
         try:
@@ -43,6 +48,21 @@ def open_database(config: Config) -> Database:
     return database
 
 
+def require_nothing_left(config: Config) -> None:
+    """Begin no empty database or spool where one lies in the working folder, at which relative URLs used to start.
+
+    Raises ConfigError.
+    """
+    for key, path in config.relative_places.items():
+        former = Path.cwd() / path
+        if former.exists() and not (config.folder / path).exists():
+            raise ConfigError(
+                f"{key}: a relative path starts at the configuration's folder, {config.folder}, where there is no "
+                f"{path}; {former} is there: stop the node and move it, with what lies beside it (-wal, -shm, "
+                f"-journal), or write its whole path in {key}"
+            )
+
+
 def open_spool(config: Config) -> Spool:
     """The spool of a configuration. Raises Transient where its folder cannot be made, ConfigError as BucketSpool."""
     if config.spool.is_bucket:
@@ -53,15 +73,37 @@ def open_spool(config: Config) -> Spool:
     return FolderSpool(config.spool_dir)
 
 
+@contextlib.contextmanager
+def closed_to_others() -> Iterator[None]:
+    """What is made within, by child processes too, is for this user alone: it holds patient data.
+
+    An umask that shuts others out already is somebody's choice, as 0027 of our systemd unit, and stays.
+    """
+    before = os.umask(0o077)
+    if before & 0o007 == 0o007:
+        os.umask(before)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def serve(config: Config, *, announce: bool = True) -> None:
-    """Run the node until SIGTERM.
+    """Run the node until SIGTERM; what it writes is closed to others.
 
     Raises ConfigError, DatabaseDamaged, SchemaMismatch or Transient where it cannot start.
     """
+    with closed_to_others():
+        _serve(config, announce=announce)
+
+
+def _serve(config: Config, *, announce: bool) -> None:
+    from cxrnode.roles.rules import configured_rules
     from cxrnode.supervisor import Supervisor, addresses, modality_lines
 
-    telemetry.configure(level=config.log.level, format=config.log.format, role="supervisor")
+    configured_rules(config)  # else `receive` alone would end at them, again and again, below a node that looks alive
     database = open_database(config)
+    telemetry.configure(level=config.log.level, format=config.log.format, role="supervisor")
     _require_whole(database)
     upgrade.upgrade(database)
     open_spool(config)

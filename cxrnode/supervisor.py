@@ -267,13 +267,13 @@ def bind(host: str, port: int, *, patience: float = 10.0) -> socket.socket:
             time.sleep(0.2)
 
 
-def bind_remedy(error: OSError) -> str:
-    """What a person changes where the address of `[listen]` cannot be used."""
+def bind_remedy(error: OSError, section: str = "listen") -> str:
+    """What a person changes where the address of `[listen]`, or of `[web]`, cannot be used."""
     if error.errno == errno.EACCES:
         return "a port below 1024 needs CAP_NET_BIND_SERVICE (deploy/systemd/cxrnode.service has it); or choose another"
     if error.errno == errno.EADDRNOTAVAIL:
-        return "listen.host is no address of this machine; 0.0.0.0 stands for all that it has"
-    return "stop what holds it, or choose another listen.host or listen.port"
+        return f"{section}.host is no address of this machine; 0.0.0.0 stands for all that it has"
+    return f"stop what holds it, or choose another {section}.host or {section}.port"
 
 
 def sd_notify(state: str) -> None:

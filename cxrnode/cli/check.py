@@ -12,7 +12,6 @@ import datetime
 import errno
 import os
 import shutil
-import socket
 import tempfile
 import time
 import zoneinfo
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cxrnode.cli import tables
+from cxrnode.cli import ports, tables
 from cxrnode.cli.options import config_option, connect, hush, json_option, load, told
 from cxrnode.errors import ConfigError, CxrnodeError
 
@@ -53,7 +52,7 @@ class Checked:
 @config_option
 @click.pass_context
 def check(ctx: click.Context, as_json: bool, config_path: Path | None) -> None:
-    """Check configuration, database, spool, models, nodes, clock and port. Exit status 1 for a fault."""
+    """Check configuration, database, spool, models, nodes, clock and ports. Exit status 1 for a fault."""
     found = list(checks(config_path))
     if as_json:
         tables.emit({"ok": all(one.ok for one in found), "checks": found})
@@ -77,7 +76,7 @@ def checks(config_path: Path | None) -> Iterator[Checked]:
     detail = f"{config.source}, AE title {config.node.ae_title}, digest {config.digest[:12]}"
     yield Checked(name="configuration", ok=True, detail=detail)
     parts: tuple[Callable[[Config], Iterator[Checked]], ...]
-    parts = (_rules, _database, _spool, _models, _nodes, _worklists, _zone, _port)
+    parts = (_rules, _database, _spool, _models, _nodes, _worklists, _zone, _ports)
     for part in parts:
         yield from part(config)
 
@@ -222,7 +221,7 @@ def _models(config: Config) -> Iterator[Checked]:
     assessed: set[str] = set()
     for name, model in config.models.items():
         try:
-            bundle = load_bundle(find_bundle(model.bundle, config.node.data_dir))
+            bundle = load_bundle(find_bundle(model.bundle, config.node.data_dir, config.folder))
         except CxrnodeError as error:
             yield _fault(f"model {name}", error)
             continue
@@ -336,44 +335,21 @@ def _zone(config: Config) -> Iterator[Checked]:
             yield Checked(name=f"time zone of {name}", ok=True, detail=there(node.timezone))
 
 
-def _port(config: Config) -> Iterator[Checked]:
-    if "receive" not in config.node.roles:
-        return
+def _ports(config: Config) -> Iterator[Checked]:
     from cxrnode.supervisor import bind_remedy
 
-    host, port = config.listen.host, config.listen.port
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE and _is_ours(config):
-                yield Checked(name="port", ok=True, detail=f"{host}:{port}, this node answers there already")
-                return
-            yield Checked(
-                name="port",
-                ok=False,
-                detail=f"{host}:{port} cannot be used ({error.strerror})",
-                remedy=bind_remedy(error),
-            )
-            return
-    yield Checked(name="port", ok=True, detail=f"{host}:{port} is free")
-
-
-def _is_ours(config: Config) -> bool:
-    """Whether this node runs here and answers on our port: it takes C-ECHO, or refuses us as a sender alone.
-
-    Another node takes C-ECHO too, many under any AE title: what tells ours is the supervisor's note in data_dir.
-    """
-    from cxrnode import health
-    from cxrnode.dicom.sender import AssociationFault, Destination, FaultKind, Timeouts, echo
-
-    if health.faults(config.node.data_dir, live=True):
-        return False
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.listen.host, config.listen.host)
-    here = Destination(name="this node", aet=config.node.ae_title, host=local, port=config.listen.port)
-    try:
-        echo(here, calling_aet=config.node.ae_title, timeouts=Timeouts(connect=2.0, acse=2.0, dimse=2.0))
-    except AssociationFault as fault:
-        return fault.kind is FaultKind.CALLING_AET
-    return True
+    for role, name, section, answers in (
+        ("receive", "port", "listen", ports.node_answers),
+        ("web", "console", "web", ports.console_answers),
+    ):
+        if role not in config.node.roles:
+            continue
+        at = config.listen if section == "listen" else config.web
+        where, fault = f"{at.host}:{at.port}", ports.fault(at.host, at.port)
+        if fault is None:
+            yield Checked(name=name, ok=True, detail=f"{where} is free")
+        elif fault.errno == errno.EADDRINUSE and answers(config):
+            yield Checked(name=name, ok=True, detail=f"{where}, this node answers there already")
+        else:
+            detail = f"{where} cannot be used ({fault.strerror})"
+            yield Checked(name=name, ok=False, detail=detail, remedy=bind_remedy(fault, section))

@@ -14,8 +14,12 @@ from cxrnode.cli.options import config_option, connect, json_option, load, open_
 
 
 @click.group("db")
-def db() -> None:
+@click.pass_context
+def db(ctx: click.Context) -> None:
     """The database."""
+    from cxrnode.node import closed_to_others
+
+    ctx.with_resource(closed_to_others())
 
 
 db.add_command(backup_command)

@@ -136,6 +136,9 @@ def _deliveries(detail: JobDetail) -> None:
         title="Deliveries",
         numbers="attempts",
     )
+    for name, down in {one.destination: one.down for one in detail.deliveries if one.down is not None}.items():
+        since, again = tables.local(down.opened_at), tables.local(down.next_probe_at)
+        tables.say(f"{name} is down since {since}: {down.reason}; it is tried again at {again}")
     named = {one.id: f"{one.kind} {_title(one.label)}".strip() for one in detail.outputs}
     answers = [row for one in detail.deliveries for row in _answers(one, named)]
     if answers:

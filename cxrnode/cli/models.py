@@ -39,7 +39,8 @@ def ls_command(as_json: bool, config_path: Path | None) -> None:
     rows: list[dict[str, Any]] = []
     for name, one in config.models.items():
         try:
-            used.setdefault(find_bundle(one.bundle, config.node.data_dir).resolve(), []).append(f"{name} ({one.mode})")
+            folder = find_bundle(one.bundle, config.node.data_dir, config.folder)
+            used.setdefault(folder.resolve(), []).append(f"{name} ({one.mode})")
         except BundleError as fault:
             rows.append({"bundle": one.bundle, "used_as": [f"{name} ({one.mode})"], "problem": str(fault)})
     known = {folder.resolve(): folder for folder in list_bundles(config.node.data_dir)}
@@ -116,8 +117,9 @@ def folder_of(config: Config | None, name: str) -> Path:
 
     if config is None:
         return find_bundle(name, Node().data_dir)
-    bundle = config.models[name].bundle if name in config.models else name
-    return find_bundle(bundle, config.node.data_dir)
+    if name in config.models:
+        return find_bundle(config.models[name].bundle, config.node.data_dir, config.folder)
+    return find_bundle(name, config.node.data_dir)
 
 
 def _architecture(card: Manifest) -> str:

@@ -147,10 +147,12 @@ def load_if_there(config_path: Path | None) -> Config | None:
 def connect(config: Config, *, patience: int | None = None) -> Database:
     """Return the store's connection without making anything on disk; `patience`: seconds to connect, PostgreSQL.
 
-    Raises ConfigError where the URL cannot be used, or where there is no SQLite file yet.
+    Raises ConfigError where the URL cannot be used, or where there is no SQLite file yet or any more.
     """
+    from cxrnode.node import require_nothing_left
     from cxrnode.store.database import Database, parse_url
 
+    require_nothing_left(config)
     url = parse_url(config.database_url)
     file = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
     if file is not None and not file.is_file():

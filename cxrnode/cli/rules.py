@@ -143,7 +143,7 @@ def _follows(name: str, header: Header, config: Config, words: WordList) -> Foll
 
     model = config.models[name]
     try:
-        card, _ = read_manifest(find_bundle(model.bundle, config.node.data_dir))
+        card, _ = read_manifest(find_bundle(model.bundle, config.node.data_dir, config.folder))
     except BundleError as fault:
         return Follows(model=name, mode=model.mode, refusal=str(fault))
     use = IntendedUse(

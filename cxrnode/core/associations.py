@@ -42,9 +42,8 @@ def admitting(
     """
     match cause:
         case Cause.UNKNOWN:
-            name = re.sub(r"[^A-Za-z0-9_-]", "_", calling_aet) or "NAME"
             lines = (
-                f"[nodes.{name}]",
+                f"[nodes.{_name(calling_aet)}]",
                 f'aet = "{_quoted(calling_aet)}"',
                 f'host = "{_quoted(address)}"',
                 "port = 104",
@@ -66,6 +65,35 @@ def admitting(
             return f"[listen]\nmax_associations = {2 * limit}"
         case _:
             return ""
+
+
+def admitting_line(cause: str, *, calling_aet: str, address: str, node: str = "", addresses: Sequence[str] = ()) -> str:
+    """What `admitting` says of a sender, for a log line: where to paste, and after a colon the one line to paste.
+
+    Log lines are JSON: the strings are literal ones of TOML, whose quotes JSON leaves as they are.
+    """
+    match cause:
+        case Cause.UNKNOWN:
+            aet, host = _literal(calling_aet), _literal(address)
+            line = f"nodes.{_name(calling_aet)} = {{ aet = {aet}, host = {host}, port = 104, can_send = true }}"
+            # Further down the line would belong to the table that stands above it.
+            return f"at the top of the configuration: {line}"
+        case Cause.MAY_NOT_SEND:
+            return f"in [nodes.{node}]: can_send = true"
+        case Cause.ADDRESS:
+            return f"in [nodes.{node}]: addresses = [{', '.join(map(_literal, (*addresses, address)))}]"
+        case _:
+            return ""
+
+
+def _name(aet: str) -> str:
+    """An AE title as the name of a table."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", aet) or "NAME"
+
+
+def _literal(text: str) -> str:
+    """As a literal string of TOML, where it can be one."""
+    return f"'{text}'" if text.isprintable() and "'" not in text else f'"{_quoted(text)}"'
 
 
 def _quoted(text: str) -> str:

@@ -33,6 +33,11 @@ NIH14 = (
 )
 
 
+def folded(label: str) -> str:
+    """A finding's name for comparing: people write "pleural thickening" for `Pleural_Thickening`."""
+    return " ".join(label.replace("_", " ").replace("-", " ").split()).casefold()
+
+
 class Decision(StrEnum):
     """The three states of a finding, and the one that is none of them."""
 

@@ -6,6 +6,7 @@ Nothing here takes a short cut: the films are C-STOREd, the results are what the
 from __future__ import annotations
 
 import dataclasses
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from cxrnode.contact_sheet import Sheet, SheetFilm, SheetPicture, SheetRow, write_html, write_png
 from cxrnode.core.findings import Decision, Outcome, Report, Scale
@@ -30,6 +32,8 @@ from cxrnode.store.database import Database
 from cxrnode.store.schema import instance, job, output
 
 BANNER = "Research software, not a medical device. DEMONSTRATION MODEL: not for diagnosis."
+#: Columns where the answer goes into a pipe or file.
+_PIPED = 320
 _RESTING = {JobState.DELIVERED, JobState.FAILED, JobState.SUPERSEDED, JobState.WITHDRAWN}
 _WORDS = {
     Decision.PRESENT: "[bold red]present[/]",
@@ -67,13 +71,18 @@ class Shown:
         return max(times) - self.success_at if times and self.success_at is not None else None
 
 
+def console_of_stdout() -> Console:
+    """As wide as its terminal; into a pipe or file so wide that lines stay lines."""
+    return Console(width=None if sys.stdout.isatty() else _PIPED)
+
+
 def run(files: Sequence[Path], *, folder: Path | None = None, console: Console | None = None) -> bool:
     """Show the main job with the user's films, or with phantoms; True where every film came to rest as it should.
 
     `folder` is made where it is missing and left behind: it holds everything that is shown. Raises Transient where
     the node cannot be started.
     """
-    console = console or Console()
+    console = console or console_of_stdout()
     folder = folder or Path(tempfile.mkdtemp(prefix="cxrnode-demo-"))
     folder.mkdir(parents=True, exist_ok=True)
     console.print(f"[bold]cxrnode demo[/] - {BANNER}")
@@ -174,11 +183,11 @@ def _look(films: Sequence[Shown], database: Database) -> None:
 
 def _show_table(films: Sequence[Shown], console: Console) -> None:
     for film in films:
-        title = f"{film.path.name}: {_verdict(film)}"
+        # By itself: a table's own title is broken at the table's width. A film's name may look like markup.
+        console.print(Text(f"\n{film.path.name}: {_verdict(film)}", style="bold"))
         if film.report is None or film.report.outcome is not Outcome.ANALYSED:
-            console.print(f"\n[bold]{title}[/]")
             continue
-        table = Table(title=f"\n{title}", title_justify="left", title_style="bold")
+        table = Table()
         word = str(film.report.scale)
         for column in ("finding", word, "rule out below", "rule in from", "decision"):
             table.add_column(column, justify="right" if column not in ("finding", "decision") else "left")

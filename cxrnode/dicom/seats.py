@@ -10,14 +10,22 @@ import os
 import threading
 from pathlib import Path
 
+from cxrnode.errors import Transient
+
 
 class Seats:
     """So many seats in a file. Locks of one process do not exclude each other: it knows its own."""
 
     def __init__(self, path: Path, count: int) -> None:
-        """Open the file, made where it is missing. Raises OSError."""
-        # Never opened a second time: closing any descriptor of a file ends all locks that a process has on it.
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Open the file, made where it is missing. Raises Transient where its folder does not take it."""
+        try:
+            # Never opened a second time: closing any descriptor of a file ends all locks that a process has on it.
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Transient(
+                f"{path} cannot be written to ({error.strerror}); give it to the service's user, or mount its folder "
+                "for writing"
+            ) from None
         self._count = count
         self._mine: set[int] = set()
         self._lock = threading.Lock()

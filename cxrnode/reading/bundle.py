@@ -164,17 +164,19 @@ def load_bundle(folder: Path) -> Bundle:
     )
 
 
-def find_bundle(name: str, data_dir: Path) -> Path:
+def find_bundle(name: str, data_dir: Path, start: Path | None = None) -> Path:
     """Return the folder of a bundle: a name in `data_dir`/models, else a shipped one, else a path.
 
+    A relative path starts at `start`, the folder of the configuration that names it, else at the working folder.
     Raises BundleError that says where it looked.
     """
     places = [] if not name or Path(name).name != name or name == ".." else [data_dir / "models" / name, SHIPPED / name]
-    for place in (*places, Path(name).expanduser()):
+    path = (start or Path()) / Path(name).expanduser()
+    for place in (*places, path):
         if (place / NAME).is_file():
             return place
     looked = ", ".join(str(place) for place in (data_dir / "models", SHIPPED))
-    raise BundleError(f"no bundle {name!r}: looked in {looked} and as a path; see `cxrnode model ls`")
+    raise BundleError(f"no bundle {name!r}: looked in {looked} and {path}; see `cxrnode model ls`")
 
 
 def list_bundles(data_dir: Path) -> tuple[Path, ...]:

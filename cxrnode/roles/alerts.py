@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import structlog
 
 from cxrnode.errors import CxrnodeError
 from cxrnode.roles import channels, conditions
 from cxrnode.roles.context import Context
-from cxrnode.store import alerts
-from cxrnode.store.alerts import Condition
+from cxrnode.store import alerts, fleet
+from cxrnode.store.alerts import Alert, Condition
 
 log = structlog.get_logger()
 
 
 def watch_alerts(context: Context) -> None:
-    """Look at everything that may go wrong within minutes."""
+    """Look at everything that may go wrong within minutes, but for what each node looks at itself."""
     _watch(context, conditions.OFTEN, hold=context.config.alerts.hold)
+    living = {one.node for one in fleet.members(context.database) if one.alive}
+    for one in alerts.open_alerts(context.database):
+        if one.rule in conditions.OWN and one.subject not in living:  # a lost node ends none of its own
+            _log(alerts.observe(context.database, (), rules={one.rule}, hold=0.0, subject=one.subject))
+
+
+def watch_disk(context: Context) -> None:
+    """Look at this node's own disk."""
+    _watch(context, conditions.OWN, hold=context.config.alerts.hold, subject=context.config.node_name)
 
 
 def watch_days(context: Context) -> None:
@@ -25,18 +34,28 @@ def watch_days(context: Context) -> None:
     _watch(context, conditions.SELDOM, hold=0.0)
 
 
-def _watch(context: Context, rules: Mapping[str, Callable[[Context], Iterator[Condition]]], *, hold: float) -> None:
+def _watch(
+    context: Context,
+    rules: Mapping[str, Callable[[Context], Iterator[Condition]]],
+    *,
+    hold: float,
+    subject: str | None = None,
+) -> None:
     found = [one for rule in rules.values() for one in rule(context)]
     # What is silent was so for long already: it holds by itself.
     for names, seconds in (({"silence"}, 0.0), (set(rules) - {"silence"}, hold)):
         met = [one for one in found if one.rule in names]
         if not names & set(rules):
             continue
-        for one in alerts.observe(context.database, met, rules=names & set(rules), hold=seconds):
-            if one.ended_at is None:
-                log.error("alert", rule=one.rule, subject=one.subject, reason=one.text, remedy=one.remedy)
-            else:
-                log.info("alert_over", rule=one.rule, subject=one.subject)
+        _log(alerts.observe(context.database, met, rules=names & set(rules), hold=seconds, subject=subject))
+
+
+def _log(changed: Iterable[Alert]) -> None:
+    for one in changed:
+        if one.ended_at is None:
+            log.error("alert", rule=one.rule, subject=one.subject, reason=one.text, remedy=one.remedy)
+        else:
+            log.info("alert_over", rule=one.rule, subject=one.subject)
 
 
 def tell_alerts(context: Context) -> None:

@@ -115,14 +115,14 @@ def destination_down(context: Context) -> Iterator[Condition]:
 
 
 def disk(context: Context) -> Iterator[Condition]:
-    """Less than `alerts.disk` bytes are left for the spool."""
-    free = context.spool.free()
+    """Less than `alerts.disk` bytes are left for the spool on the disk that this node receives on."""
+    free, node = context.spool.free(), context.config.node_name
     if free < context.config.alerts.disk:
         refusing = free < context.config.spool.min_free
-        text = f"{free >> 20} MiB are left for the spool" + ("; films are refused" if refusing else "")
+        text = f"{node} has {free >> 20} MiB left for the spool" + ("; it refuses films" if refusing else "")
         remedy = "free space, or keep films for a shorter time ([retention])"
         severity = "critical" if refusing else "warning"
-        yield Condition(rule="disk", subject="spool", text=text, remedy=remedy, severity=severity)  # type: ignore[arg-type]
+        yield Condition(rule="disk", subject=node, text=text, remedy=remedy, severity=severity)  # type: ignore[arg-type]
 
 
 def silence(context: Context) -> Iterator[Condition]:
@@ -218,8 +218,9 @@ OFTEN: Mapping[str, Callable[[Context], Iterator[Condition]]] = {
     "queue_age": queue_age,
     "failures": failures,
     "destination_down": destination_down,
-    "disk": disk,
     "silence": silence,
     "model_fault": model_fault,
 }
+#: Those that each node looks at for itself: their subject is the node.
+OWN: Mapping[str, Callable[[Context], Iterator[Condition]]] = {"disk": disk}
 SELDOM: Mapping[str, Callable[[Context], Iterator[Condition]]] = {"drift": drift, "certificate": certificate}

@@ -44,15 +44,16 @@ class Loaded:
 def load_models(context: Context, *, warm: Callable[[Callable[[], Any]], Any]) -> dict[str, Loaded]:
     """Load every configured model; `warm` runs the first pass where later ones run. Raises BundleError."""
     loaded: dict[str, Loaded] = {}
-    for name, model in context.config.models.items():
+    config = context.config
+    for name, model in config.models.items():
         context.beat()
         try:
-            bundle = load_bundle(find_bundle(model.bundle, context.config.node.data_dir))
-            engine = _opened(bundle, model, context.config.node.data_dir)
+            bundle = load_bundle(find_bundle(model.bundle, config.node.data_dir, config.folder))
+            engine = _opened(bundle, model, config.node.data_dir)
         except (BundleError, ConfigError) as error:
             # Its jobs wait; the other models go on.
             log.error("model_refused", model=name, reason=str(error))
-            loading.refused(context.database, name, node=context.config.node_name, reason=str(error))
+            loading.refused(context.database, name, node=config.node_name, reason=str(error))
             continue
         loaded[name] = Loaded(bundle=bundle, engine=engine)
         if not isinstance(engine, RemoteEngine):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 
 from cxrnode.errors import Transient
-from cxrnode.readiness import Look, disk, queue, room
+from cxrnode.readiness import Look, disk, queue
 from cxrnode.roles.context import Context
 from cxrnode.store.audit import note
 
@@ -61,25 +62,35 @@ class Room:
         return f"no room ({short[0].name}); send again later" if short else ""
 
 
+def queue_of(context: Context) -> Look:
+    """Room in the queue, which all nodes share."""
+    return queue(context.config, context.database)
+
+
+def disk_of(context: Context) -> Look:
+    """Room on this node's own disk."""
+    return disk(context.config, context.spool)
+
+
 class RoomWatch:
     """A duty of `tend`: each change between refusing and receiving is an event, and refusing a line again and again."""
 
-    def __init__(self) -> None:
-        """Nothing is known yet: what is short at the first look counts as new."""
-        self._short: frozenset[str] = frozenset()
+    def __init__(self, look: Callable[[Context], Look]) -> None:
+        """Watch what `look` tells. Nothing is known yet: what is short at the first look counts as new."""
+        self._look = look
+        self._short = False
 
     def __call__(self, context: Context) -> None:
         """Look, and write down what changed. Raises Transient where spool or database are away."""
-        short = {one.name: one for one in room(context.config, context.database, context.spool) if not one.ok}
-        for one in short.values():
-            _say(one)
-        now = frozenset(short)
-        if now == self._short:
+        seen = self._look(context)
+        if not seen.ok:
+            _say(seen)
+        if self._short == (not seen.ok):
             return
+        node = context.config.node_name
         with context.database.write() as transaction:
-            for name in sorted(now - self._short):
-                look: Look = short[name]
-                note(transaction, "receiving_refused", what=name, seen=look.detail, remedy=look.remedy)
-            for name in sorted(self._short - now):
-                note(transaction, "receiving_resumed", what=name)
-        self._short = now
+            if seen.ok:
+                note(transaction, "receiving_resumed", what=seen.name, node=node)
+            else:
+                note(transaction, "receiving_refused", what=seen.name, node=node, seen=seen.detail, remedy=seen.remedy)
+        self._short = not seen.ok

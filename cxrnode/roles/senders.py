@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from cxrnode.config import Config
-from cxrnode.core.associations import Cause, admitting
+from cxrnode.core.associations import Cause, admitting_line
 from cxrnode.dicom.admission import Objection
 from cxrnode.sections import RemoteNode
 
@@ -30,7 +30,7 @@ class Senders:
         return self._accept_unknown and not any(node.addresses for node in its)
 
     def objection(self, calling_aet: str, address: str) -> Objection | None:
-        """Why this peer may not associate, with the lines that would admit it, or None."""
+        """Why this peer may not associate, with the line that would admit it, or None."""
         its = {name: node for name, node in self._peers.items() if node.aet == calling_aet}
         here = {name: node for name, node in its.items() if comes_from(node, address)}
         if self.may_store(calling_aet, address) or (calling_aet in self.reporters and here):
@@ -42,8 +42,8 @@ class Senders:
         elif its:
             cause, reason = Cause.ADDRESS, "this AE does not come from this address"
         addresses = its[name].addresses if its else ()
-        lines = admitting(cause, calling_aet=calling_aet, address=address, node=name, addresses=addresses)
-        return Objection(reason=reason, remedy=" ".join(lines.splitlines()), cause=cause)
+        remedy = admitting_line(cause, calling_aet=calling_aet, address=address, node=name, addresses=addresses)
+        return Objection(reason=reason, remedy=remedy, cause=cause)
 
 
 def comes_from(node: RemoteNode, address: str) -> bool:

@@ -1,6 +1,7 @@
 """The tend role: what must happen from time to time, each duty guarded by a lease row so that one node does it.
 
-Every duty is idempotent. Nothing here reads a film or sends one, and no audit row is ever removed.
+What is about a node itself, its disk, each node does for itself. Every duty is idempotent. Nothing here reads a film or
+sends one, and no audit row is ever removed.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from cxrnode import syslog
 from cxrnode.errors import CxrnodeError, Transient
 from cxrnode.roles import channels
-from cxrnode.roles.alerts import tell_alerts, watch_alerts, watch_days
+from cxrnode.roles.alerts import tell_alerts, watch_alerts, watch_days, watch_disk
 from cxrnode.roles.context import Context, rouse
 from cxrnode.roles.leases import LeaseKeeper
 from cxrnode.roles.notices import say_not_analysed
 from cxrnode.roles.repository import tell_activity, tell_repository
-from cxrnode.roles.room import RoomWatch
+from cxrnode.roles.room import RoomWatch, disk_of, queue_of
 from cxrnode.roles.rules import configured_words
 from cxrnode.roles.studies import StudySummaries
 from cxrnode.roles.upkeep import Upkeep
@@ -226,7 +227,7 @@ DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("summarise_studies", StudySummaries(), 10.0),
     ("retire", retire, 600.0),
     ("sweep", sweep, 900.0),
-    ("watch_room", RoomWatch(), 10.0),
+    ("watch_room", RoomWatch(queue_of), 10.0),
     ("mend_clock", mend_clock, 60.0),
     ("upkeep", Upkeep(), 120.0),
     ("watch_queues", watch_queues, 300.0),
@@ -239,6 +240,13 @@ DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("watch_days", watch_days, 3600.0),
     ("tell_alerts", tell_alerts, 10.0),
     ("tell_repository", tell_repository, 10.0),
+)
+
+
+#: Those of a node alone, which no lease guards.
+OWN_DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
+    ("watch_own_room", RoomWatch(disk_of), 10.0),
+    ("watch_disk", watch_disk, 15.0),
 )
 
 
@@ -258,11 +266,21 @@ def perform(context: Context, name: str, duty: Callable[[Context], None], every:
         log.warning("duty_waits", duty=name, reason=str(fault))
 
 
+def perform_own(context: Context, name: str, duty: Callable[[Context], None]) -> None:
+    """Do what each node does for itself; a passing fault waits for the next time."""
+    try:
+        duty(context)
+    except Transient as fault:
+        log.warning("duty_waits", duty=name, reason=str(fault))
+
+
 def run(context: Context) -> None:
     """Schedule the duties until the role stops."""
     scheduler = BackgroundScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 60})
     for name, duty, every in DUTIES:
         scheduler.add_job(functools.partial(perform, context, name, duty, every), "interval", seconds=every, id=name)
+    for name, duty, every in OWN_DUTIES:
+        scheduler.add_job(functools.partial(perform_own, context, name, duty), "interval", seconds=every, id=name)
     scheduler.start()
     context.ready()
     tell_activity(context, started=True)

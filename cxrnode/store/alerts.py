@@ -63,10 +63,12 @@ class Untold:
     since: float
 
 
-def observe(database: Database, found: Sequence[Condition], *, rules: Collection[str], hold: float) -> list[Alert]:
+def observe(
+    database: Database, found: Sequence[Condition], *, rules: Collection[str], hold: float, subject: str | None = None
+) -> list[Alert]:
     """Compare what is wrong now with what was; return what was raised or has ended with this.
 
-    `rules` are those that were looked at: alerts of others stay as they are.
+    `rules` are those that were looked at, of this `subject` alone or of all: other alerts stay as they are.
     """
     now_met = {(one.rule, one.subject[:64]): one for one in found}
     with database.write() as transaction:
@@ -81,7 +83,7 @@ def observe(database: Database, found: Sequence[Condition], *, rules: Collection
                     values["raised_at"] = now
                     changed.append(row.id)
                 _change(transaction, row, seen_at=now, quiet_since=None, **values)
-            elif row.rule in rules:
+            elif row.rule in rules and subject in (None, row.subject):
                 quiet = now if row.quiet_since is None else row.quiet_since
                 if row.raised_at is None or now - quiet >= hold:
                     _change(transaction, row, quiet_since=quiet, ended_at=now)

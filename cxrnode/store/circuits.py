@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import sqlalchemy as sa
 
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database
 from cxrnode.store.schema import circuit
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Down:
+    """An open circuit: since when, the fault of the last association, and when the destination is tried again."""
+
+    opened_at: float
+    reason: str
+    next_probe_at: float
 
 
 def open_circuit(
@@ -57,11 +68,14 @@ def close_circuit(database: Database, destination: str) -> bool:
         return bool(changed)
 
 
-def down(database: Database) -> dict[str, str]:
-    """The destinations whose circuit is open, each with the reason."""
+def down(database: Database) -> dict[str, Down]:
+    """The destinations whose circuit is open."""
     with database.read() as transaction:
-        rows = transaction.rows(sa.select(circuit.c.destination, circuit.c.reason).where(circuit.c.open.is_(True)))
-    return {row.destination: row.reason for row in rows}
+        rows = transaction.rows(sa.select(circuit).where(circuit.c.open.is_(True)))
+    return {
+        row.destination: Down(opened_at=row.opened_at, reason=row.reason, next_probe_at=row.next_probe_at)
+        for row in rows
+    }
 
 
 def take_probe(database: Database, destination: str, *, lease: float) -> bool:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from cxrnode.core.findings import Report
+from cxrnode.core.lifecycle import DeliveryState
 from cxrnode.errors import Rejected
+from cxrnode.store import circuits
 from cxrnode.store.audit import Event, EventFilter, note, query
+from cxrnode.store.circuits import Down
 from cxrnode.store.database import Database, Row
 from cxrnode.store.listing import JOBS, InstanceRow, JobRow, instances_of, jobs_of
 from cxrnode.store.schema import delivery, delivery_output, identity, instance, job, output
@@ -55,7 +58,10 @@ class ObjectRow:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryRow:
-    """One delivery with its objects. `commit_at`: when the destination is asked (again) to commit; None: it is not."""
+    """One delivery with its objects. `commit_at`: when the destination is asked (again) to commit; None: it is not.
+
+    `down`: it waits for a destination that is not reached.
+    """
 
     id: int
     destination: str
@@ -68,6 +74,7 @@ class DeliveryRow:
     not_before: float
     settled_at: float | None
     commit_at: float | None
+    down: Down | None
     objects: tuple[ObjectRow, ...]
 
 
@@ -142,6 +149,7 @@ def job_detail(database: Database, job_id: int) -> JobDetail:
             .where(delivery_output.c.delivery_id.in_([one.id for one in deliveries]))
             .order_by(delivery_output.c.output_id)
         )
+    down = circuits.down(database)
     wanted = json.loads(row.wanted)
     return JobDetail(
         job=jobs_of(database, [row])[0],
@@ -160,7 +168,7 @@ def job_detail(database: Database, job_id: int) -> JobDetail:
         report=Report.from_json(row.report) if row.report else None,
         report_sha256=row.report_sha256,
         outputs=tuple(_output(one) for one in outputs),
-        deliveries=tuple(_delivery(one, [o for o in objects if o.delivery_id == one.id]) for one in deliveries),
+        deliveries=tuple(_delivery(one, [o for o in objects if o.delivery_id == one.id], down) for one in deliveries),
         events=_timeline(database, row.instance_id, job_id),
     )
 
@@ -220,7 +228,8 @@ def _output(row: Row) -> OutputRow:
     )
 
 
-def _delivery(row: Row, objects: Sequence[Row]) -> DeliveryRow:
+def _delivery(row: Row, objects: Sequence[Row], down: Mapping[str, Down]) -> DeliveryRow:
+    waits = row.state == DeliveryState.PENDING or row.commit_at is not None
     return DeliveryRow(
         id=row.id,
         destination=row.destination,
@@ -233,6 +242,7 @@ def _delivery(row: Row, objects: Sequence[Row]) -> DeliveryRow:
         not_before=row.not_before,
         settled_at=row.settled_at,
         commit_at=row.commit_at,
+        down=down.get(row.destination) if waits else None,
         objects=tuple(_object(one) for one in objects),
     )
 

@@ -21,6 +21,7 @@ from cxrnode.core.header import Header
 from cxrnode.core.pseudonyms import Pseudonyms
 from cxrnode.core.views import view_of
 from cxrnode.core.words import WordList
+from cxrnode.store import labels
 from cxrnode.store.database import Database, Row
 from cxrnode.store.details import reveal
 from cxrnode.store.schema import feedback, finding, identity, instance, job
@@ -33,7 +34,7 @@ _PAGE = 200
 class RecordFilter:
     """What is exported; None leaves a condition out. Times are of the job's making, seconds since 1970 in UTC.
 
-    `at_least`: findings with such a score or more, and the jobs that have one.
+    `label`: a finding, in whatever case. `at_least`: findings with such a score or more, and the jobs that have one.
     """
 
     state: str | None = None
@@ -164,6 +165,8 @@ def records(
 ) -> Iterator[Record]:
     """Yield what was asked for, jobs by their ids, findings by their labels."""
     said = words or WordList()
+    if chosen.label is not None:
+        chosen = dataclasses.replace(chosen, label=labels.spelled(database, chosen.label))
     last = 0
     while True:
         with database.read() as transaction:

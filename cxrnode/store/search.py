@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from cxrnode.store import labels
 from cxrnode.store.audit import note
 from cxrnode.store.database import Database, Row
 from cxrnode.store.listing import JOBS, JobRow, jobs_of
@@ -33,7 +34,7 @@ _ABOUT = 3600.0
 class Wanted:
     """What is looked for; None leaves a condition out. Times are seconds since 1970 in UTC, of the job's making.
 
-    With `finding`: its `decision`, or its score between `least` and `most`.
+    With `finding`, in whatever case: its `decision`, or its score between `least` and `most`.
     """
 
     state: str | None = None
@@ -82,6 +83,7 @@ def search(
 ) -> Page:
     """Return a page of the newest jobs that are like this, with ids below `before`."""
     until = time.monotonic() + seconds
+    wanted = _spelled(database, wanted)
     if (films := _few_films(database, wanted.calling_aet)) is not None:
         return _page_of_few(database, wanted, films, before, limit)
     high, floor = _ends(database, wanted, before)
@@ -117,6 +119,12 @@ def search(
             looked = transaction.scalar(sa.select(job.c.created_at).where(job.c.id > high).order_by(job.c.id).limit(1))
     its = {row.id: scores[row.id] for row in rows} if wanted.finding else {}
     return Page(rows=tuple(jobs_of(database, rows)), before=following, scores=its, looked_back_to=looked)
+
+
+def _spelled(database: Database, wanted: Wanted) -> Wanted:
+    if not wanted.finding:
+        return wanted
+    return dataclasses.replace(wanted, finding=labels.spelled(database, wanted.finding))
 
 
 def _few_films(database: Database, calling_aet: str | None) -> list[int] | None:
@@ -263,6 +271,7 @@ def search_whose(database: Database, whose: Whose, wanted: Wanted, *, by: str, w
     newest = sa.select(identity.c.instance_id).where(*conditions).order_by(identity.c.instance_id.desc())
     with database.read() as transaction:
         ids = [row[0] for row in transaction.rows(newest.limit(_MOST_FILMS))]
+    wanted = _spelled(database, wanted)
     rows = _jobs_on(database, wanted, ids, limit)
     note_search(database, whose, len(rows), by=by, why=why)
     scores = {row.id: row.score for row in rows} if wanted.finding else {}
@@ -280,13 +289,3 @@ def view(database: Database, job_id: int, instance_id: int, *, by: str, why: str
     """Write down that a person looked at a patient's result."""
     with database.write() as transaction:
         note(transaction, "result_viewed", instance_id=instance_id, job=job_id, by=by, why=why, how=how)
-
-
-def labels(database: Database) -> list[str]:
-    """The findings that the newest reports have, by name."""
-    with database.read() as transaction:
-        newest = transaction.scalar(sa.select(sa.func.max(finding.c.job_id))) or 0
-        # Named one by one: else SQLite walks the index of all labels.
-        some = list(range(max(newest - 20, 0), newest + 1))
-        rows = transaction.rows(sa.select(finding.c.label).where(finding.c.job_id.in_(some)))
-    return sorted({row.label for row in rows})

@@ -7,8 +7,8 @@ A source's usual interval is learnt from its own last 500 films: four fifths of 
 are no further apart. (Of a regular sender that is its interval, of one at random three times the mean; films of a study
 that come all at once count for little.) Only the hours of the week in which it sends count, as its films of the last
 four weeks say, so that nights and Sundays are no silence of a room that works on weekdays. It is silent when such time
-since its last film is more than `factor` usual intervals. With fewer than 20 films it has no habit; one that was not
-heard of for eight weeks is forgotten.
+since its last film is more than `factor` usual intervals. With fewer than 20 films, or films of less than a day, it has
+no habit: the films of a first day are somebody's trial. One that was not heard of for eight weeks is forgotten.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from cxrnode.store.tallies import DAY, HOUR
 #: How much usual time without a film is silence, in times of the habit.
 FACTOR = 3.0
 _FILMS, _LEAST_FILMS = 500, 20
+#: Seconds from the first hour with a film to the last film, before there is a habit.
+_LEAST_SPAN = DAY
 #: Seconds: all films of a source may have come in one go, which is no habit.
 _LEAST_INTERVAL = 1.0
 _WEEKS = 4
@@ -75,7 +77,7 @@ def _source(database: Database, name: str, hours: dict[int, int], now: float, fa
     films = sum(hours[hour] for hour in recent)
     usual = None
     works = _working(min(hours), recent, now)
-    if len(times) >= _LEAST_FILMS:
+    if len(times) >= _LEAST_FILMS and times[-1] - min(hours) * HOUR >= _LEAST_SPAN:
         usual = _habit([_worked(a, b, works) for a, b in itertools.pairwise(times)])
     quiet = _worked(times[-1], now, works) if usual is not None else None
     return Source(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import zoneinfo
 
-from cxrnode.store import circuits, fleet, loading
+from cxrnode.store import fleet, loading
 from cxrnode.store.changes import QUEUES
 from cxrnode.store.details import JobDetail
 from cxrnode.web import words
@@ -89,12 +90,16 @@ def _of_sending(console: Console, detail: JobDetail, *, paused: bool) -> list[Hi
     if any(one.held for one in waiting):
         said = "The same film came under another identity: its results are held."
         found.append(Hindrance(said=said, remedy="Say which identity is right, below.", href=""))
-    down = circuits.down(console.database)
     for one in waiting:
-        if one.destination in down:
-            said = f"{one.destination} is down: {down[one.destination]}."
-            remedy = "Nothing is lost: it is tried again and again, and all goes out when it answers. "
-            found.append(Hindrance(said=said, remedy=f"{remedy}cxrnode echo {one.destination} tries it at once."))
+        if one.down is not None:
+            said = f"{one.destination} is down: {one.down.reason}."
+            since = words.moment(one.down.opened_at, zoneinfo.ZoneInfo(console.config.node.timezone))
+            again = words.span(one.down.next_probe_at - console.now())
+            remedy = (
+                f"Nothing is lost: it is tried again and again, the next time in {again}, and all goes out when it "
+                f"answers. It is down since {since}; cxrnode echo {one.destination} tries it at once."
+            )
+            found.append(Hindrance(said=said, remedy=remedy))
         elif one.reason:
             said = f"{one.destination} did not take it yet: {one.reason}."
             found.append(Hindrance(said=said, remedy="It is tried again by itself."))

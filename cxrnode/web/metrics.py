@@ -1,7 +1,7 @@
 """/metrics for Prometheus: one collector that reads the store at each scrape. No identifier stands in a label.
 
-Gauges say how things are; counters and histograms count from the start of this process, as those of Prometheus may,
-from the events of all nodes. An alarm takes `increase()` or `rate()` of them.
+Gauges say how things are; counters and histograms count from the first scrape of this process on, as those of
+Prometheus may, from the events of all nodes. An alarm takes `increase()` or `rate()` of them.
 """
 
 from __future__ import annotations

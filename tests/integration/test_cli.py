@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,13 +81,13 @@ def test_send_stores_files_and_folders_in_storescp(storescp: tuple[int, Path], f
 
 @pytest.mark.peers
 def test_check_says_ok_of_a_site_that_is_well(tmp_path: Path, storescp: tuple[int, Path]) -> None:
-    clinic = Clinic.found(tmp_path / "clinic", listen=unused_port(), archive=storescp[0])
+    clinic = Clinic.found(tmp_path / "clinic", listen=unused_port(), archive=storescp[0], web=unused_port())
     answer = clinic.json("check")
     names = [one["name"] for one in answer["checks"]]
     assert (answer["ok"], [one for one in answer["checks"] if not one["ok"]]) == (True, [])
     assert names == [
         *("configuration", "rules", "database", "queue", "clock", "spool", "model chest", "node PACS", "time zone"),
-        "port",
+        *("port", "console"),
     ]
     table = clinic.run("check")
     assert (table.exit_code, "FAULT" in table.stdout, "DEMONSTRATION MODEL" in table.stdout) == (0, False, True)
@@ -114,7 +116,8 @@ def checked(clinic: Clinic) -> dict[str, tuple[str, str]]:
 @pytest.fixture
 def site(tmp_path: Path, recording_scp: RecordingScp) -> Iterator[Clinic]:
     """A site in good order: its archive answers."""
-    clinic = Clinic.found(tmp_path / "clinic", listen=unused_port(), archive=recording_scp.port)
+    ports = {"listen": unused_port(), "web": unused_port()}
+    clinic = Clinic.found(tmp_path / "clinic", archive=recording_scp.port, **ports)
     yield clinic
     clinic.database.close()
 
@@ -367,10 +370,28 @@ def test_rules_test_judges_the_real_films(site: Clinic, data_dir: Path) -> None:
     assert len(answer["files"]) == len(files)
 
 
+def test_check_finds_a_stranger_on_the_console_s_port(site: Clinic) -> None:
+    """`serve` would go on without the console, and wait for its port: a line of the log says so, and nothing else."""
+    port = int(site.config.read_text().rpartition("port = ")[2])
+    health.write(site.folder / "data", {"web": False})  # this node runs, which is no sign that the port is its own
+    with socket.create_server(("127.0.0.1", port)):
+        detail, remedy = checked(site)["console"]
+    assert (detail, "web.port" in remedy) == (f"127.0.0.1:{port} cannot be used (Address already in use)", True)
+    with http.server.HTTPServer(("127.0.0.1", port), http.server.SimpleHTTPRequestHandler) as stranger:
+        serving = threading.Thread(target=stranger.serve_forever)
+        serving.start()
+        assert "cannot be used" in checked(site)["console"][0]
+        stranger.shutdown()
+        serving.join()
+    site.config.write_text(site.config.read_text().replace("[node]", '[node]\nroles = ["receive"]'))
+    assert "console" not in [one["name"] for one in site.json("check")["checks"]]
+
+
 @pytest.mark.slow
 def test_serve_runs_until_sigterm_and_says_what_to_type_into_the_modality(site: Clinic, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CXRNODE__NODE__ROLES": '["receive", "tend"]'}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CXRNODE__NODE__ROLES": '["receive", "tend", "web"]'}
     port = int(site.config.read_text().split("port = ")[1].split()[0])
+    (site.folder / "data" / "cxrnode.sqlite").unlink()  # made anew, as at a first start
     said = tmp_path / "said"
     with said.open("wb") as stderr:
         process = subprocess.Popen(
@@ -378,18 +399,40 @@ def test_serve_runs_until_sigterm_and_says_what_to_type_into_the_modality(site: 
             env=environment,
             stdin=subprocess.DEVNULL,
             stderr=stderr,
+            umask=0o022,
         )
     try:
         here = f"CXRNODE@127.0.0.1:{port}"
         wait_until(lambda: run("echo", here, "--calling-aet", "ARCHIVE").exit_code == 0, seconds=60, what="the node")
+        # What patients' data go into is closed to others, in a folder that somebody else left open.
+        made = {p.name: p.stat().st_mode & 0o777 for p in (site.folder / "data").rglob("*") if "models" not in p.parts}
+        assert made["cxrnode.sqlite"] == 0o600 and made["spool"] == 0o700
+        assert {name: oct(mode) for name, mode in made.items() if mode & 0o077} == {}
         # The supervisor says it when it hears of the listener, which answers already.
         wait_until(lambda: "AE title  CXRNODE" in said.read_text(), seconds=60, what="what to type in", process=process)
+        web = int(site.config.read_text().rpartition("port = ")[2])
+        wait_until(lambda: _listens(web), seconds=60, what="the console", process=process)
+        seen = {one["name"]: one["detail"] for one in site.json("check")["checks"]}
+        assert seen["console"] == f"127.0.0.1:{web}, this node answers there already"
         process.send_signal(signal.SIGTERM)
         process.wait(60)
     finally:
         process.kill()
         process.wait()
     assert process.returncode == 0, said.read_text()
+
+
+@pytest.mark.parametrize("roles", ['["receive", "tend"]', '["tend"]'])
+def test_serve_refuses_a_condition_that_no_rule_can_have(
+    site: Clinic, monkeypatch: pytest.MonkeyPatch, roles: str
+) -> None:
+    """The role `receive` could not start with it: the node would stand there without one, and start it for ever."""
+    site.config.write_text(site.config.read_text().replace("Modality =", "Modalitaet ="))
+    monkeypatch.setenv("CXRNODE__NODE__ROLES", roles)
+    done = script("--config", str(site.config), "serve")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith('cxrnode: rule "chest films": when.Modalitaet is not known; a rule may look at ')
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from cxrnode.dicom.sender import Destination, Sent, send_files
 from cxrnode.readiness import readiness
 from cxrnode.roles import receive, room
 from cxrnode.roles.context import Context
-from cxrnode.roles.room import RoomWatch
+from cxrnode.roles.room import RoomWatch, disk_of, queue_of
 from cxrnode.spool import FolderSpool
 from cxrnode.store import upgrade
 from cxrnode.store.database import Database
@@ -150,7 +150,7 @@ def test_a_small_disk_refuses_before_it_is_full_and_goes_on_when_space_returns(
     (small_disk / "ballast").write_bytes(bytes(24 * MIB))
     made = start(tmp_path, small_disk)
     thread = run(made)
-    watch = RoomWatch()
+    watch = RoomWatch(disk_of)
     try:
         watch(made.context)
         assert made.happened("receiving_refused") == []
@@ -173,6 +173,7 @@ def test_a_small_disk_refuses_before_it_is_full_and_goes_on_when_space_returns(
         watch(made.context)
         [alert] = made.happened("receiving_refused")
         assert (alert["what"], "free space" in alert["remedy"]) == ("disk", True)
+        assert alert["node"] == made.config.node_name
         (small_disk / "ballast").unlink()
         assert made.send(*films[taken : taken + 4]) == [0] * 4
         watch(made.context)
@@ -221,7 +222,7 @@ def test_a_queue_that_nobody_reads_refuses_and_takes_films_again(tmp_path: Path,
     made = start(tmp_path, data, queue=3)
     object.__setattr__(made.config.spool, "min_free", 0)
     thread = run(made)
-    watch = RoomWatch()
+    watch = RoomWatch(queue_of)
     try:
         assert made.send(*films[:5]) == [0, 0, 0, 0xA700, 0xA700]
         assert made.looks()["queue"][0] is False

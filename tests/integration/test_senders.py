@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +70,7 @@ def rejection(port: int, *, calling: str, called: str = "CXRNODE") -> tuple[int,
         return read_pdu(conversation)
 
 
-ADMITTED = '[nodes.STRANGER] aet = "STRANGER" host = "127.0.0.1" port = 104 can_send = true'
+ADMITTED = "nodes.STRANGER = { aet = 'STRANGER', host = '127.0.0.1', port = 104, can_send = true }"
 #: PS3.8 9.3.4: rejected-permanent, by the service user; calling, called AE title not recognised.
 CALLING = (3, bytes([0, 1, 1, 3]))
 CALLED = (3, bytes([0, 1, 1, 7]))
@@ -78,11 +79,11 @@ CALLED = (3, bytes([0, 1, 1, 7]))
 @pytest.mark.parametrize(
     ("calling", "called", "addresses", "answer", "remedy"),
     [
-        ("STRANGER", "CXRNODE", (), CALLING, ADMITTED),
-        ("VIEWER", "CXRNODE", (), CALLING, "[nodes.VIEWER] can_send = true"),
+        ("STRANGER", "CXRNODE", (), CALLING, f"at the top of the configuration: {ADMITTED}"),
+        ("VIEWER", "CXRNODE", (), CALLING, "in [nodes.VIEWER]: can_send = true"),
         ("XRAY1", "OTHER", (), CALLED, 'the sender must call "CXRNODE", or set [node] ae_title = "OTHER"'),
-        ("XRAY1", "CXRNODE", ("192.0.2.17",), CALLING, '[nodes.CR_1] addresses = ["192.0.2.17", "127.0.0.1"]'),
-        ("XRAY1", "CXRNODE", ("192.0.2.0/24",), CALLING, '[nodes.CR_1] addresses = ["192.0.2.0/24", "127.0.0.1"]'),
+        ("XRAY1", "CXRNODE", ("192.0.2.17",), CALLING, "in [nodes.CR_1]: addresses = ['192.0.2.17', '127.0.0.1']"),
+        ("XRAY1", "CXRNODE", ("192.0.2.0/24",), CALLING, "in [nodes.CR_1]: addresses = ['192.0.2.0/24', '127.0.0.1']"),
     ],
 )  # fmt: skip
 def test_each_refusal_has_its_reason_and_the_log_says_what_to_add_once_a_minute(
@@ -104,9 +105,27 @@ def test_what_the_log_says_to_add_lets_the_sender_in(configured: Callable[..., C
     with structlog.testing.capture_logs() as lines, listening(configured("192.0.2.17"), tmp_path) as port:
         assert rejection(port, calling="XRAY1") == CALLING
     [line] = [one for one in lines if one["event"] == "association_rejected"]
-    added = json.loads(line["remedy"].partition(" = ")[2])
+    added = tomllib.loads(line["remedy"].removeprefix("in [nodes.CR_1]: "))["addresses"]
     with listening(configured(*added), tmp_path) as port:
         assert rejection(port, calling="XRAY1")[0] == 2  # A-ASSOCIATE-AC
+
+
+@pytest.mark.parametrize("calling", ["STRANGER", "ROOM 2", "O'HARA", 'A"B'])
+def test_the_line_that_the_log_tells_of_a_stranger_is_pasted_as_it_is(
+    configured: Callable[..., Config], tmp_path: Path, calling: str
+) -> None:
+    before = configured()
+    with structlog.testing.capture_logs() as lines, listening(before, tmp_path) as port:
+        assert rejection(port, calling=calling) == CALLING
+    [line] = [one for one in lines if one["event"] == "association_rejected"]
+    pasted = line["remedy"].removeprefix("at the top of the configuration: ")
+    # A log line is JSON: what has no character that it escapes is copied from there.
+    assert pasted in json.dumps(line["remedy"]) or calling in ("O'HARA", 'A"B')
+    file = tmp_path / "cxrnode.toml"
+    file.write_text(f"{pasted}\n{file.read_text()}")
+    with listening(load_config(file), tmp_path) as port:
+        assert rejection(port, calling=calling)[0] == 2  # A-ASSOCIATE-AC
+        assert rejection(port, calling="VIEWER") == CALLING
 
 
 @pytest.mark.peers

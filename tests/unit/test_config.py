@@ -135,6 +135,48 @@ def test_relative_paths_start_at_the_files_folder(tmp_path: Path, monkeypatch: p
     assert config.database_url == f"sqlite+pysqlite:///{site}/var/cxrnode.sqlite"
 
 
+@pytest.mark.parametrize(
+    ("written_as", "meant"),
+    [
+        ("sqlite:///x.sqlite", "sqlite:///{site}/x.sqlite"),
+        ("sqlite+pysqlite:///../var/x.sqlite?timeout=5", "sqlite+pysqlite:///{site}/../var/x.sqlite?timeout=5"),
+        ("sqlite:////var/lib/x.sqlite", "sqlite:////var/lib/x.sqlite"),
+        ("sqlite://", "sqlite://"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("sqlite:///file:x?mode=ro&uri=true", "sqlite:///file:x?mode=ro&uri=true"),
+        ("postgresql+psycopg://cxr@db/cxrnode", "postgresql+psycopg://cxr@db/cxrnode"),
+    ],
+)
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_relative_url_of_sqlite_starts_at_the_files_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written_as: str, meant: str, by_variable: bool
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    path = written(site, "" if by_variable else f'[database]\nurl = "{written_as}"\n')
+    monkeypatch.chdir(tmp_path)
+    config = load_config(path, environ={"CXRNODE__DATABASE__URL": written_as} if by_variable else {})
+    assert config.database_url == meant.format(site=site)
+
+
+@pytest.mark.parametrize(
+    ("written_as", "meant"),
+    [
+        ("films", "{site}/films"),
+        ("file://films", "{site}/films"),
+        ("/mnt/films", "/mnt/films"),
+        ("file:///mnt/films", "/mnt/films"),
+        ("s3://bucket/films", "/var/lib/cxrnode/spool"),
+    ],
+)
+def test_a_relative_spool_starts_at_the_files_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written_as: str, meant: str
+) -> None:
+    path = written(tmp_path, f'[spool]\nurl = "{written_as}"\n')
+    monkeypatch.chdir("/")
+    assert load_config(path, environ={}).spool_dir == Path(meant.format(site=tmp_path))
+
+
 # ---------------------------------------------------------------------------------------------------- variables
 
 

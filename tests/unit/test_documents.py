@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from cxrnode.dicom.destination import FaultKind
+from cxrnode.reading.bundle import SHIPPED, read_manifest
 from tests import conformance
 from tests.peers import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *REPOSITORY.glob("*.md")])
+MODEL_CARD = (DOCS / "model-card.md").read_text()
 OPERATIONS = (DOCS / "operations.md").read_text()
 
 _LINK = re.compile(r"(?<!!)\[[^\]\[]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
@@ -48,6 +50,15 @@ def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
 def test_the_readme_leads_to_every_page() -> None:
     text = (REPOSITORY / "README.md").read_text()
     assert {page.name for page in DOCS.glob("*.md") if f"docs/{page.name}" not in text} == set()
+
+
+def test_the_readme_says_of_the_demonstration_model_what_its_card_and_manifest_say() -> None:
+    text = " ".join((REPOSITORY / "README.md").read_text().replace("\n> ", " ").split())
+    card, _ = read_manifest(SHIPPED / "demo")
+    assert f"{card.metrics.mean_auc:.3f} on {card.metrics.films:,} held-out films" in text
+    judged = re.search(r"^(\d+) films of \d+ patients: \*\*mean AUC ([\d.]+) ", MODEL_CARD, re.MULTILINE)
+    assert judged and f"{judged[2]} on {judged[1]} films" in text
+    assert f"trained on {card.training.films:,} films" in text
 
 
 # ------------------------------------------------------------------------------- the conformance statement

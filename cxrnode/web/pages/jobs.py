@@ -9,9 +9,9 @@ from starlette.responses import Response
 from cxrnode.core.access import Role
 from cxrnode.core.findings import NIH14
 from cxrnode.errors import Rejected
+from cxrnode.store import labels as names
 from cxrnode.store.details import reveal
 from cxrnode.store.search import Page, search, search_whose
-from cxrnode.store.search import labels as labels_of
 from cxrnode.web import acts, wishes
 from cxrnode.web.asked import Asked
 from cxrnode.web.console import Console
@@ -22,7 +22,7 @@ _PAGE = 50
 
 def labels(console: Console) -> list[str]:
     """The findings that can be searched for: those of the newest reports, else those of ChestX-ray14."""
-    return labels_of(console.database) or list(NIH14)
+    return names.newest(console.database) or list(NIH14)
 
 
 def _shown(
@@ -36,6 +36,8 @@ def _shown(
     done: list[acts.Done] | None = None,
 ) -> Response:
     fields = {**asked.query, **asked.fields}
+    if fields.get("finding"):  # the form offers names as reports spell them
+        fields["finding"] = names.spelled(console.database, fields["finding"])
     seen = {}
     if whose and page.rows:
         seen = reveal(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from starlette.responses import Response
 
+from cxrnode.core.findings import folded
 from cxrnode.core.quality import Share, share
 from cxrnode.errors import Rejected
 from cxrnode.store import agreement, alerts, series, sources
@@ -56,8 +57,9 @@ def wished(asked: Asked, known: Sequence[Known]) -> Wished:
     model = asked.query.get("model") or first
     days = asked.query.get("days") or "90"
     by = asked.query.get("by") or "aet"
-    finding = asked.query.get("finding", "")
     labels = next((one.labels for one in known if one.model == model), ())
+    written = asked.query.get("finding", "")
+    finding = next((one for one in labels if folded(one) == folded(written)), written)
     if names and model not in names:
         raise Rejected(f"no model {model[:64]!r} has tallies; there are {', '.join(names)}")
     if not days.isdigit() or int(days) not in SPANS:

@@ -84,6 +84,9 @@ name = "chest films"
 when = {{ Modality = ["CR", "DX"] }}
 models = ["chest"]
 send_to = ["PACS"]
+
+[web]
+port = {web}
 """
 
 
@@ -95,10 +98,10 @@ class Clinic:
     database: Database
 
     @classmethod
-    def found(cls, folder: Path, *, listen: int = 1, archive: int = 1) -> Clinic:
+    def found(cls, folder: Path, *, listen: int = 1, archive: int = 1, web: int = 1) -> Clinic:
         """Write the configuration and a bundle, and make the database."""
         (folder / "data").mkdir(parents=True)
-        (folder / "cxrnode.toml").write_text(TEMPLATE.format(listen=listen, archive=archive))
+        (folder / "cxrnode.toml").write_text(TEMPLATE.format(listen=listen, archive=archive, web=web))
         tiny_bundle(folder / "data" / "models" / "tiny")
         clinic = cls.at(folder)
         upgrade.upgrade(clinic.database)

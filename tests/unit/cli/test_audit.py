@@ -40,6 +40,7 @@ def test_what_was_said_on_every_case_is_one_query(delivered: Clinic) -> None:
     ]
     for options, expected in (
         (("--finding", "Nodule"), ["Nodule"]),
+        (("--finding", "nodule"), ["Nodule"]),
         (("--decision", "present"), ["Effusion"]),
         (("--at-least", "0.4"), ["Effusion", "Nodule"]),
         (("--accession", IDENTITY["accession"], "--decision", "present"), ["Effusion"]),
@@ -246,7 +247,7 @@ def test_stats_are_shown_and_drawn(delivered: Clinic, tmp_path: Path) -> None:
 def test_an_answer_without_a_line_says_so_and_where_the_names_stand(delivered: Clinic) -> None:
     events = delivered.run("audit", "query", "--event", "recieved")
     assert (events.exit_code, events.stderr) == (0, "none found; docs/events.md has the names of events\n")
-    findings = delivered.run("audit", "query", "--findings", "--finding", "nodule")
+    findings = delivered.run("audit", "query", "--findings", "--finding", "nodul")
     assert (findings.exit_code, findings.stderr) == (
         0,
         "none found; a finding is written as `cxrnode model show` writes it\n",

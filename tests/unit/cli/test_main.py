@@ -155,6 +155,31 @@ def test_a_database_of_another_schema_is_told_with_its_remedy(clinic: Clinic) ->
     assert "run `cxrnode db upgrade`" in result.stderr
 
 
+def test_a_relative_database_or_spool_that_lies_where_it_used_to_start_is_not_begun_anew(
+    clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it started at the file's folder it started at the working folder, and a site may have one there."""
+    clinic.database.close()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    (clinic.folder / "data" / "cxrnode.sqlite").rename(elsewhere / "old.sqlite")
+    monkeypatch.setenv("CXRNODE__DATABASE__URL", "sqlite:///old.sqlite")
+    for command in ("jobs ls", "db upgrade", "serve"):
+        result = clinic.run(*command.split())
+        assert (result.exit_code, result.stdout) == (1, ""), command
+        assert f"database.url: a relative path starts at the configuration's folder, {clinic.folder}" in result.stderr
+        assert f"{elsewhere / 'old.sqlite'} is there" in result.stderr
+    assert [one.name for one in clinic.folder.iterdir() if "sqlite" in one.name] == []
+    (elsewhere / "old.sqlite").rename(clinic.folder / "old.sqlite")
+    assert clinic.json("jobs", "ls") == []
+    (elsewhere / "films").mkdir()
+    monkeypatch.setenv("CXRNODE__SPOOL__URL", "films")
+    assert "spool.url: a relative path starts at" in clinic.run("jobs", "ls").stderr
+    monkeypatch.setenv("CXRNODE__SPOOL__URL", str(elsewhere / "films"))
+    assert clinic.json("jobs", "ls") == []
+
+
 def test_reading_commands_make_no_database(clinic: Clinic) -> None:
     clinic.database.close()
     file = clinic.folder / "data" / "cxrnode.sqlite"
@@ -176,6 +201,38 @@ def test_db_upgrade_makes_the_database_and_says_when_there_is_nothing_to_do(clin
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert ("now up to date" in first.stdout, "nothing to do" in second.stdout) == (True, True)
     assert clinic.json("jobs", "ls") == []
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"),
+    [
+        (0o022, 0o600, 0o700),
+        (0o002, 0o600, 0o700),
+        (0o077, 0o600, 0o700),
+        (0o027, 0o640, 0o750),  # somebody's choice, as that of our systemd unit: the group may read
+    ],
+)
+def test_a_database_and_a_backup_are_closed_to_others(
+    clinic: Clinic, tmp_path: Path, umask: int, file: int, folder: int
+) -> None:
+    clinic.database.close()
+    data, backup = clinic.folder / "data", tmp_path / "backup"
+    (data / "cxrnode.sqlite").unlink()
+    for made in (data, backup):
+        made.mkdir(exist_ok=True)
+        made.chmod(0o755)
+    program = f"import os, sys; os.umask({umask}); sys.argv[0] = 'cxrnode'; from cxrnode.cli import main; main()"
+    for command in (("upgrade",), ("backup", str(backup))):
+        done = script("-c", program, "--config", str(clinic.config), "db", *command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+    def mode(path: Path) -> int:
+        return path.stat().st_mode & 0o777
+
+    assert (mode(data), mode(backup)) == (0o755, 0o755)  # an administrator's folder stays as it is
+    assert mode(data / "cxrnode.sqlite") == file
+    assert (mode(backup / "backup.json"), mode(backup / "spool")) == (file, folder)
+    assert [path.name for path in (*data.glob("*.sqlite*"), *backup.rglob("*")) if mode(path) & 0o007] == []
 
 
 def test_init_writes_a_configuration_that_can_be_read_and_never_overwrites_one_unasked(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from cxrnode.cli.options import who
 from cxrnode.core.findings import Scale
-from cxrnode.store import listing
+from cxrnode.store import circuits, listing
 from cxrnode.store.listing import InstanceFilter, JobFilter, list_instances, list_jobs
 from tests.unit.cli.clinic import IDENTITY, SECRETS, Clinic
 
@@ -175,6 +175,32 @@ def test_a_refused_delivery_shows_status_comment_and_reason(clinic: Clinic) -> N
     detail = clinic.json("jobs", "show", 1)
     assert (detail["state"], detail["deliveries"][0]["state"]) == ("failed", "failed")
     assert detail["deliveries"][0]["objects"][0]["status"] == 0xA900
+
+
+def test_a_delivery_that_waits_for_a_destination_says_since_when_it_is_down_why_and_when_it_is_tried(
+    clinic: Clinic,
+) -> None:
+    clinic.receive()
+    clinic.report()
+    assert clinic.json("jobs", "show", 1)["deliveries"][0]["down"] is None
+    assert "PACS is down" not in clinic.run("jobs", "show", 1).stdout
+    reason = "unreachable: nothing listens there"
+    circuits.open_circuit(clinic.database, "PACS", reason, base=60.0, cap=60.0)
+    down = clinic.json("jobs", "show", 1)["deliveries"][0]["down"]
+    assert down == {"opened_at": down["opened_at"], "reason": reason, "next_probe_at": down["next_probe_at"]}
+    since, tried = (datetime.datetime.fromisoformat(down[key]) for key in ("opened_at", "next_probe_at"))
+    assert (tried - since).total_seconds() == pytest.approx(60.0, abs=0.1)
+    here = [at.astimezone().isoformat(timespec="seconds") for at in (since, tried)]
+    result = clinic.run("jobs", "show", 1)
+    assert f"PACS is down since {here[0]}: {reason}; it is tried again at {here[1]}" in result.stdout.splitlines()
+    assert [secret for secret in SECRETS if secret in result.stdout] == []
+    circuits.close_circuit(clinic.database, "PACS")
+    assert "PACS is down" not in clinic.run("jobs", "show", 1).stdout
+
+
+def test_what_is_sent_already_does_not_wait_for_a_destination_that_is_down(delivered: Clinic) -> None:
+    circuits.open_circuit(delivered.database, "PACS", "unreachable", base=60.0, cap=60.0)
+    assert delivered.json("jobs", "show", 1)["deliveries"][0]["down"] is None
 
 
 @pytest.mark.parametrize("noun", ["jobs", "instances"])

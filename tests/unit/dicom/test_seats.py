@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cxrnode.dicom.seats import Seats
+from cxrnode.errors import Transient
 
 _OTHER = """
 import sys
@@ -36,3 +39,10 @@ def test_another_process_takes_from_the_same_and_gives_back_when_it_is_killed(tm
         other.kill()
         other.wait()
     assert [seats.take(), seats.take(), seats.take()] == [1, 2, None]
+
+
+def test_a_folder_that_takes_no_file_is_said_with_what_to_do(tmp_path: Path) -> None:
+    """As a data_dir that is mounted read-only: the role ends with a line of the log, not with a traceback."""
+    (tmp_path / "seats").mkdir()
+    with pytest.raises(Transient, match=r"cannot be written to \(Is a directory\); give it to the service's user"):
+        Seats(tmp_path / "seats", 3)

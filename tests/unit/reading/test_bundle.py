@@ -191,9 +191,10 @@ def test_a_bundle_is_found_by_name_first_installed_then_shipped_and_by_path(made
     (installed / NAME).write_bytes((made_once / NAME).read_bytes())
     assert b.find_bundle("demo", tmp_path) == installed
     assert b.find_bundle(str(made_once), tmp_path) == made_once
+    assert b.find_bundle(f"../{made_once.name}", tmp_path, made_once) == made_once / ".." / made_once.name
     assert b.list_bundles(tmp_path) == (installed,)
-    with pytest.raises(BundleError, match=r"no bundle 'nothing': looked in .*models"):
-        b.find_bundle("nothing", tmp_path)
+    with pytest.raises(BundleError, match=r"no bundle 'nothing': looked in .*models.* and /nothing"):
+        b.find_bundle("nothing", tmp_path, Path("/"))
 
 
 def test_writing_the_same_bundle_twice_gives_the_same_digest(made_once: Path, tmp_path: Path) -> None:

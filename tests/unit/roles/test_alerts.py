@@ -16,9 +16,10 @@ from cxrnode.reading.engine import NotFinite
 from cxrnode.roles import alerts as duties
 from cxrnode.roles import channels, conditions
 from cxrnode.roles.context import Context
-from cxrnode.store import alerts, circuits, jobs, receipt, settlements, tallies
+from cxrnode.store import alerts, circuits, fleet, jobs, receipt, settlements, tallies
 from cxrnode.store.alerts import Condition
 from cxrnode.store.database import Database
+from cxrnode.store.fleet import Process
 from cxrnode.store.schema import daily
 from tests.peers import unused_port, wait_until
 from tests.receivers import mail_server, udp_syslog, webhook
@@ -28,7 +29,7 @@ from tests.unit.roles.conftest import MakeContext
 
 def met(context: Context, rule: str) -> list[tuple[str, str, str]]:
     """(subject, severity, text) of each condition of a rule."""
-    looked = {**conditions.OFTEN, **conditions.SELDOM}[rule](context)
+    looked = {**conditions.OFTEN, **conditions.OWN, **conditions.SELDOM}[rule](context)
     found = [(one.subject, str(one.severity), one.text) for one in looked]
     assert [value for value in IDENTITY.values() if len(value) > 1 and value in str(found)] == []
     return found
@@ -87,12 +88,68 @@ def test_a_destination_is_down_when_it_is_for_long_enough(
     assert met(context, "destination_down") == []
 
 
+HUGE = "1000000 GiB"
+
+
+def named(make_context: MakeContext, tmp_path: Path, node: str, *, disk: str) -> Context:
+    """A node of this name whose disk has less than `disk`, or more."""
+    return make_context(node={"data_dir": str(tmp_path), "name": node}, alerts={"disk": disk, "hold": "1s"})
+
+
 def test_a_disk_that_fills_is_a_warning_and_then_critical(make_context: MakeContext) -> None:
     assert met(make_context(alerts={"disk": "0 B"}), "disk") == []
-    huge = "1000000 GiB"
-    assert [one[:2] for one in met(make_context(alerts={"disk": huge}), "disk")] == [("spool", "warning")]
-    both = make_context(alerts={"disk": huge}, spool={"min_free": huge})
+    full = make_context(alerts={"disk": HUGE})
+    ((subject, severity, text),) = met(full, "disk")
+    assert (subject, severity) == (full.config.node_name, "warning")
+    assert text.startswith(f"{full.config.node_name} has ") and text.endswith(" MiB left for the spool")
+    both = make_context(alerts={"disk": HUGE}, spool={"min_free": HUGE})
     assert [one[1] for one in met(both, "disk")] == ["critical"]
+
+
+def look(context: Context, clock: Clock) -> None:
+    """Look for as long as a condition must hold."""
+    for _ in range(2):
+        duties.watch_disk(context)
+        clock.turn(1.5)
+
+
+def test_each_node_looks_at_its_own_disk_alone(
+    make_context: MakeContext, tmp_path: Path, database: Database, clock: Clock
+) -> None:
+    full, other = (named(make_context, tmp_path, node, disk=HUGE) for node in ("ward", "attic"))
+    well, best = (named(make_context, tmp_path, node, disk="0 B") for node in ("ward", "attic"))
+
+    for node in ("ward", "attic"):
+        fleet.beat(database, Process(owner=node, node=node, role="tend", version="1", revision="1"))
+
+    def open_of() -> list[str]:
+        return [one.subject for one in alerts.open_alerts(database) if one.rule == "disk"]
+
+    for context, expected in (
+        (best, []),
+        (full, ["ward"]),
+        (best, ["ward"]),  # another node's disk says nothing of this one's
+        (other, ["ward", "attic"]),
+        (well, ["attic"]),
+        (best, []),
+    ):
+        look(context, clock)
+        assert open_of() == expected
+        duties.watch_alerts(context)  # whoever has that duty says nothing of disks
+        assert open_of() == expected
+
+
+def test_the_disk_of_a_node_that_is_lost_is_no_alert(
+    make_context: MakeContext, tmp_path: Path, database: Database, clock: Clock
+) -> None:
+    """It cannot end it any more; that the node is silent is said otherwise."""
+    for node in ("ward", "attic"):
+        fleet.beat(database, Process(owner=node, node=node, role="tend", version="1", revision="1"))
+        look(named(make_context, tmp_path, node, disk=HUGE), clock)
+    clock.turn(fleet.SILENT_SECONDS + 1)
+    fleet.beat(database, Process(owner="attic", node="attic", role="tend", version="1", revision="1"))
+    duties.watch_alerts(named(make_context, tmp_path, "attic", disk=HUGE))
+    assert [one.subject for one in alerts.open_alerts(database)] == ["attic"]
 
 
 def test_a_silent_source_is_an_alert_within_three_of_its_intervals(
@@ -100,20 +157,22 @@ def test_a_silent_source_is_an_alert_within_three_of_its_intervals(
 ) -> None:
     """The whole way: films, silence, alert, a mail's worth of text, and recovery with the next film."""
     context = make_context(alerts={"disk": "0 B"})  # whatever this machine has left
-    for number in range(25):
+    hour = 3600.0
+    for number in range(26):  # a day and an hour: before a day there is no habit
         receipt.record(database, arrival(number, accepted=False), [], ageing=60.0, config_digest="c" * 64)
-        clock.turn(120.0)
+        clock.turn(hour)
     raised_after = None
+    clock.turn(1.9 * hour)
     for look in range(40):
-        tallies.count_hours(database)
+        tallies.count_hours(database, most=100)
         duties.watch_alerts(context)
         if [one.rule for one in alerts.open_alerts(database)] == ["silence"]:
-            raised_after = 120.0 + look * 15.0
+            raised_after = 2.9 * hour + look * 15.0
             break
         clock.turn(15.0)
-    assert raised_after is not None and 3 * 120.0 < raised_after <= 3 * 120.0 + 15.0
+    assert raised_after is not None and 3 * hour < raised_after <= 3 * hour + 15.0
     (found,) = alerts.open_alerts(database)
-    assert found.subject == "MODALITY" and "it sends every 2 min or more often" in found.text.replace("120 s", "2 min")
+    assert found.subject == "MODALITY" and "it sends every 60 min or more often" in found.text
     receipt.record(database, arrival(99, accepted=False), [], ageing=60.0, config_digest="c" * 64)
     duties.watch_alerts(context)
     assert alerts.open_alerts(database) == ()

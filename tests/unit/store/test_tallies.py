@@ -363,9 +363,9 @@ def test_volume_is_counted_by_sender_and_hour(database: Database, clock: Clock) 
 
 @pytest.mark.parametrize("every", [10.0, 600.0])
 def test_a_source_is_silent_within_three_of_its_usual_intervals(database: Database, clock: Clock, every: float) -> None:
-    send(database, clock, "CR1", 1, every=every, films=30)
+    send(database, clock, "CR1", 1, every=every, films=int(DAY / every) + 30)
     clock.turn(-every)  # now: the moment of its last film
-    tallies.count_hours(database)
+    tallies.count_hours(database, most=100)
     for factor, silent in ((2.9, False), (3.1, True)):
         clock.turn(every * factor)
         tallies.count_hours(database)
@@ -392,7 +392,7 @@ def test_a_night_is_no_silence_of_a_room_that_works_by_day(database: Database, c
 
 def test_films_that_come_all_at_once_are_no_habit_of_a_second(database: Database, clock: Clock) -> None:
     """A router that sends studies of thirty films every hour: the pause within a study is not its interval."""
-    for study in range(6):
+    for study in range(26):
         send(database, clock, "ROUTER", study, every=1.0, films=30)
         clock.turn(3600.0)
     tallies.count_hours(database, most=100)
@@ -402,10 +402,29 @@ def test_films_that_come_all_at_once_are_no_habit_of_a_second(database: Database
 
 
 def test_too_few_films_are_no_habit(database: Database, clock: Clock) -> None:
-    send(database, clock, "CR1", 1, every=60.0, films=19)
+    send(database, clock, "CR1", 1, every=7200.0, films=19)
     clock.turn(86400.0)
     tallies.count_hours(database, most=100)
     assert [(one.usual, one.silent) for one in sources.sources(database)] == [(None, False)]
+
+
+@pytest.mark.parametrize("later", [44.0, 3600.0, 20 * 3600.0, 5 * DAY])
+def test_the_films_of_a_first_day_are_no_habit(database: Database, clock: Clock, later: float) -> None:
+    """A new site tries the way with a burst of films, and then nobody sends any."""
+    send(database, clock, "CR1", 1, every=2.0, films=60)
+    clock.turn(later)
+    tallies.count_hours(database, most=1000)
+    assert [(one.films, one.usual, one.silent) for one in sources.sources(database)] == [(60, None, False)]
+
+
+def test_the_first_film_after_a_day_makes_a_habit(database: Database, clock: Clock) -> None:
+    send(database, clock, "CR1", 1, every=2.0, films=60)
+    clock.turn(DAY)
+    send(database, clock, "CR1", 2, every=2.0, films=1)
+    tallies.count_hours(database, most=1000)
+    (found,) = sources.sources(database)
+    assert found.usual == pytest.approx(DAY + 2.0)  # the burst was no habit of two seconds, and is none now
+    assert not found.silent
 
 
 @pytest.mark.parametrize(

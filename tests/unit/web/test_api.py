@@ -76,6 +76,15 @@ def test_pages_follow_each_other_without_a_gap_or_a_repetition(house: House) -> 
     assert seen == sorted(seen, reverse=True) and len(seen) == len(set(seen)) == 7
 
 
+def test_a_finding_is_looked_for_in_whatever_case(house: House) -> None:
+    job_id = reported(house.database)
+    asking = program(house)
+    for written in ("Effusion", "effusion", "EFFUSION"):
+        assert [one["id"] for one in asking.get(f"/api/v1/jobs?finding={written}").json()["jobs"]] == [job_id]
+        # The form keeps what was asked for.
+        assert '<option value="Effusion" selected' in house.visitor("anna").get(f"/jobs?finding={written}").text
+
+
 def test_what_cannot_be_asked_is_said_in_json(house: House) -> None:
     asking = program(house)
     for path, status in (

@@ -103,6 +103,7 @@ def test_it_waits_for_a_pacs_that_is_down_and_goes_out_when_that_answers(house: 
     assert "PACS is down: unreachable" in said(anna, "/")
     page = said(anna, f"/jobs/{job_id}")
     assert "PACS is down: unreachable: no connection." in page and "cxrnode echo PACS" in page
+    assert re.search(r"tried again and again, the next time in (59|60) s, .* It is down since 2\d{3}-\S+ \S+;", page)
     circuits.close_circuit(house.database, "PACS")
     assert "PACS is down" not in said(anna, f"/jobs/{job_id}")
 
