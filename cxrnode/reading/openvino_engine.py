@@ -73,9 +73,14 @@ class OpenVinoEngine(NetworkEngine):
     def run(self, inputs: npt.NDArray[np.float32]) -> Pass:
         """Run inputs (N, channels, size, size) through the graph."""
         found = [np.empty((len(inputs), *shape), np.float32) for shape in self._shapes]
-        for number, film in enumerate(in_parts(inputs)):
-            self._queue.start_async([film[None]], [part[number] for part in found], share_inputs=True)
-        self._queue.wait_all()
+        parts = in_parts(inputs)
+        try:
+            for number in range(len(inputs)):
+                self._queue.start_async(
+                    [parts[number : number + 1]], [part[number] for part in found], share_inputs=True
+                )
+        finally:
+            self._queue.wait_all()  # until then the requests read `parts`, which is shared with them, and fill `found`
         logits, activations, middle = (torch.from_numpy(part) for part in found)
         return Pass(logits=logits, activations=activations, pooled=activations.mean((2, 3)), middle=middle)
 
@@ -115,17 +120,18 @@ def in_parts(inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _take_in_parts(model: Any) -> None:
-    """Make a model's first layer take `in_parts`: beside its weights stand the same, and what bf16 drops of them."""
+    """Make a model's first layer take `in_parts`: beside its weights stand the same, and what bf16 drops of them.
+
+    Raises RuntimeError where it is no convolution.
+    """
     import openvino
     from openvino import opset8
 
     (film,) = model.get_parameters()
-    (use,) = film.output(0).get_target_inputs()
-    first = use.get_node()
-    weights = first.input_value(1).get_node()
-    if first.get_type_name() != "Convolution" or weights.get_type_name() != "Constant":
+    first, *others = (use.get_node() for use in film.output(0).get_target_inputs())
+    if others or first.get_type_name() != "Convolution":
         raise RuntimeError("the first layer is no convolution")
-    values = weights.data
+    values = first.input_value(1).get_node().data
     main = kept(values)
     parts = opset8.constant(np.concatenate([main, main, values - main], axis=1))
     first.input(1).replace_source_output(parts.output(0))

@@ -13,11 +13,14 @@ from torch import nn
 
 from cxrnode.errors import BundleError
 from cxrnode.phantom.film import draw_film
+from cxrnode.reading import admission, manifest_text
 from cxrnode.reading import manifest as m
-from cxrnode.reading import manifest_text
+from cxrnode.reading.admission import EngineKind
 from cxrnode.reading.bundle import Bundle, load_bundle, write_bundle
 from cxrnode.reading.engine import TorchEngine
 from cxrnode.reading.network import Architecture, Network, Shape, build_network, new_network, weights_of
+from cxrnode.reading.onnx_engine import OnnxEngine, export
+from cxrnode.reading.openvino_engine import OpenVinoEngine
 from cxrnode.reading.oracle import made_films, verify_bundle
 from cxrnode.reading.plausibility import CELLS, Cloud, Clouds
 
@@ -143,6 +146,20 @@ def test_a_phantom_is_read_at_the_recipes_size(name: str, tmp_path: Path) -> Non
     assert reading.saliency.min() >= 0
     assert reading.distance > 0
     assert [finding.label for finding in bundle.findings(reading)] == ["Pneumonia", "Mass"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_engines_for_processors_read_its_export(name: str, tmp_path: Path) -> None:
+    bundle, graph = bundle_of(name, tmp_path / "made"), tmp_path / "made.onnx"
+    films = made_films(CASES[name].small)[1:4]
+    reference = TorchEngine(bundle, device="cpu", threads=1).read(films)
+    export(bundle, graph)
+    scores, maps, _ = admission.compare(bundle, reference, OnnxEngine(bundle, graph, threads=1).read(films))
+    assert scores < 1e-3 and maps < admission.MAP_TOLERANCE
+    if EngineKind.OPENVINO not in admission.candidates():
+        pytest.skip("this processor does not multiply in bf16")
+    # Random weights: how near bf16 comes with trained ones is an admission's to say, and asked in tests/integration.
+    assert admission.compare(bundle, reference, OpenVinoEngine(bundle, graph, threads=2).read(films))[0] < 0.1
 
 
 @pytest.mark.parametrize("name", ["nih14-densenet121", "nih15-cnn"])
