@@ -9,14 +9,11 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from cxrnode import syslog
-from cxrnode.errors import CxrnodeError, Transient
-from cxrnode.roles import channels
+from cxrnode.errors import Transient
 from cxrnode.roles.alerts import tell_alerts, watch_alerts, watch_days, watch_disk
 from cxrnode.roles.context import Context, rouse
 from cxrnode.roles.leases import LeaseKeeper
@@ -24,10 +21,10 @@ from cxrnode.roles.notices import say_not_analysed
 from cxrnode.roles.repository import tell_activity, tell_repository
 from cxrnode.roles.room import RoomWatch, disk_of, queue_of
 from cxrnode.roles.rules import configured_words
+from cxrnode.roles.sealing import DailySeal
 from cxrnode.roles.studies import StudySummaries
 from cxrnode.roles.upkeep import Upkeep
 from cxrnode.roles.withdraw import make_withdrawals
-from cxrnode.sections import Syslog
 from cxrnode.store import (
     associations,
     clock,
@@ -38,7 +35,6 @@ from cxrnode.store import (
     fleet,
     jobs,
     retention,
-    seals,
     tallies,
 )
 from cxrnode.store.audit import note
@@ -83,8 +79,7 @@ def retire(context: Context) -> None:
 
 
 def sweep(context: Context) -> None:
-    """Remove what no row knows: remains of lost associations, and orphans of a day and more after a fresh look-up."""
-    swept = context.spool.sweep_incoming(INCOMING_SECONDS)
+    """Remove files that no row knows, a day old or more, after a fresh look-up."""
     batch: list[str] = []
     orphans = 0
     for key in context.spool.keys_older_than(ORPHAN_SECONDS):
@@ -93,10 +88,19 @@ def sweep(context: Context) -> None:
             orphans += _remove_orphans(context, batch)
             batch = []
     orphans += _remove_orphans(context, batch)
-    if swept or orphans:
-        log.warning("swept", incoming=swept, orphans=orphans)
+    _say_swept(context, incoming=0, orphans=orphans)
+
+
+def sweep_incoming(context: Context) -> None:
+    """Remove what lost associations left; beside an object store that lies where no other node sees it."""
+    _say_swept(context, incoming=context.spool.sweep_incoming(INCOMING_SECONDS), orphans=0)
+
+
+def _say_swept(context: Context, *, incoming: int, orphans: int) -> None:
+    if incoming or orphans:
+        log.warning("swept", incoming=incoming, orphans=orphans)
         with context.database.write() as transaction:
-            note(transaction, "orphans_removed", incoming=swept, orphans=orphans)
+            note(transaction, "orphans_removed", incoming=incoming, orphans=orphans)
 
 
 def _remove_orphans(context: Context, keys: list[str]) -> int:
@@ -165,46 +169,6 @@ def watch_fleet(context: Context) -> None:
             log.error("node_silent", node=member.node, silent_s=round(member.silent_for), remedy=remedy)
 
 
-def seal_day(context: Context) -> None:
-    """Seal the events so far, once a day, and tell the digest outside: in the log, and where `audit.seals` says."""
-    newest = seals.latest(context.database)
-    with context.database.read() as transaction:
-        today = int(transaction.now // tallies.DAY)
-    if newest is not None and int(newest.sealed_at // tallies.DAY) >= today:
-        return
-    taken = seals.take(context.database)
-    if taken is None:
-        return
-    log.info("sealed", seal=taken.id, events=taken.events, last_event=taken.last_event, digest=taken.digest)
-    if context.config.audit.syslog is not None:
-        _tell_seal(context, context.config.audit.syslog, taken)
-    if context.config.audit.seals is not None:
-        _write_seal(context, context.config.audit.seals, seals.export(context.database, taken))
-
-
-def _tell_seal(context: Context, server: Syslog, taken: seals.Seal) -> None:
-    said = f"{context.config.node.ae_title} sealed {taken.events} events up to {taken.last_event}: {taken.digest}"
-    message = syslog.Message(at=taken.sealed_at, severity=syslog.NOTICE, kind="audit-seal", text=said)
-    try:
-        syslog.send(channels.syslog_server(server), [message])
-    except CxrnodeError as fault:
-        log.error(
-            "seal_not_told", seal=taken.id, reason=str(fault), remedy="check audit.syslog; the log has the digest"
-        )
-
-
-def _write_seal(context: Context, folder: Path, kept: seals.Exported) -> None:
-    name = f"{context.config.node.ae_title.replace('/', '_').replace(' ', '_')}-{kept.seal.id:06}.seal.json"
-    temporary = folder / f".{name}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(kept.to_json() + "\n", encoding="utf-8")
-        temporary.rename(folder / name)
-    except OSError as error:
-        remedy = "check the folder of audit.seals; `cxrnode audit seal --out FILE` writes the seal, too"
-        log.error("seal_not_written", seal=kept.seal.id, reason=error.strerror, remedy=remedy)
-
-
 def erase_identities(context: Context) -> None:
     """Forget whose films they were, once their time is over; each is an event."""
     total = 0
@@ -234,7 +198,7 @@ DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("count_readings", count_readings, 20.0),
     ("forget_associations", forget_associations, 900.0),
     ("watch_fleet", watch_fleet, 60.0),
-    ("seal_day", seal_day, 600.0),
+    ("seal_day", DailySeal(), 600.0),
     ("erase_identities", erase_identities, 3600.0),
     ("watch_alerts", watch_alerts, 15.0),
     ("watch_days", watch_days, 3600.0),
@@ -247,6 +211,7 @@ DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
 OWN_DUTIES: tuple[tuple[str, Callable[[Context], None], float], ...] = (
     ("watch_own_room", RoomWatch(disk_of), 10.0),
     ("watch_disk", watch_disk, 15.0),
+    ("sweep_incoming", sweep_incoming, 900.0),
 )
 
 

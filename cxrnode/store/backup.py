@@ -47,6 +47,9 @@ def copy(database: Database, file: Path) -> Copied:
     schema = upgrade.current(database)
     if schema is None:
         raise Rejected("there is nothing to back up yet: `cxrnode serve` or `cxrnode db upgrade` makes the database")
+    # The file is read as a file, too: to close it would drop the locks of what this process has open on it by SQLite
+    # (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    database.close()
     file.touch(mode=0o600)  # it names patients
     try:
         waited = _copy_sqlite(database.file, file) if database.file is not None else _dump(database, file)

@@ -245,6 +245,23 @@ def _jobs(database: Database) -> list[Any]:
         return list(transaction.rows(sa.select(job)))
 
 
+def test_no_lock_of_this_process_is_dropped_by_reading_the_file_of_a_database(
+    sqlite_place: tuple[Place, Database], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, database = sqlite_place
+    known = len(_jobs(database))
+    pool = database.engine.pool
+    assert isinstance(pool, sa.QueuePool) and pool.checkedin() > 0, "nothing is open: this proves nothing"
+    held: list[int] = []
+    copying = backup._copy_sqlite
+    monkeypatch.setattr(
+        backup, "_copy_sqlite", lambda *files: (held.append(pool.checkedin() + pool.checkedout()), copying(*files))[1]
+    )
+    backup.copy(database, tmp_path / "copy.sqlite")
+    assert held == [0]
+    assert len(_jobs(database)) == known, "the database is not used on afterwards"
+
+
 def test_nothing_is_put_over_a_database(sqlite_place: tuple[Place, Database], tmp_path: Path) -> None:
     place, database = sqlite_place
     folder = tmp_path / "backup"

@@ -259,6 +259,7 @@ def _sweep(site: TorturedSite) -> tuple[int, int]:
     try:
         tend.ORPHAN_SECONDS = tend.INCOMING_SECONDS = -1.0
         tend.sweep(context)
+        tend.sweep_incoming(context)
     finally:
         tend.ORPHAN_SECONDS, tend.INCOMING_SECONDS = was
     known = _known(site)

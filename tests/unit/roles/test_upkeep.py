@@ -14,6 +14,7 @@ import structlog
 from cxrnode.roles import tend
 from cxrnode.roles.upkeep import Upkeep
 from cxrnode.spool import Spool
+from cxrnode.store import duties
 from cxrnode.store.database import Database
 from cxrnode.store.schema import delivery, event, instance, job
 from tests.stores import assert_sound, delivered, new_key, reported, row
@@ -51,11 +52,27 @@ def test_files_that_no_row_knows_go_after_a_day_and_it_is_an_event(
     os.utime(lost, (time.time() - 1000, time.time() - 1000))
     with structlog.testing.capture_logs() as lines:
         tend.sweep(context)
-    assert [path.exists() for path in (old, lost, young, film)] == [False, False, True, True]
-    assert told(database, "orphans_removed") == [{"incoming": 1, "orphans": 1}]
-    assert [(one["event"], one["incoming"], one["orphans"]) for one in lines] == [("swept", 1, 1)]
+        assert [path.exists() for path in (old, lost, young, film)] == [False, True, True, True]
+        tend.sweep_incoming(context)
+    assert [path.exists() for path in (lost, young, film)] == [False, True, True]
+    assert told(database, "orphans_removed") == [{"incoming": 0, "orphans": 1}, {"incoming": 1, "orphans": 0}]
+    assert [(one["event"], one["incoming"], one["orphans"]) for one in lines] == [("swept", 0, 1), ("swept", 1, 0)]
     tend.sweep(context)
-    assert len(told(database, "orphans_removed")) == 1
+    tend.sweep_incoming(context)
+    assert len(told(database, "orphans_removed")) == 2
+
+
+def test_each_node_clears_its_own_incoming_whoever_holds_the_duties(
+    database: Database, make_context: MakeContext
+) -> None:
+    assert dict((name, duty) for name, duty, _ in tend.OWN_DUTIES)["sweep_incoming"] is tend.sweep_incoming
+    context = make_context()
+    lost = context.spool.incoming / "incoming-1.part"
+    lost.write_bytes(b"half")
+    os.utime(lost, (time.time() - 1000, time.time() - 1000))
+    assert duties.take(database, "sweep_incoming", owner="another node", seconds=900.0)
+    tend.perform_own(context, "sweep_incoming", tend.sweep_incoming)
+    assert not lost.exists()
 
 
 def test_what_contradicts_a_jobs_life_is_put_right_and_told(database: Database, make_context: MakeContext) -> None:
