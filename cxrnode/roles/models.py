@@ -49,7 +49,7 @@ def load_models(context: Context, *, warm: Callable[[Callable[[], Any]], Any]) -
         context.beat()
         try:
             bundle = load_bundle(find_bundle(model.bundle, config.node.data_dir, config.folder))
-            engine = _opened(bundle, model, config.node.data_dir)
+            engine = _opened(name, bundle, model, config.node.data_dir)
         except (BundleError, ConfigError) as error:
             # Its jobs wait; the other models go on.
             log.error("model_refused", model=name, reason=str(error))
@@ -70,15 +70,18 @@ def load_models(context: Context, *, warm: Callable[[Callable[[], Any]], Any]) -
     return loaded
 
 
-def _opened(bundle: Bundle, model: Model, data_dir: Path) -> Engine:
+def _opened(name: str, bundle: Bundle, model: Model, data_dir: Path) -> Engine:
     """The engine of a model. Raises BundleError or ConfigError where there is none."""
     if model.server is not None:
         remote = RemoteEngine(bundle, model.server, data_dir)
         remote.require_admission()
         return remote
     # A process whose films are all read by servers never loads torch.
-    from cxrnode.reading.admission import open_engine
+    from cxrnode.reading.admission import admission_of, open_engine
 
+    if admission_of(bundle, data_dir) is None:
+        remedy = f"`cxrnode model admit {name}` tries others, which may be several times faster here; then start again"
+        log.info("engine_not_chosen", model=name, reason="torch in float32 reads", remedy=remedy)
     return open_engine(bundle, data_dir, beside_others=True)
 
 
