@@ -54,6 +54,7 @@ class OpenVinoEngine(NetworkEngine):
                 "INFERENCE_PRECISION_HINT": "bf16",
                 "NUM_STREAMS": at_once,
                 "INFERENCE_NUM_THREADS": at_once,
+                "ENABLE_CPU_PINNING": False,  # two workers on a machine would be pinned to the same cores
             }
             compiled = core.compile_model(model, "CPU", options)
             self._queue = openvino.AsyncInferQueue(compiled, at_once)
