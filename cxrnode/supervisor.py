@@ -22,6 +22,7 @@ import structlog
 
 from cxrnode import health
 from cxrnode.config import Config
+from cxrnode.cores import cores
 from cxrnode.errors import ConfigError, Transient
 from cxrnode.store import deliveries, fleet, jobs
 from cxrnode.store.database import Database
@@ -234,7 +235,7 @@ def _processes(config: Config, role: str) -> int:
     """How many processes a role has: of listeners as many as the configuration or the machine says."""
     if role != "receive":
         return 1
-    return config.listen.processes or max(1, len(os.sched_getaffinity(0)) // 4)
+    return config.listen.processes or max(1, cores() // 4)
 
 
 def _signal(child: Child, number: int) -> None:

@@ -6,7 +6,6 @@ Every claim is a ratio in one run. Nothing here is used by a node.
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from cxrnode.bench.endtoend import PAUSE, Bench, burst_figures, memory_figures, 
 from cxrnode.bench.figures import Cost, Figure, machine, take_turns
 from cxrnode.bench.films import SIZES, comparison_films, write_films
 from cxrnode.bench.stages import stages
+from cxrnode.cores import cores
 from cxrnode.reading.admission import EngineKind, admit, open_engine
 from cxrnode.reading.bundle import Bundle, load_bundle
 
@@ -204,7 +204,6 @@ def _whole(
     figures += [Figure(group=group, name=f"step: {k}", value=v, unit="ms", better="less") for k, v in steps.items()]
     figures.append(Figure(group=group, name="outputs", value=out, unit="MB a film"))
     figures += memory_figures(size, followed) if followed else []
-    cores = len(os.sched_getaffinity(0))
     yardstick = best(costs, _YARDSTICK)
     single = next((c for (name, batch), c in costs.items() if name == _YARDSTICK and batch == 1), yardstick)
     floor = 0.5 if size.startswith("1024") else 0.35
@@ -214,7 +213,7 @@ def _whole(
                value=burst.films / burst.whole / most, unit="", better="more", note=f"at least {floor}"),
         Figure(group="ratios", name=f"raw forward to cost in all roles, processor, {size}",
                value=yardstick.cpu / burst.core_ms, unit="", better="more",
-               note=f"what the throughput would be on {cores} cores that are always busy; at least {floor}"),
+               note=f"what the throughput would be on {cores()} cores that are always busy; at least {floor}"),
         Figure(group="ratios", name=f"latency P50 to raw single forward, {size}", value=p50 / bare, unit="",
                better="less", note="each after a pause, as single films come; at most 4"),
         Figure(group="ratios", name=f"latency P95 to raw single forward, {size}", value=p95 / bare, unit="",

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cxrnode.cores import cores
+
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -78,7 +80,7 @@ def machine() -> dict[str, str]:
     names = [line for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
     return {
         "processor": names[0].partition(":")[2].strip() if names else platform.processor(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(cores()),
         "load before": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from cxrnode.core.findings import decide
+from cxrnode.cores import cores
 from cxrnode.errors import BundleError, Rejected
 from cxrnode.reading import onnx_engine, openvino_engine
 from cxrnode.reading.bundle import Bundle
 from cxrnode.reading.choice import Admission, EngineKind, Trial, read_choice, write_choice
-from cxrnode.reading.engine import Arithmetic, Engine, Film, NetworkEngine, Reading, TorchEngine, cores
+from cxrnode.reading.engine import Arithmetic, Engine, Film, NetworkEngine, Reading, TorchEngine
 from cxrnode.reading.onnx_engine import OnnxEngine, export
 from cxrnode.reading.openvino_engine import OpenVinoEngine
 from cxrnode.reading.remote import RemoteEngine

@@ -7,7 +7,6 @@ bf16 to what its admission allowed), another engine to what `reading.admission` 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cxrnode.cores import cores
 from cxrnode.reading.bundle import Bundle
 from cxrnode.reading.manifest import REGIONS, Evidence, Saliency
 from cxrnode.reading.network import Network, Pass, build_network
@@ -32,7 +32,6 @@ __all__ = [
     "Observation",
     "Reading",
     "TorchEngine",
-    "cores",
     "out_of_memory",
     "prepare",
 ]
@@ -180,8 +179,3 @@ class _Float32(nn.Module):
 
     def forward(self, activations: Tensor) -> Tensor:
         return activations.float()
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -18,9 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cxrnode.cores import cores
 from cxrnode.errors import BundleError
 from cxrnode.reading.bundle import Bundle
-from cxrnode.reading.engine import Arithmetic, NetworkEngine, cores
+from cxrnode.reading.engine import Arithmetic, NetworkEngine
 from cxrnode.reading.network import Network, Pass, build_network
 
 _NAMES = ("logits", "activations", "middle")

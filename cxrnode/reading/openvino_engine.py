@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cxrnode.cores import cores
 from cxrnode.errors import BundleError
 from cxrnode.reading.bundle import Bundle
-from cxrnode.reading.engine import Arithmetic, NetworkEngine, cores
+from cxrnode.reading.engine import Arithmetic, NetworkEngine
 from cxrnode.reading.network import Pass
 
 

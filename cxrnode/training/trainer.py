@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cxrnode.cores import cores
 from cxrnode.reading.network import Network, new_network
 from cxrnode.training.augment import augment
 from cxrnode.training.boxes import box_loss
@@ -55,7 +56,7 @@ class Trainer:
         self.course, self.folder, self.pixels = course, folder, pixels
         self.recipe: Recipe = course.recipe
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(threads or cores())
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         torch.manual_seed(self.recipe.seed)
         self.norm = (mean, std)

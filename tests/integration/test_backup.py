@@ -254,9 +254,12 @@ def test_no_lock_of_this_process_is_dropped_by_reading_the_file_of_a_database(
     assert isinstance(pool, sa.QueuePool) and pool.checkedin() > 0, "nothing is open: this proves nothing"
     held: list[int] = []
     copying = backup._copy_sqlite
-    monkeypatch.setattr(
-        backup, "_copy_sqlite", lambda *files: (held.append(pool.checkedin() + pool.checkedout()), copying(*files))[1]
-    )
+
+    def copy(source: Path, file: Path) -> float:
+        held.append(pool.checkedin() + pool.checkedout())
+        return copying(source, file)
+
+    monkeypatch.setattr(backup, "_copy_sqlite", copy)
     backup.copy(database, tmp_path / "copy.sqlite")
     assert held == [0]
     assert len(_jobs(database)) == known, "the database is not used on afterwards"

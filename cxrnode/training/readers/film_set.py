@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxrnode.cores import cores
 from cxrnode.errors import UnreadableImage
 from cxrnode.training.readers.films import BadList, BadRow, FilmRow
 from cxrnode.training.readers.picture import open_row, squashed
@@ -145,7 +146,7 @@ def _decode(
             return str(error)
 
     bad: dict[int, str] = {}
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or cores()) as pool:
         for start in range(0, len(rows), _CHUNK):
             for place, film in enumerate(pool.map(opened, rows[start : start + _CHUNK]), start):
                 if isinstance(film, str):
