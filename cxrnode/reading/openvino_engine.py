@@ -106,18 +106,15 @@ def _keep(request: Any, wanted: list[npt.NDArray[np.float32]]) -> None:
         place[...] = request.get_output_tensor(number).data[0]
 
 
-def kept(numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """What bf16 keeps of finite float32 numbers: the nearest, ties to even."""
-    bits = numbers.view(np.uint32)
-    rounded: npt.NDArray[np.uint32] = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(
-        0xFFFF0000
-    )
-    return rounded.view(np.float32)
+def _kept(numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """What bf16 keeps of float32 numbers: the nearest, ties to even."""
+    nearest: npt.NDArray[np.float32] = torch.tensor(numbers).bfloat16().float().numpy()
+    return nearest
 
 
 def in_parts(inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Inputs (N, C, H, W) as (N, 3 C, H, W): what bf16 keeps, what it drops, and what it keeps once more."""
-    main = kept(inputs)
+    main = _kept(inputs)
     return np.concatenate([main, inputs - main, main], axis=1)
 
 
@@ -134,7 +131,7 @@ def _take_in_parts(model: Any) -> None:
     if others or first.get_type_name() != "Convolution":
         raise RuntimeError("the first layer is no convolution")
     values = first.input_value(1).get_node().data
-    main = kept(values)
+    main = _kept(values)
     parts = opset8.constant(np.concatenate([main, main, values - main], axis=1))
     first.input(1).replace_source_output(parts.output(0))
     one, channels, *size = film.shape

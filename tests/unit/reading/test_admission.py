@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from cxrnode.errors import BundleError, Rejected
 from cxrnode.reading import admission
@@ -179,7 +178,8 @@ def test_many_films_come_back_in_their_order(openvino: OpenVinoEngine, films: li
 def test_a_film_in_parts_is_the_film_and_its_first_part_is_what_bf16_keeps() -> None:
     given = np.random.default_rng(3).standard_normal((2, 3, 5, 7)).astype(np.float32)
     main, rest, again = np.split(in_parts(given), 3, axis=1)
-    np.testing.assert_array_equal(main, torch.from_numpy(given).bfloat16().float().numpy())
+    assert not (main.view(np.uint32) & 0xFFFF).any(), "bf16 keeps the upper half of a float32"
+    assert (np.abs(rest) <= np.abs(given) * 2.0**-8).all() and rest.any()
     np.testing.assert_array_equal(main, again)
     np.testing.assert_array_equal(main + rest, given)
 
