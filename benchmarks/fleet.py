@@ -109,7 +109,7 @@ def outputs_of(held: Claim, count: int) -> list[StoredOutput]:
             kind="sr" if number == 0 else "heatmap", label="", sop_class_uid="1.2.840.10008.5.1.4.1.1.88.33",
             sop_instance_uid=f"2.25.{held.job_id}.{number}", series_instance_uid=f"2.25.{held.job_id}",
             transfer_syntax_uid="1.2.840.10008.1.2.1", instance_number=number + 1,
-            file=Kept(key=f"{held.job_id:024x}{number:08x}", sha256=DIGEST, size=1),
+            file=Kept(key=f"{held.job_id:024x}{number:08x}", digest=DIGEST, size=1),
         )
         for number in range(count)
     ]  # fmt: skip
@@ -122,7 +122,7 @@ def fill(database: Database, count: int) -> None:
     def some(numbers: Sequence[int]) -> None:
         for number in numbers:
             film = Arrival(
-                sop_instance_uid=f"1.2.{number}", dataset_sha256=digest_of(number),
+                sop_instance_uid=f"1.2.{number}", dataset_digest=digest_of(number),
                 sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1", transfer_syntax_uid="1.2.840.10008.1.2.1",
                 calling_aet="MODALITY", called_aet="CXRNODE", accepted=True,
                 reason="a frontal chest film", rule="all", header={"Modality": "DX"}, identity=_NOBODY,
@@ -345,7 +345,7 @@ def receive(database: Database, config: Config, folder: Path, films: Sequence[Pa
     from cxrnode.core.routing import Association
     from cxrnode.dicom.header import read_header
     from cxrnode.dicom.listener import Received
-    from cxrnode.dicom.part10 import dataset_offset, dataset_sha256
+    from cxrnode.dicom.part10 import dataset_digest, dataset_offset
     from cxrnode.roles.context import Context
     from cxrnode.roles.receive import Receiver
     from cxrnode.spool import FolderSpool
@@ -364,7 +364,7 @@ def receive(database: Database, config: Config, folder: Path, films: Sequence[Pa
                 path=copy, sop_class_uid=header.SOPClassUID, sop_instance_uid=header.SOPInstanceUID,
                 transfer_syntax_uid=header.file_meta.TransferSyntaxUID,
                 association=Association(calling_aet="MODALITY", called_aet="CXRNODE", host="127.0.0.1"),
-                size=film.stat().st_size, dataset_offset=dataset_offset(film), sha256=dataset_sha256(film),
+                size=film.stat().st_size, dataset_offset=dataset_offset(film), digest=dataset_digest(film),
             )
         )  # fmt: skip
 

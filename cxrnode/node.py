@@ -22,6 +22,7 @@ import structlog
 
 from cxrnode import __version__, telemetry
 from cxrnode.config import Config, load_config
+from cxrnode.core.digests import Kind
 from cxrnode.errors import ConfigError, CxrnodeError
 from cxrnode.sections import RoleName
 from cxrnode.spool import FolderSpool, Spool
@@ -63,14 +64,18 @@ def require_nothing_left(config: Config) -> None:
             )
 
 
-def open_spool(config: Config) -> Spool:
-    """The spool of a configuration. Raises Transient where its folder cannot be made, ConfigError as BucketSpool."""
+def open_spool(config: Config, digests: Kind = Kind.BLAKE3) -> Spool:
+    """The spool of a configuration; new files get this kind of digest, for rows that of `upgrade.digests`.
+
+    Raises Transient where its folder cannot be made, ConfigError as BucketSpool."""
     if config.spool.is_bucket:
         from cxrnode.spool.bucket import BucketSpool
 
         settings = config.spool
-        return BucketSpool(settings.url, scratch=config.spool_dir, endpoint=settings.endpoint, ca=settings.ca)
-    return FolderSpool(config.spool_dir)
+        return BucketSpool(
+            settings.url, scratch=config.spool_dir, endpoint=settings.endpoint, ca=settings.ca, digests=digests
+        )
+    return FolderSpool(config.spool_dir, digests)
 
 
 @contextlib.contextmanager
@@ -200,7 +205,7 @@ def run_role() -> int:
         context = Context(
             config=config,
             database=database,
-            spool=open_spool(config),
+            spool=open_spool(config, upgrade.digests(database)),
             owner=arguments.owner,
             stopping=stopping,
             beat=beat,

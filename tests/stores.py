@@ -147,7 +147,7 @@ def arrival(number: object = 1, *, accepted: bool = True) -> Arrival:
     """The film of this number, as it is received."""
     return Arrival(
         sop_instance_uid=f"1.2.3.{number}",
-        dataset_sha256=digest(number),
+        dataset_digest=digest(number),
         sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1",
         transfer_syntax_uid="1.2.840.10008.1.2.1",
         calling_aet="MODALITY",
@@ -237,7 +237,7 @@ def outputs(held: Claim, count: int = 2) -> list[StoredOutput]:
             series_instance_uid=f"2.25.{held.job_id}.{held.revision}.0",
             transfer_syntax_uid="1.2.840.10008.1.2.1",
             instance_number=number,
-            file=Kept(key=new_key(), sha256=digest(number), size=10),
+            file=Kept(key=new_key(), digest=digest(number), size=10),
         )
         for number in range(1, count + 1)
     ]
@@ -256,7 +256,7 @@ def note_of(order: rejections.Order) -> list[StoredOutput]:
             series_instance_uid=f"{uid}.1",
             transfer_syntax_uid="1.2.840.10008.1.2.1",
             instance_number=1,
-            file=Kept(key=new_key(), sha256=said, size=10),
+            file=Kept(key=new_key(), digest=said, size=10),
         )
     ]
 
@@ -281,8 +281,8 @@ def settle(
     """Settle the claimed job with a report; False where it was a duplicate."""
     made = outputs(held, count) if held.mode == "active" else []
     said = _revised(database, held, report(held, pixels=pixels, identity=identity))
-    kept = Kept(key=new_key(), sha256=digest("maps"), size=10)
-    preview = Kept(key=new_key(), sha256=digest("preview"), size=10)
+    kept = Kept(key=new_key(), digest=digest("maps"), size=10)
+    preview = Kept(key=new_key(), digest=digest("preview"), size=10)
     before = reports.predecessor_sent(database, held.job_id)
     return reports.settle_report(
         database, held, said, made, saliency=kept, preview=preview, predecessors=before, on_identity_change=policy
@@ -298,8 +298,8 @@ def finished(
         held=held,
         report=said,
         outputs=outputs(held, count) if held.mode == "active" else [],
-        saliency=Kept(key=new_key(), sha256=digest("maps"), size=10),
-        preview=Kept(key=new_key(), sha256=digest("preview"), size=10),
+        saliency=Kept(key=new_key(), digest=digest("maps"), size=10),
+        preview=Kept(key=new_key(), digest=digest("preview"), size=10),
     )
 
 

@@ -42,7 +42,7 @@ def _receive(film: Path, folder: Path, size: str, rounds: int) -> list[Figure]:
         port = str(listener.address[1])
         command = [sender, "-nuc", "-aec", _AET, "127.0.0.1", port, *[str(film)] * 4]
         cost = _median(lambda: subprocess.run(command, check=True, capture_output=True, timeout=300), rounds) / 4
-    return [_figure(size, "receive: PDUs into a file, SHA-256", cost, film.stat().st_size)]
+    return [_figure(size, "receive: PDUs into a file, digest", cost, film.stat().st_size)]
 
 
 def _send(outputs: Sequence[bytes], size: str, rounds: int) -> list[Figure]:

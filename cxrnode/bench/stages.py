@@ -11,7 +11,7 @@ from pathlib import Path
 from cxrnode.bench.exchanges import exchanges
 from cxrnode.bench.figures import Figure, take_turns
 from cxrnode.core.findings import Decision, Finding, Outcome, Report
-from cxrnode.dicom.header import dataset_sha256, identity_of, read_header, to_header
+from cxrnode.dicom.header import dataset_digest, identity_of, read_header, to_header
 from cxrnode.dicom.kept_header import keep_header
 from cxrnode.dicom.outputs import OutputSettings, build_outputs
 from cxrnode.dicom.pixels import decode_film
@@ -43,7 +43,7 @@ def stages(film: Path, bundle: Bundle, engine: NetworkEngine, folder: Path, *, s
     made = outputs("sr", "heatmap")
     steps = {
         "receive: header, kept header, identity": header,
-        "decode: SHA-256 of the data set": lambda: dataset_sha256(film),
+        "decode: digest of the data set": lambda: dataset_digest(film),
         "decode: pixels and display pipeline": lambda: decode_film(film),
         "read: film to input": lambda: prepare(decoded.display, bundle.manifest.input),
         "read: forward with all maps and plausibility": lambda: engine.read([decoded.display]),

@@ -199,7 +199,7 @@ def _bucket(config: Config) -> Checked:
     try:
         spool = open_spool(config)
         (kept,) = spool.put(b"cxrnode check")
-        spool.read(kept.key, sha256=kept.sha256)
+        spool.read(kept.key, digest=kept.digest)
         next(spool.keys_older_than(0), None)
         removed = spool.remove(kept.key)
     except CxrnodeError as error:

@@ -12,10 +12,10 @@ Content: TypeAlias = bytes | tuple[bytes, ...]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """The random key of a file, the SHA-256 of its bytes (hex) and its size in bytes."""
+    """The random key of a file, the digest of its bytes (`core.digests`) and its size in bytes."""
 
     key: str
-    sha256: str
+    digest: str
     size: int
 
 
@@ -27,6 +27,6 @@ def is_key(text: str) -> bool:
 class Reads(Protocol):
     """A spool as those see it who only read."""
 
-    def read(self, key: str, *, sha256: str) -> bytes:
+    def read(self, key: str, *, digest: str) -> bytes:
         """Return a file's bytes."""
         ...

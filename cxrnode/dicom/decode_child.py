@@ -13,8 +13,9 @@ import signal
 import sys
 from pathlib import Path
 
+from cxrnode.core.digests import kind_of
 from cxrnode.dicom.decoder import READY
-from cxrnode.dicom.header import dataset_sha256
+from cxrnode.dicom.header import dataset_digest
 from cxrnode.dicom.pixels import decode_film
 from cxrnode.errors import Rejected
 
@@ -41,7 +42,7 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_REAL, patience + _GRACE)
         pixels = memoryview(b"")
         try:
-            answer, pixels = _decoded(Path(request["path"]), request["dataset_sha256"])
+            answer, pixels = _decoded(Path(request["path"]), request["dataset_digest"])
         except Rejected as fault:
             answer = {"unreadable": str(fault)}
         except MemoryError:
@@ -49,7 +50,7 @@ def main() -> None:
         except OSError as fault:
             answer = {"waits": fault.strerror or type(fault).__name__}
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        answer["dataset_sha256"] = request["dataset_sha256"]
+        answer["dataset_digest"] = request["dataset_digest"]
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.write(pixels)
         answers.flush()
@@ -57,10 +58,11 @@ def main() -> None:
 
 def _decoded(path: Path, expected: str) -> tuple[dict[str, object], memoryview]:
     """The answer for one film, and its display values. Raises Rejected for what is no readable film, and OSError."""
-    if dataset_sha256(path) != expected:
+    kind = kind_of(expected)
+    if dataset_digest(path, kind) != expected:
         # Not even its header may be believed: nothing is said in the name of this patient.
         return {"altered": True}, memoryview(b"")
-    film = decode_film(path)
+    film = decode_film(path, digests=kind)  # of the same kind: its pixels may have come before
     rows, columns = film.display.shape
     answer: dict[str, object] = {
         "rows": rows,

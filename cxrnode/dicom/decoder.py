@@ -77,8 +77,8 @@ class Decoder:
             fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         return child
 
-    def decode(self, path: Path, *, dataset_sha256: str) -> Decoded:
-        """Decode one film, whose data set has this SHA-256.
+    def decode(self, path: Path, *, dataset_digest: str) -> Decoded:
+        """Decode one film, whose data set has this digest.
 
         Raises UnreadableImage for what it cannot be, Rejected for a file that was altered, DecoderDied when the child
         did not survive this film, Transient where no child can be had, the child ended before it knew of the film, or
@@ -87,7 +87,7 @@ class Decoder:
         self._get_ready()
         until = time.monotonic() + self._timeout
         try:
-            answer = self._ask(path, dataset_sha256, until)
+            answer = self._ask(path, dataset_digest, until)
             display = self._display(answer, until)
         except (OSError, EOFError, ValueError, LookupError, TypeError, MemoryError) as fault:
             # Whatever was left in the pipe goes with the child: no film ever gets another one's pixels.
@@ -115,17 +115,17 @@ class Decoder:
             self.close()
             raise Transient("the decoder does not start; try `python -m cxrnode.dicom.decode_child 2000000000 20`")
 
-    def _ask(self, path: Path, dataset_sha256: str, until: float) -> dict[str, Any]:
+    def _ask(self, path: Path, dataset_digest: str, until: float) -> dict[str, Any]:
         assert self._child.stdin is not None
-        request = json.dumps({"path": str(path), "dataset_sha256": dataset_sha256})
+        request = json.dumps({"path": str(path), "dataset_digest": dataset_digest})
         self._child.stdin.write(request.encode() + b"\n")
         answer: dict[str, Any] = json.loads(self._line(until))
-        if answer["dataset_sha256"] != dataset_sha256:
+        if answer["dataset_digest"] != dataset_digest:
             raise ValueError("the answer is about another film")
         if "unreadable" in answer:
             raise UnreadableImage(str(answer["unreadable"]))
         if "altered" in answer:
-            raise Rejected("the film in the spool was altered: its SHA-256 is not the recorded one; send it again")
+            raise Rejected("the film in the spool was altered: its digest is not the recorded one; send it again")
         if "waits" in answer:
             raise Transient(f"the spool does not answer: {answer['waits']}")
         return answer

@@ -26,14 +26,14 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from cxrnode.core.header import Header, Identity, age_in_years
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
-from cxrnode.dicom.part10 import Metered, dataset_offset, dataset_sha256, looks_headless, opened
+from cxrnode.dicom.part10 import Metered, dataset_digest, dataset_offset, looks_headless, opened
 from cxrnode.errors import Rejected
 
 __all__ = [
     "LARGEST_HEADER",
     "PARSE_FAULTS",
+    "dataset_digest",
     "dataset_offset",
-    "dataset_sha256",
     "identity_of",
     "parse",
     "quiet",

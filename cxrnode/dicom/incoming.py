@@ -7,7 +7,6 @@ C-STORE response to tell.
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import secrets
 import time
@@ -23,6 +22,7 @@ from pynetdicom.dimse_primitives import DimsePrimitiveType, DimseServiceType
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.pdu_primitives import P_DATA
 
+from cxrnode.core.digests import Digest, Kind
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.dicom.hardening import MALFORMED
 from cxrnode.dicom.reactor import Value, WholeMessages
@@ -44,11 +44,11 @@ _COMMAND, _LAST = 0x01, 0x02
 class IncomingFile:
     """A Part 10 file as it arrives. Shaped like the temporary file that pynetdicom would use.
 
-    `fault` is empty while all bytes are on disk. `dataset_offset` is where the data set begins, `sha256` the digest
+    `fault` is empty while all bytes are on disk. `dataset_offset` is where the data set begins, `digest` that
     of the data set alone (without preamble and group 0002).
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
+    def __init__(self, folder: Path, limit: int, kind: Kind) -> None:
         self.path = folder / f"{PREFIX}{secrets.token_hex(12)}{SUFFIX}"
         self.name = str(self.path)
         self.fault = ""
@@ -56,7 +56,7 @@ class IncomingFile:
         self.size = 0
         self.dataset_offset = 0
         self._limit = limit
-        self._digest = hashlib.sha256()
+        self._digest = Digest(kind)
         self._raw: FileIO | None = None
         try:
             self._raw = FileIO(self.name, "xb")
@@ -69,9 +69,9 @@ class IncomingFile:
         return self
 
     @property
-    def sha256(self) -> str:
-        """SHA-256 of the data set so far, in hexadecimal."""
-        return self._digest.hexdigest()
+    def digest(self) -> str:
+        """The digest of the data set so far."""
+        return str(self._digest)
 
     def begin_dataset(self) -> None:
         """What comes from here on is data set."""
@@ -121,12 +121,15 @@ class IncomingFile:
 class IncomingMessages(WholeMessages):
     """The DIMSE provider of one accepted association: streams C-STORE data sets to files in `folder`."""
 
-    def __init__(self, assoc: Association, folder: Path, limit: int, shortage: Callable[[], str]) -> None:
+    def __init__(
+        self, assoc: Association, folder: Path, limit: int, shortage: Callable[[], str], digests: Kind
+    ) -> None:
         super().__init__(assoc)
         self._shortage = shortage
         self.files: dict[Path, IncomingFile] = {}
         self._folder = folder
         self._limit = limit
+        self._digests = digests
         self._arriving: IncomingFile | None = None
         self._held = 0
         self._broken = False
@@ -195,7 +198,7 @@ class IncomingMessages(WholeMessages):
             implementation_uid=UID(IMPLEMENTATION_CLASS_UID),
             implementation_version=IMPLEMENTATION_VERSION_NAME,
         )
-        file = IncomingFile(self._folder, self._limit)
+        file = IncomingFile(self._folder, self._limit, self._digests)
         if shortage := self._shortage():
             file.refuse(shortage)
         self.files[file.path] = file

@@ -30,6 +30,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import RequestHandler
 
 from cxrnode.core.associations import Cause
+from cxrnode.core.digests import Kind
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.core.routing import Association
 from cxrnode.dicom import contexts, hardening, statuses
@@ -53,7 +54,7 @@ class Received:
     """An object as it arrived: a whole Part 10 file at `path`, not yet fsynced.
 
     The callback owns the file if it moves it away; what still lies at `path` afterwards is removed. The UIDs are
-    those of the C-STORE request, unchecked. `sha256` is of the data set alone, which begins at `dataset_offset`.
+    those of the C-STORE request, unchecked. `digest` is of the data set alone, which begins at `dataset_offset`.
     """
 
     path: Path
@@ -63,7 +64,7 @@ class Received:
     association: Association
     size: int
     dataset_offset: int
-    sha256: str
+    digest: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +93,9 @@ class Listener:
 
     `folder` must lie on the spool's file system. `admit` is asked once an association, `receive` once an object, and
     `shortage` before its bytes are kept (why there is no room for it, or ""): all from many threads at once.
-    `aliases` are further AE titles that peers may call. `extra_contexts` and `extra_handlers` add services to the
-    port; `seats` are those of all processes on the socket. Raises OSError if the port cannot be bound.
+    `digests` is the kind that data sets get; `aliases` are further AE titles that peers may call; `extra_contexts` and
+    `extra_handlers` add services to the port; `seats` are those of all processes on the socket. Raises OSError if the
+    port cannot be bound.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Listener:
         admit: Admit,
         receive: Receive,
         shortage: Shortage = lambda: "",
+        digests: Kind = Kind.BLAKE3,
         adopted: socket.socket | None = None,
         host: str = "0.0.0.0",
         port: int = 0,
@@ -122,6 +125,7 @@ class Listener:
         self.ae_title = ae_title
         self.folder = folder
         self.max_object = max_object
+        self.digests = digests
         self._receive = receive
         self.shortage = shortage
         self.admission = Admission(
@@ -250,7 +254,7 @@ class Listener:
             association=Association(calling_aet=calling, called_aet=called, host=address),
             size=file.size,
             dataset_offset=file.dataset_offset,
-            sha256=file.sha256,
+            digest=file.digest,
         )
         try:
             return self._receive(received)
@@ -271,7 +275,7 @@ class _Seat(RequestHandler):
     def handle(self) -> None:
         listener = self.server.listener  # type: ignore[attr-defined]
         wire = self._create_association()
-        messages = IncomingMessages(wire, listener.folder, listener.max_object, listener.shortage)
+        messages = IncomingMessages(wire, listener.folder, listener.max_object, listener.shortage, listener.digests)
         wire.dimse = messages
         wire.dul.daemon = True
         listener.admission.seated(wire)

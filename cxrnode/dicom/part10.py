@@ -6,7 +6,6 @@ Nothing here interprets an element but those of group 0002 that it needs.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import os
 import struct
@@ -18,6 +17,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
+from cxrnode.core.digests import Digest, Kind
 from cxrnode.errors import Rejected
 
 #: A deflated data set (PS3.5 A.5), inflated, at most, in bytes.
@@ -82,14 +82,14 @@ def dataset_offset(path: Path) -> int:
         return _offset(file)
 
 
-def dataset_sha256(path: Path) -> str:
-    """SHA-256 (hex) of the bytes of the data set, without preamble and group 0002, as they stand in the file."""
-    digest = hashlib.sha256()
+def dataset_digest(path: Path, kind: Kind = Kind.BLAKE3) -> str:
+    """The digest of the bytes of the data set, without preamble and group 0002, as they stand in the file."""
+    digest = Digest(kind)
     with path.open("rb") as file:
         file.seek(_offset(file))
         while chunk := file.read(1024 * 1024):
             digest.update(chunk)
-    return digest.hexdigest()
+    return str(digest)
 
 
 class Metered(io.RawIOBase):

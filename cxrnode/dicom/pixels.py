@@ -7,7 +7,6 @@ several frames or more pixels than its limits allow, and it never guesses past a
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, AllTransferSyntaxes, JPEGExtended12Bit
 
+from cxrnode.core.digests import Digest, Kind
 from cxrnode.dicom import display
 from cxrnode.dicom.header import PARSE_FAULTS, parse, quiet, read_header
 from cxrnode.dicom.part10 import LARGEST_INFLATED, opened
@@ -60,7 +60,7 @@ class Limits:
 class Film:
     """A film as it is seen. `display`: uint8 (H, W), 0 = black, row 0 = top.
 
-    `source` is the data set without pixel data; `pixel_digest` the SHA-256 (hex) of the decoded stored values, the
+    `source` is the data set without pixel data; `pixel_digest` that of the decoded stored values, the
     same for every lossless encoding of a film and for any header; `window` says what made the grey levels;
     `notes` what was contradictory or left out, without identifiers.
     """
@@ -84,8 +84,10 @@ class _Layout:
     signed: bool
 
 
-def decode_film(path: Path, limits: Limits | None = None) -> Film:
+def decode_film(path: Path, limits: Limits | None = None, *, digests: Kind = Kind.BLAKE3) -> Film:
     """Decode the one grey frame of a file and return it as the radiologist sees it.
+
+    `digests` is the kind that `pixel_digest` gets.
 
     Raises UnreadableImage where it cannot be decoded or is too large, naming the element and the remedy; Rejected
     where its header cannot be read; OSError where the file cannot be.
@@ -101,7 +103,7 @@ def decode_film(path: Path, limits: Limits | None = None) -> Film:
     signed, bits = layout.signed, layout.bits_stored
     # The digest takes as long as the rest, and neither holds the interpreter's lock.
     with quiet(), ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(pixel_digest, numbers, bits, signed, _photometric(source))
+        digest = beside.submit(pixel_digest, numbers, bits, signed, _photometric(source), digests)
         histogram = np.bincount(numbers.ravel(), minlength=1 << bits) if display.needs_histogram(source, bits) else None
         grey = display.grey_table(source, bits, signed, histogram)
         notes = list(grey.notes)
@@ -126,22 +128,25 @@ def looked_up(table: npt.NDArray[np.uint8], numbers: npt.NDArray[np.uint16]) -> 
     return shown.reshape(numbers.shape)
 
 
-def pixel_digest(numbers: npt.NDArray[np.unsignedinteger[Any]], bits: int, signed: bool, photometric: str) -> str:
-    """SHA-256 (hex) of a film's values. `numbers`: unsigned (H, W), the stored bits of each pixel.
+def pixel_digest(
+    numbers: npt.NDArray[np.unsignedinteger[Any]], bits: int, signed: bool, photometric: str, kind: Kind
+) -> str:
+    """The digest of a film's values. `numbers`: unsigned (H, W), the stored bits of each pixel.
 
     Values are hashed, not their encoding: bits allocated, bits stored, sign and compression may change on the way
     through a PACS without a change of any value.
     """
     rows, columns = numbers.shape
-    digest = hashlib.sha256(f"cxrnode pixels 1\n{rows}\n{columns}\n{photometric}\n".encode())
+    digest = Digest(kind)
+    digest.update(f"cxrnode pixels 1\n{rows}\n{columns}\n{photometric}\n".encode())
     top = 1 << (bits - 1)
     if signed and bool((numbers >= top).any()):
         values = numbers.astype(np.int32)
         values[numbers >= top] -= 1 << bits
-        digest.update(np.ascontiguousarray(values, dtype="<i4").data)
+        digest.update(np.ascontiguousarray(values, dtype="<i4").data.cast("B"))
     else:
-        digest.update(np.ascontiguousarray(numbers, dtype="<u2").data)
-    return digest.hexdigest()
+        digest.update(np.ascontiguousarray(numbers, dtype="<u2").data.cast("B"))
+    return str(digest)
 
 
 def _layout(source: Dataset, limits: Limits) -> _Layout:

@@ -60,7 +60,7 @@ def look_at(
         return Seen(claim=claim, source=source, identity=identity, film=None, reason=reason, revision=claim.revision)
 
     try:
-        film = decoder.decode(path, dataset_sha256=claim.dataset_sha256)
+        film = decoder.decode(path, dataset_digest=claim.dataset_digest)
     except UnreadableImage as fault:
         return unseen(str(fault))
     except DecoderDied as died:

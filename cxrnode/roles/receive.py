@@ -85,7 +85,7 @@ class Receiver:
         verdict = self._route(header, received.association)
         found = self._switches.now()
         modes = dict(changes.modes(found, self._config.modes))
-        kept = self._context.spool.adopt(received.path, sha256=received.sha256)
+        kept = self._context.spool.adopt(received.path, digest=received.digest)
         try:
             made = receipt.record(
                 self._context.database,
@@ -159,7 +159,7 @@ def _arrival(
 ) -> Arrival:
     return Arrival(
         sop_instance_uid=received.sop_instance_uid,
-        dataset_sha256=received.sha256,
+        dataset_digest=received.digest,
         sop_class_uid=received.sop_class_uid[:128],
         transfer_syntax_uid=received.transfer_syntax_uid,
         calling_aet=received.association.calling_aet,
@@ -199,6 +199,7 @@ def run(context: Context, listening: socket.socket) -> None:
         admit=receiver.admit,
         receive=receiver.receive,
         shortage=receiver.shortage,
+        digests=context.spool.digests,
         adopted=listening,
         max_associations=listen.max_associations,
         seats=Seats(context.config.node.data_dir / "listener.seats", listen.max_associations),

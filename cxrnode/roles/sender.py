@@ -262,7 +262,7 @@ class Sender:
             self._well = True
 
     def _read(self, parcel: Parcel) -> bytes:
-        return self._context.spool.read(parcel.spool_key, sha256=parcel.sha256)
+        return self._context.spool.read(parcel.spool_key, digest=parcel.digest)
 
     def _read_ahead(self, parcels: Sequence[Parcel]) -> Iterator[tuple[Parcel, Callable[[], bytes]]]:
         """Each object with what gives its bytes, or raises as `_read` does; one at most is read before its turn."""

@@ -116,7 +116,7 @@ def _preview(context: Context, film: Read) -> npt.NDArray[np.uint8] | None:
     if film.preview_key is None:
         return None
     try:
-        content = context.spool.read(film.preview_key, sha256=film.preview_sha256)
+        content = context.spool.read(film.preview_key, digest=film.preview_digest)
         with Image.open(io.BytesIO(content)) as picture:
             return np.asarray(picture.convert("L"), dtype=np.uint8)
     except (Rejected, UnidentifiedImageError):

@@ -18,7 +18,7 @@ from cxrnode.core.findings import Concept
 from cxrnode.core.routing import Association
 from cxrnode.dicom import ups, wado
 from cxrnode.dicom.destination import Place
-from cxrnode.dicom.header import dataset_offset, dataset_sha256
+from cxrnode.dicom.header import dataset_digest, dataset_offset
 from cxrnode.dicom.incoming import PREFIX, SUFFIX
 from cxrnode.dicom.listener import Received
 from cxrnode.dicom.part10 import Part10
@@ -213,7 +213,7 @@ class Performer:
                 meta = Part10.of(file.read(_META))
             if meta.sop_instance_uid != place.sop_instance_uid:
                 raise Rejected("the server gave another instance than the one that was asked for")
-            sha256 = dataset_sha256(path)
+            digest = dataset_digest(path, context.spool.digests)
             self._receiver.receive(
                 Received(
                     path=path,
@@ -225,14 +225,14 @@ class Performer:
                     ),
                     size=path.stat().st_size,
                     dataset_offset=dataset_offset(path),
-                    sha256=sha256,
+                    digest=digest,
                 )
             )
         except OSError as error:
             raise Transient(f"the spool cannot keep a file: {error.strerror}") from error
         finally:
             path.unlink(missing_ok=True)
-        workitems.add_film(context.database, step, sop_instance_uid=place.sop_instance_uid, dataset_sha256=sha256)
+        workitems.add_film(context.database, step, sop_instance_uid=place.sop_instance_uid, dataset_digest=digest)
 
     def _tell(self, source: Source, step: Step) -> bool:
         """Say what was made once all of it rests."""

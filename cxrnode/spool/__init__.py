@@ -1,6 +1,6 @@
 """The spool: durable bytes under random keys, in a folder or in an object store.
 
-A file belongs to one row of the store, which knows its SHA-256. The spool never names a file after what a peer sent,
+A file belongs to one row of the store, which knows its digest. The spool never names a file after what a peer sent,
 and it never decides what may go: `tend` does.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from cxrnode.core.digests import Kind
 from cxrnode.core.kept import Content, Kept
 from cxrnode.spool.folder import FolderSpool
 
@@ -22,8 +23,10 @@ class Spool(Protocol):
 
     #: A folder of this machine where data sets are received.
     incoming: Path
+    #: The kind of digest that new files get.
+    digests: Kind
 
-    def adopt(self, received: Path, *, sha256: str) -> Kept:
+    def adopt(self, received: Path, *, digest: str) -> Kept:
         """Make a file in `incoming` durable under a new key; it is there no longer. Raises Transient."""
 
     def put(self, *contents: Content) -> tuple[Kept, ...]:
@@ -38,7 +41,7 @@ class Spool(Protocol):
         Raises Rejected where the key's file is missing, Transient where the spool is away.
         """
 
-    def read(self, key: str, *, sha256: str) -> bytes:
+    def read(self, key: str, *, digest: str) -> bytes:
         """Return a file's bytes. Raises Rejected where it is missing or altered, Transient where the spool is away."""
 
     def has(self, key: str) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import re
 import secrets
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cxrnode.core.digests import Kind, digest_of, matches
 from cxrnode.core.kept import Content, Kept, is_key
 from cxrnode.errors import ConfigError, Rejected, Transient
 
@@ -38,7 +38,9 @@ _AT_ONCE = 6
 class BucketSpool:
     """Objects `PREFIX/ab/abcd...` of one bucket, laid out as the folder `objects` of a FolderSpool is."""
 
-    def __init__(self, url: str, *, scratch: Path, endpoint: str = "", ca: Path | None = None) -> None:
+    def __init__(
+        self, url: str, *, scratch: Path, endpoint: str = "", ca: Path | None = None, digests: Kind = Kind.BLAKE3
+    ) -> None:
         """Use `s3://bucket/prefix`, by way of `endpoint` where it is not Amazon's; `scratch` is a folder of our own.
 
         Raises ConfigError where the URL names no bucket or a file cannot be read, Transient where `scratch` cannot be
@@ -76,6 +78,7 @@ class BucketSpool:
             raise ConfigError(
                 f"spool.url, spool.endpoint or spool.ca cannot be used ({type(error).__name__})"
             ) from None
+        self.digests = digests
         self._obstore = obstore
         self._faults = (obstore.exceptions.BaseError, OSError)
         self._requests = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="spool")
@@ -85,7 +88,7 @@ class BucketSpool:
         except OSError as error:
             raise Transient(f"the spool folder {self.incoming} cannot be made: {error.strerror}") from error
 
-    def adopt(self, received: Path, *, sha256: str) -> Kept:
+    def adopt(self, received: Path, *, digest: str) -> Kept:
         """Make a file in `incoming` durable under a new key: its PUT is acknowledged. Raises Transient."""
         key = secrets.token_hex(16)
         try:
@@ -94,7 +97,7 @@ class BucketSpool:
         except self._faults as fault:
             raise self._away("cannot keep a file", fault) from None
         received.unlink(missing_ok=True)
-        return Kept(key=key, sha256=sha256, size=size)
+        return Kept(key=key, digest=digest, size=size)
 
     def put(self, *contents: Content) -> tuple[Kept, ...]:
         """Make some contents durable, each under a new key: all or none. Raises Transient."""
@@ -121,7 +124,7 @@ class BucketSpool:
     def _put(self, key: str, content: Content) -> Kept:
         whole = content if isinstance(content, bytes) else b"".join(content)
         self._obstore.put(self._store, _place(key), whole)
-        return Kept(key=key, sha256=hashlib.sha256(whole).hexdigest(), size=len(whole))
+        return Kept(key=key, digest=digest_of(whole, self.digests), size=len(whole))
 
     def _undo(self, asked: Sequence[tuple[str, Future[Kept]]]) -> None:
         for key, one in asked:
@@ -143,14 +146,14 @@ class BucketSpool:
         finally:
             copy.unlink(missing_ok=True)
 
-    def read(self, key: str, *, sha256: str) -> bytes:
+    def read(self, key: str, *, digest: str) -> bytes:
         """Return a file's bytes. Raises Rejected where it is missing or altered, Transient where the spool is away."""
         try:
             content = bytes(self._obstore.get(self._store, _place(key)).bytes())
         except self._faults as fault:
             raise self._missing_or_away(key, fault) from None
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise Rejected(f"the spool's file {key} was altered: its SHA-256 is not the recorded one")
+        if not matches(content, digest):
+            raise Rejected(f"the spool's file {key} was altered: its digest is not the recorded one")
         return content
 
     def has(self, key: str) -> bool:

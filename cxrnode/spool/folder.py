@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
 import shutil
@@ -12,10 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from cxrnode.core.digests import Digest, Kind, matches
 from cxrnode.core.kept import Content, Kept, is_key
 from cxrnode.errors import Rejected, Transient
 
-#: Files of one `put` that are written at a time: SHA-256 and the kernel's copy take a core each.
+#: Files of one `put` that are written at a time: the digest and the kernel's copy take a core each.
 _WRITERS = 2
 
 #: From so many bytes on a file leaves the kernel's cache once it was read: a film is decoded once and its pictures are
@@ -26,9 +26,10 @@ _READ_ONCE = 1 << 20
 class FolderSpool:
     """Temp file, fsync, rename, fsync of the folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, digests: Kind = Kind.BLAKE3) -> None:
         """Use `root`, made when it is missing. Raises Transient where it cannot be made."""
         self.root = root
+        self.digests = digests
         #: Where data sets are received; on the same file system, so that the rename is atomic.
         self.incoming = root / "incoming"
         self._objects = root / "objects"
@@ -47,17 +48,17 @@ class FolderSpool:
             raise Rejected("this is no key of the spool")
         return self._objects / key[:2] / key
 
-    def adopt(self, received: Path, *, sha256: str) -> Kept:
+    def adopt(self, received: Path, *, digest: str) -> Kept:
         """Make a file in `incoming` durable under a new key; it is moved, not copied. Raises Transient.
 
-        `sha256` is what the caller's row records for it.
+        `digest` is what the caller's row records for it.
         """
         try:
             with received.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 os.fsync(file.fileno())
             key = self._place([received], secrets.token_hex(1))[0]
-            return Kept(key=key, sha256=sha256, size=size)
+            return Kept(key=key, digest=digest, size=size)
         except OSError as error:
             raise Transient(f"the spool cannot keep a file: {error.strerror}") from error
 
@@ -75,7 +76,7 @@ class FolderSpool:
         try:
             for content in contents:
                 part = self.incoming / f"put-{secrets.token_hex(16)}"
-                writing.append((part, self._writers.submit(_written, part, content)))
+                writing.append((part, self._writers.submit(_written, part, content, self.digests)))
         except BaseException:  # an interrupt too: a part of what was to come is wanted by nobody; it goes on
             _undo(writing)
             raise
@@ -87,7 +88,7 @@ class FolderSpool:
         except OSError as error:
             _undo(writing)
             raise Transient(f"the spool cannot keep a file: {error.strerror}") from error
-        return tuple(Kept(key=key, sha256=sha256, size=size) for key, (sha256, size) in zip(keys, told, strict=True))
+        return tuple(Kept(key=key, digest=digest, size=size) for key, (digest, size) in zip(keys, told, strict=True))
 
     def _place(self, parts: Sequence[Path], prefix: str) -> list[str]:
         keys = [prefix + secrets.token_hex(15) for _ in parts]
@@ -135,7 +136,7 @@ class FolderSpool:
             with contextlib.suppress(OSError), path.open("rb") as file:
                 _let_go(file.fileno())
 
-    def read(self, key: str, *, sha256: str) -> bytes:
+    def read(self, key: str, *, digest: str) -> bytes:
         """Return a file's bytes. Raises Rejected where it is missing or altered, Transient where the spool is away."""
         path = self.find(key)
         try:
@@ -144,8 +145,8 @@ class FolderSpool:
                 _let_go(file.fileno())
         except OSError as error:
             raise Transient(f"the spool does not answer: {error.strerror}") from error
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise Rejected(f"the spool's file {key} was altered: its SHA-256 is not the recorded one")
+        if not matches(content, digest):
+            raise Rejected(f"the spool's file {key} was altered: its digest is not the recorded one")
         return content
 
     def remove(self, key: str) -> bool:
@@ -192,16 +193,16 @@ class FolderSpool:
             raise Transient(f"the spool does not answer: {error.strerror}") from error
 
 
-def _written(part: Path, content: Content) -> tuple[str, int]:
-    """Write a file and have it on the disk; return its SHA-256 and its size. Raises OSError."""
-    digest = hashlib.sha256()
+def _written(part: Path, content: Content, kind: Kind) -> tuple[str, int]:
+    """Write a file and have it on the disk; return its digest and its size. Raises OSError."""
+    digest = Digest(kind)
     with part.open("xb") as file:
         for piece in (content,) if isinstance(content, bytes) else content:
             file.write(piece)
             digest.update(piece)
         file.flush()
         os.fsync(file.fileno())
-        return digest.hexdigest(), file.tell()
+        return str(digest), file.tell()
 
 
 def _undo(writing: Sequence[tuple[Path, Future[tuple[str, int]]]]) -> None:

@@ -41,7 +41,7 @@ class Parcel:
     sop_instance_uid: str
     transfer_syntax_uid: str
     spool_key: str
-    sha256: str
+    digest: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +166,7 @@ def _parcels(transaction: Transaction, delivery_id: int) -> tuple[Parcel, ...]:
             sop_instance_uid=row.sop_instance_uid,
             transfer_syntax_uid=row.transfer_syntax_uid,
             spool_key=row.spool_key or "",
-            sha256=row.sha256,
+            digest=row.sha256,
         )
         for row in rows
     )

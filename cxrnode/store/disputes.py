@@ -239,8 +239,12 @@ def lock_pixels(transaction: Transaction, digest: str) -> None:
     SQLite has one writer at a time anyway; on PostgreSQL there is no row yet that could be locked.
     """
     if digest and transaction.connection.dialect.name == "postgresql":
-        number = int(digest[:15], 16)  # below 2**60: the lock's key is a signed 64-bit number
-        transaction.scalar(sa.select(sa.func.pg_advisory_xact_lock(number)))
+        transaction.scalar(sa.select(sa.func.pg_advisory_xact_lock(_lock_number(digest))))
+
+
+def _lock_number(digest: str) -> int:
+    """A digest as the key of a lock, a signed 64-bit number; which kind it is stands before a colon."""
+    return int(digest.rpartition(":")[2][:15], 16)
 
 
 def lock_all_pixels(transaction: Transaction, digests: Sequence[str]) -> None:
@@ -250,7 +254,7 @@ def lock_all_pixels(transaction: Transaction, digests: Sequence[str]) -> None:
     """
     if transaction.connection.dialect.name != "postgresql":
         return
-    numbers = sorted({int(digest[:15], 16) for digest in digests})
+    numbers = sorted({_lock_number(digest) for digest in digests})
     if not all(row.locked for row in transaction.rows(_TRY_LOCKS, numbers=numbers)):
         raise Transient("another worker settles the same film; it is settled after that one")
 

@@ -18,21 +18,21 @@ class JobFiles:
 
     instance_id: int
     preview_key: str | None
-    preview_sha256: str
+    preview_digest: str
     saliency_key: str | None
-    saliency_sha256: str
+    saliency_digest: str
 
     def preview(self, spool: Reads) -> bytes:
         """The preview, a grey JPEG. Raises Rejected where it is gone, Transient where the spool is away."""
         if self.preview_key is None:
             raise Rejected("there is no picture of this film: it was not decoded, or retention took it")
-        return spool.read(self.preview_key, sha256=self.preview_sha256)
+        return spool.read(self.preview_key, digest=self.preview_digest)
 
     def saliency(self, spool: Reads) -> bytes:
         """The maps, float16 (C, h, w) as .npy. Raises as `preview` does."""
         if self.saliency_key is None:
             raise Rejected("there are no maps of this film: it was not analysed, or retention took them")
-        return spool.read(self.saliency_key, sha256=self.saliency_sha256)
+        return spool.read(self.saliency_key, digest=self.saliency_digest)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +45,16 @@ class OutputFile:
     label: str
     instance_number: int
     spool_key: str
-    sha256: str
+    digest: str
 
 
 def job_files(database: Database, job_id: int) -> JobFiles:
     """The files of a job. Raises Rejected where there is no such job."""
-    columns = [getattr(job.c, field.name) for field in dataclasses.fields(JobFiles)]
+    digests = (job.c.preview_sha256.label("preview_digest"), job.c.saliency_sha256.label("saliency_digest"))
     with database.read() as transaction:
-        row = transaction.row(sa.select(*columns).where(job.c.id == job_id))
+        row = transaction.row(
+            sa.select(job.c.instance_id, job.c.preview_key, job.c.saliency_key, *digests).where(job.c.id == job_id)
+        )
     if row is None:
         raise Rejected(f"there is no job {job_id}; `cxrnode jobs ls` shows those that are")
     return JobFiles(**row._mapping)
@@ -60,10 +62,10 @@ def job_files(database: Database, job_id: int) -> JobFiles:
 
 def output_file(database: Database, job_id: int, output_id: int) -> OutputFile:
     """One output of this job. Raises Rejected where there is none, or retention took it."""
-    columns = [getattr(output.c, field.name) for field in dataclasses.fields(OutputFile) if field.name != "instance_id"]
+    columns = (output.c.id, output.c.kind, output.c.label, output.c.instance_number, output.c.spool_key)
     with database.read() as transaction:
         row = transaction.row(
-            sa.select(*columns, job.c.instance_id)
+            sa.select(*columns, output.c.sha256.label("digest"), job.c.instance_id)
             .join(job, job.c.id == output.c.job_id)
             .where(output.c.id == output_id, output.c.job_id == job_id)
         )

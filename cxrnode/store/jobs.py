@@ -38,7 +38,7 @@ class Claim:
     send_to: tuple[str, ...]
     messages_to: tuple[str, ...]
     spool_key: str | None
-    dataset_sha256: str
+    dataset_digest: str
     header: Mapping[str, Any]
     calling_aet: str = ""
     #: A worker was lost, or an engine broke, while it was under way before.
@@ -187,7 +187,7 @@ def _claim(row: Row, film: Row, *, alone: bool, mode: str) -> Claim:
         send_to=tuple(wanted["send_to"]),
         messages_to=tuple(wanted.get("messages_to", ())),
         spool_key=film.spool_key,
-        dataset_sha256=film.dataset_sha256,
+        dataset_digest=film.dataset_sha256,
         header=json.loads(film.header),
         calling_aet=film.calling_aet,
         suspect=row.alone,

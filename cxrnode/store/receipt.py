@@ -23,7 +23,7 @@ class Arrival:
     """
 
     sop_instance_uid: str
-    dataset_sha256: str
+    dataset_digest: str
     sop_class_uid: str
     transfer_syntax_uid: str
     calling_aet: str
@@ -89,6 +89,7 @@ def record(
     row = dataclasses.asdict(arrival)
     accepted, who, header = row.pop("accepted"), row.pop("identity"), row.pop("header")
     who = {**who, "header": row.pop("kept_header")}
+    row["dataset_sha256"] = row.pop("dataset_digest")
     with database.write() as transaction:
 
         def queue(instance_id: int, order: Order) -> int:
@@ -117,7 +118,7 @@ def record(
                 sa.select(instance.c.id, instance.c.spool_key, instance.c.verdict, instance.c.reason)
                 .where(
                     instance.c.sop_instance_uid == arrival.sop_instance_uid,
-                    instance.c.dataset_sha256 == arrival.dataset_sha256,
+                    instance.c.dataset_sha256 == arrival.dataset_digest,
                 )
                 .with_for_update()
             )
@@ -170,7 +171,7 @@ def _accept_after_all(transaction: Transaction, known: Row, arrival: Arrival, wh
 def restore(database: Database, instance_id: int, key: str, *, instead_of: str | None) -> bool:
     """Give an instance whose bytes are gone those under `key`; False where another receipt was faster.
 
-    The same bytes were sent again: by their SHA-256 they are the same film. `instead_of` is the key that it had.
+    The same bytes were sent again: by their digest they are the same film. `instead_of` is the key that it had.
     """
     with database.write() as transaction:
         changed = transaction.count(

@@ -275,9 +275,9 @@ def settle_report(
             pixel_digest=report.pixel_digest,
             identity_digest=report.identity_digest,
             saliency_key=saliency.key if saliency else None,
-            saliency_sha256=saliency.sha256 if saliency else "",
+            saliency_sha256=saliency.digest if saliency else "",
             preview_key=preview.key if preview else None,
-            preview_sha256=preview.sha256 if preview else "",
+            preview_sha256=preview.digest if preview else "",
             chain_head=link,
         )
         if noticed:
@@ -339,7 +339,7 @@ _OF_OUTPUT = tuple(field.name for field in dataclasses.fields(StoredOutput) if f
 
 def _row(job_id: int, one: StoredOutput) -> dict[str, Any]:
     row = {name: getattr(one, name) for name in _OF_OUTPUT}
-    return {**row, "job_id": job_id, "spool_key": one.file.key, "sha256": one.file.sha256, "size": one.file.size}
+    return {**row, "job_id": job_id, "spool_key": one.file.key, "sha256": one.file.digest, "size": one.file.size}
 
 
 def create_delivery(

@@ -2,6 +2,8 @@
 
 Times are seconds since 1970 in UTC by the database's clock. Identifiers of patients stand in `identity` alone, so
 that they can be erased; `event` never holds one. JSON is stored as canonical text, so that digests can be checked.
+Columns `...sha256` of files are older than their other kind of digest (`core.digests`) and keep their names: earlier
+code works with them while a fleet is upgraded. Reports and events have SHA-256 alone.
 """
 
 from __future__ import annotations
@@ -327,6 +329,8 @@ standing = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),  # always 1
     sa.Column("oldest", sa.String(32), nullable=False),  # code written for an older schema may not work with this one
     sa.Column("moved_to", sa.Text, nullable=False, default=""),  # where all of it stands now, if not here
+    # The kind of digest that its films and files began with (core.digests): it never changes.
+    sa.Column("digests", sa.String(16), nullable=False, default="sha256", server_default="sha256"),
 )
 
 #: The steps of worklists that this node claimed, or is about to (store.workitems): their key is written down first.

@@ -61,7 +61,7 @@ class Read:
     header: bytes
     transfer_syntax_uid: str
     preview_key: str | None
-    preview_sha256: str
+    preview_digest: str
     reader: str
     bundle_digest: str
 
@@ -219,7 +219,7 @@ def _read(row: Row) -> Read:
         header=row.header,
         transfer_syntax_uid=row.transfer_syntax_uid,
         preview_key=None if withdrawn else row.preview_key,
-        preview_sha256=row.preview_sha256,
+        preview_digest=row.preview_sha256,
         reader=row.reader or "",
         bundle_digest=row.bundle_digest,
     )

@@ -162,9 +162,9 @@ def _settle(transaction: Transaction, plain: Sequence[Finished], ours: Mapping[i
             "pixel_digest": report.pixel_digest,
             "identity_digest": report.identity_digest,
             "saliency_key": one.saliency.key if one.saliency else None,
-            "saliency_sha256": one.saliency.sha256 if one.saliency else "",
+            "saliency_sha256": one.saliency.digest if one.saliency else "",
             "preview_key": one.preview.key if one.preview else None,
-            "preview_sha256": one.preview.sha256 if one.preview else "",
+            "preview_sha256": one.preview.digest if one.preview else "",
             "chain_head": transaction.heads[job_id],
         }
         changes.append({"its_id": job_id, **{f"new_{name}": value for name, value in values.items()}})

@@ -12,15 +12,18 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from cxrnode.core.digests import Kind
 from cxrnode.errors import SchemaMismatch
 from cxrnode.store import fleet
 from cxrnode.store.database import Database, Transaction
 from cxrnode.store.schema import standing
 
 #: The Alembic revision that this version works with; a test compares it with the head of the migrations.
-HEAD = "0010"
+HEAD = "0011"
 #: Code written for this revision or a later one works with a database at `HEAD`; a test compares their tables.
 OLDEST = "0004"
+#: The first whose code knows both kinds of digest: earlier code would take a file for altered.
+_BOTH_DIGESTS = "0011"
 
 
 def current(database: Database) -> str | None:
@@ -73,9 +76,16 @@ def upgrade(database: Database) -> bool:
         _require_nobody_older(transaction)
         config.attributes["connection"] = transaction.connection
         command.upgrade(config, "head")
-        transaction.insert_new(standing, {"id": 1, "oldest": OLDEST, "moved_to": ""}, unique=("id",))
+        begun = {"oldest": _BOTH_DIGESTS, "digests": Kind.BLAKE3} if found is None else {"oldest": OLDEST}
+        transaction.insert_new(standing, {"id": 1, "moved_to": "", **begun}, unique=("id",))
         transaction.connection.execute(sa.update(standing).where(standing.c.oldest < OLDEST).values(oldest=OLDEST))
     return True
+
+
+def digests(database: Database) -> Kind:
+    """The kind of digest that films and files of this database have, from its first on."""
+    with database.read() as transaction:
+        return Kind(transaction.scalar(sa.select(standing.c.digests)) or Kind.SHA256)
 
 
 def _require_nobody_older(transaction: Transaction) -> None:

@@ -187,12 +187,12 @@ def postpone(database: Database, step: Step, reason: str, *, pause: float) -> No
         )
 
 
-def add_film(database: Database, step: Step, *, sop_instance_uid: str, dataset_sha256: str) -> None:
+def add_film(database: Database, step: Step, *, sop_instance_uid: str, dataset_digest: str) -> None:
     """Note that a film, which was received, came for a step."""
     with database.write() as transaction:
         found = transaction.scalar(
             sa.select(instance.c.id).where(
-                instance.c.sop_instance_uid == sop_instance_uid, instance.c.dataset_sha256 == dataset_sha256
+                instance.c.sop_instance_uid == sop_instance_uid, instance.c.dataset_sha256 == dataset_digest
             )
         )
         if found is not None:

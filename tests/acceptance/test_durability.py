@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cxrnode.dicom.part10 import dataset_sha256
+from cxrnode.dicom.part10 import dataset_digest
 from cxrnode.phantom.dicom import write_phantoms
 from tests.integration.scripted import answered_status, film
 from tests.peers import Postgres, require_tool, unused_port, wait_until
@@ -99,7 +99,7 @@ def receive(folder: Path, url: str = "") -> Traced:
         data=data,
         before=folder / "before",
         calls=list(calls(folder / "trace")),
-        films={uid_of[path]: dataset_sha256(path) for path in paths},
+        films={uid_of[path]: dataset_digest(path) for path in paths},
     )
 
 
@@ -215,7 +215,7 @@ def lost(place: Path, acknowledged: Sequence[str], films: dict[str, str]) -> lis
         file = place / "spool" / "objects" / row[2][:2] / row[2]
         if not file.is_file():
             missing.append(f"{uid} has no file")
-        elif (dataset_sha256(file), row[1]) != (films[uid], films[uid]):
+        elif (dataset_digest(file), row[1]) != (films[uid], films[uid]):
             missing.append(f"{uid} has other bytes")
     return missing if jobs >= accepted else [*missing, "an accepted film has no job"]
 

@@ -4,7 +4,6 @@ them, every film that was acknowledged is reported once, and the PACS has its ob
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import subprocess
 import threading
 import time
@@ -16,6 +15,7 @@ import pydicom
 import pytest
 import sqlalchemy as sa
 
+from cxrnode.core.digests import matches
 from cxrnode.core.lifecycle import job_after
 from cxrnode.errors import Transient
 from cxrnode.phantom.dicom import write_phantoms
@@ -384,7 +384,7 @@ def check_accounting(group: Group, films: tuple[Path, ...]) -> None:
         assert job_after(e.name for e in events if e.job_id == one.id) == one.state
         assert broken_link(group.database, one.id) is None
     for one in outputs:
-        assert hashlib.sha256(group.spool.read(one.spool_key, sha256=one.sha256)).hexdigest() == one.sha256
+        assert matches(group.spool.read(one.spool_key, digest=one.sha256), one.sha256)
     for one in instances:
         assert group.spool.has(one.spool_key)
     # Orthanc answers each C-STORE of what it has with Success and keeps one: what it has is what was made.

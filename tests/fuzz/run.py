@@ -33,7 +33,7 @@ from pydicom.uid import (
 
 from cxrnode.bench.figures import cpu_seconds
 from cxrnode.dicom.decoder import Decoder, DecoderDied
-from cxrnode.dicom.part10 import dataset_sha256
+from cxrnode.dicom.part10 import dataset_digest
 from cxrnode.errors import Rejected, Transient, UnreadableImage
 from tests.fuzz import conversation
 from tests.fuzz.conversation import RELEASE, Case, Ending
@@ -341,7 +341,7 @@ def fuzz_decoder(folder: Path, cases: int, seed: int, result: Result, decoder: D
 
 def _decoded(decoder: Decoder, path: Path) -> tuple[str, str]:
     try:
-        decoded = decoder.decode(path, dataset_sha256=dataset_sha256(path))
+        decoded = decoder.decode(path, dataset_digest=dataset_digest(path))
         return "decoded", f"{decoded.display.shape}"
     except UnreadableImage as reason:
         return "unreadable", str(reason)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import threading
@@ -15,10 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from cxrnode.config import parse_config
+from cxrnode.core.digests import Kind, digest_of
 from cxrnode.core.routing import Association
 from cxrnode.dicom.header import read_header
 from cxrnode.dicom.listener import Received
-from cxrnode.dicom.part10 import dataset_offset, dataset_sha256
+from cxrnode.dicom.part10 import dataset_digest, dataset_offset
 from cxrnode.errors import ConfigError, Rejected, Transient
 from cxrnode.node import open_spool
 from cxrnode.phantom.dicom import write_phantoms
@@ -42,15 +42,15 @@ def lost(tmp_path: Path) -> BucketSpool:
     return BucketSpool("s3://films/node", scratch=tmp_path, endpoint=f"http://127.0.0.1:{unused_port()}")
 
 
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def blake3_of(content: bytes) -> str:
+    return digest_of(content, Kind.BLAKE3)
 
 
 def test_what_is_put_is_read_as_it_was(spool: BucketSpool) -> None:
     contents = (b"film", b"", os.urandom(6 << 20))  # the last goes in parts
     kept = spool.put(*contents)
-    assert contents == tuple(spool.read(one.key, sha256=one.sha256) for one in kept)
-    assert [(sha256(c), len(c)) for c in contents] == [(one.sha256, one.size) for one in kept]
+    assert contents == tuple(spool.read(one.key, digest=one.digest) for one in kept)
+    assert [(blake3_of(c), len(c)) for c in contents] == [(one.digest, one.size) for one in kept]
 
 
 def test_an_object_lies_where_a_folder_would_have_it(spool: BucketSpool, bucket: Bucket) -> None:
@@ -62,10 +62,10 @@ def test_an_object_lies_where_a_folder_would_have_it(spool: BucketSpool, bucket:
 def test_a_received_file_is_gone_once_its_object_is_acknowledged(spool: BucketSpool) -> None:
     received = spool.incoming / "association-1"
     received.write_bytes(os.urandom(11 << 20))
-    digest = sha256(received.read_bytes())
-    kept = spool.adopt(received, sha256=digest)
+    digest = blake3_of(received.read_bytes())
+    kept = spool.adopt(received, digest=digest)
     assert list(spool.incoming.iterdir()) == []
-    assert len(spool.read(kept.key, sha256=digest)) == kept.size == 11 << 20
+    assert len(spool.read(kept.key, digest=digest)) == kept.size == 11 << 20
 
 
 def test_a_film_is_borrowed_as_a_file_of_this_machine_and_given_back(spool: BucketSpool) -> None:
@@ -79,7 +79,7 @@ def test_a_film_is_borrowed_as_a_file_of_this_machine_and_given_back(spool: Buck
 def test_a_missing_object_is_refused_with_what_to_do(spool: BucketSpool) -> None:
     assert not spool.has("0" * 32)
     with pytest.raises(Rejected, match="restore it from the backup, or send the film again"):
-        spool.read("0" * 32, sha256="")
+        spool.read("0" * 32, digest="")
     with pytest.raises(Rejected, match="restore it from the backup"), spool.borrow("0" * 32):
         pytest.fail("borrowed what is not there")
     assert list(spool.incoming.iterdir()) == []
@@ -89,7 +89,7 @@ def test_an_altered_object_is_refused(spool: BucketSpool, bucket: Bucket) -> Non
     (kept,) = spool.put(b"film")
     bucket.request("PUT", f"/{bucket.name}/node/{kept.key[:2]}/{kept.key}", b"Film")
     with pytest.raises(Rejected, match="was altered"):
-        spool.read(kept.key, sha256=kept.sha256)
+        spool.read(kept.key, digest=kept.digest)
 
 
 def test_a_bucket_that_is_gone_is_a_passing_fault_and_not_a_missing_film(bucket: Bucket, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_bucket_that_is_gone_is_a_passing_fault_and_not_a_missing_film(bucket:
     assert spool.has("0" * 32)
     assert not spool.answers()
     with pytest.raises(Transient, match="the spool does not answer"):
-        spool.read("0" * 32, sha256="")
+        spool.read("0" * 32, digest="")
     with pytest.raises(Transient, match="the spool cannot keep a file: NoSuchBucket"):
         spool.put(b"film")
     with pytest.raises(Transient):
@@ -109,7 +109,7 @@ def test_a_server_that_is_away_is_a_passing_fault_told_without_addresses(tmp_pat
     received = spool.incoming / "association-1"
     received.write_bytes(b"film")
     with pytest.raises(Transient) as fault:
-        spool.adopt(received, sha256="")
+        spool.adopt(received, digest="")
     assert str(fault.value) == "the spool cannot keep a file: GenericError"
     assert received.exists()
     assert spool.has("0" * 32)
@@ -133,7 +133,7 @@ def test_a_server_that_is_silent_is_a_passing_fault_within_its_time(
     finally:
         bucket.resume()
     assert time.monotonic() - began < 60  # it would be silent for ever
-    assert spool.read(kept.key, sha256=kept.sha256) == b"film"
+    assert spool.read(kept.key, digest=kept.digest) == b"film"
 
 
 def test_of_several_objects_all_are_kept_or_none(
@@ -156,7 +156,7 @@ def test_of_several_objects_all_are_kept_or_none(
 @pytest.mark.parametrize("key", ["", "..", "../../etc/passwd", "A" * 32, "0" * 31, "0" * 32 + "\n"])
 def test_what_is_no_key_reaches_no_object(spool: BucketSpool, key: str) -> None:
     with pytest.raises(Rejected, match="this is no key of the spool"):
-        spool.read(key, sha256="")
+        spool.read(key, digest="")
 
 
 def test_only_old_objects_with_a_key_for_a_name_are_listed(spool: BucketSpool, bucket: Bucket) -> None:
@@ -224,7 +224,7 @@ def films_received(spool: BucketSpool, database: Database, film: Path) -> None:
             association=Association(calling_aet="MODALITY", called_aet="CXRNODE", host="127.0.0.1"),
             size=film.stat().st_size,
             dataset_offset=dataset_offset(film),
-            sha256=dataset_sha256(film),
+            digest=dataset_digest(film),
         )
     )
 

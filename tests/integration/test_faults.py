@@ -18,13 +18,16 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import structlog.testing
+from pydicom import dcmread
+from pydicom.uid import generate_uid
 
 from cxrnode.config import Config, parse_config
+from cxrnode.core.digests import Kind, kind_of
 from cxrnode.core.routing import Association
 from cxrnode.dicom.decoder import DecoderDied
 from cxrnode.dicom.header import read_header
 from cxrnode.dicom.listener import Received
-from cxrnode.dicom.part10 import dataset_offset, dataset_sha256
+from cxrnode.dicom.part10 import dataset_digest, dataset_offset
 from cxrnode.dicom.sender import Outbound, Sent
 from cxrnode.errors import Rejected, Transient
 from cxrnode.phantom.dicom import write_phantoms
@@ -44,7 +47,7 @@ from cxrnode.store.deliveries import DeliveryClaim
 from cxrnode.store.jobs import Claim
 from cxrnode.store.reports import Settled
 from cxrnode.store.retention import Periods
-from cxrnode.store.schema import circuit, delivery, delivery_output, event, instance, job
+from cxrnode.store.schema import circuit, delivery, delivery_output, event, instance, job, output
 from tests.peers import RecordingScp, unused_port, wait_until
 
 
@@ -55,14 +58,20 @@ class Site:
     patience = "20s"
 
     def __init__(
-        self, folder: Path, nodes: dict[str, tuple[str, int]], *, send_to: Sequence[str], bundle: str = "demo"
+        self,
+        folder: Path,
+        nodes: dict[str, tuple[str, int]],
+        *,
+        send_to: Sequence[str],
+        bundle: str = "demo",
+        digests: Kind = Kind.BLAKE3,
     ) -> None:
         self.folder = folder
         self.bundle = bundle
         self.config = self._configured(nodes, send_to)
         self.database = Database(f"sqlite+pysqlite:///{folder / 'test.sqlite'}")
         upgrade.upgrade(self.database)
-        self.spool = FolderSpool(folder / "spool")
+        self.spool = FolderSpool(folder / "spool", digests)
         self.stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -111,7 +120,7 @@ class Site:
                 association=Association(calling_aet="MODALITY", called_aet="CXRNODE", host="127.0.0.1"),
                 size=film.stat().st_size,
                 dataset_offset=dataset_offset(film),
-                sha256=dataset_sha256(film),
+                digest=dataset_digest(film, self.spool.digests),
             )
         )
         return int(self.one(sa.select(instance.c.id).where(instance.c.sop_instance_uid == source.SOPInstanceUID))[0])
@@ -155,9 +164,13 @@ def make_site(tmp_path: Path) -> Iterator[MakeSite]:
     made: list[Site] = []
 
     def make(
-        nodes: dict[str, tuple[str, int]] | None = None, *, send_to: Sequence[str] = (), bundle: str = "demo"
+        nodes: dict[str, tuple[str, int]] | None = None,
+        *,
+        send_to: Sequence[str] = (),
+        bundle: str = "demo",
+        digests: Kind = Kind.BLAKE3,
     ) -> Site:
-        made.append(Site(tmp_path, nodes or {}, send_to=send_to, bundle=bundle))
+        made.append(Site(tmp_path, nodes or {}, send_to=send_to, bundle=bundle, digests=digests))
         return made[-1]
 
     yield make
@@ -293,12 +306,12 @@ def test_a_film_that_kills_every_decoder_is_said_to_be_not_analysed_and_costs_th
     with reading(site) as (reader, keeper):
         real = reader._decoder.decode
 
-        def decode(path: Path, *, dataset_sha256: str) -> Any:
-            if dataset_sha256 == poison:
+        def decode(path: Path, *, dataset_digest: str) -> Any:
+            if dataset_digest == poison:
                 raise DecoderDied("the decoder was ended by signal 11 on this film")
-            return real(path, dataset_sha256=dataset_sha256)
+            return real(path, dataset_digest=dataset_digest)
 
-        poison = dataset_sha256(films[0])
+        poison = dataset_digest(films[0])
         monkeypatch.setattr(reader._decoder, "decode", decode)
         for _ in range(4):
             reader.turn(keeper)
@@ -378,6 +391,32 @@ def test_nothing_is_said_in_the_name_of_a_film_that_was_altered(make_site: MakeS
         reader.turn(keeper)
     assert site.states() == ["failed"]
     assert site.all(sa.select(delivery.c.id)) == []
+
+
+def test_a_database_of_before_goes_on_with_sha_256_and_finds_the_same_film_and_pixels(
+    make_site: MakeSite, films: list[Path], tmp_path: Path
+) -> None:
+    site = make_site(digests=Kind.SHA256)
+    first = site.receive(films[0])
+    assert site.receive(films[0]) == first
+    twin = dcmread(films[0])
+    twin.SOPInstanceUID = twin.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    twin.save_as(tmp_path / "twin.dcm", enforce_file_format=True)
+    site.receive(tmp_path / "twin.dcm")
+    read_all(site)
+    assert site.all(sa.select(job.c.duplicate_of).order_by(job.c.id)) == [(None,), (1,)]
+    recorded = [
+        digest
+        for columns in (
+            sa.select(instance.c.dataset_sha256),
+            sa.select(job.c.pixel_digest),
+            sa.select(output.c.sha256),
+            sa.select(job.c.preview_sha256).where(job.c.id == 1),
+        )
+        for (digest,) in site.all(columns)
+    ]
+    assert len(recorded) > 5
+    assert {kind_of(digest) for digest in recorded} == {Kind.SHA256}
 
 
 def test_a_full_disk_stops_the_claims_rather_than_reading_films_over_and_over(
@@ -613,7 +652,7 @@ def test_a_bug_over_one_delivery_parks_it_and_the_others_go(
     real = Sender._read
 
     def fails(self: Sender, parcel: Any) -> bytes:
-        if parcel.sha256 == key:
+        if parcel.digest == key:
             raise ZeroDivisionError
         return real(self, parcel)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cxrnode.dicom.decoder import Decoder, DecoderDied
-from cxrnode.dicom.part10 import dataset_sha256
+from cxrnode.dicom.part10 import dataset_digest
 from cxrnode.errors import UnreadableImage
 from cxrnode.phantom.dicom import write_phantoms
 from tests.fuzz.run import bases, film_case
@@ -39,7 +39,7 @@ def test_a_film_that_took_its_decoder_down_costs_one_child_and_the_next_film_is_
     path.write_bytes(film_case(bases(), *case))
     # A codec of another version may say that it cannot read it; what it may not do is hang, or take us along.
     with pytest.raises((DecoderDied, UnreadableImage)) as said:
-        decoder.decode(path, dataset_sha256=dataset_sha256(path))
+        decoder.decode(path, dataset_digest=dataset_digest(path))
     assert str(said.value)
     (good,) = write_phantoms(tmp_path, [1], rows=560, cols=512)
-    assert decoder.decode(good, dataset_sha256=dataset_sha256(good)).display.shape == (560, 512)
+    assert decoder.decode(good, dataset_digest=dataset_digest(good)).display.shape == (560, 512)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import resource
@@ -24,6 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, Secondar
 from pynetdicom.association import Association as Wire
 
 from cxrnode.core.associations import Cause
+from cxrnode.core.digests import Kind, digest_of
 from cxrnode.dicom import hardening, incoming, sender
 from cxrnode.dicom.admission import Admission, Ended, Objection, Refusal
 from cxrnode.dicom.listener import SPARE_SEATS, Answer, Listener, Received, Timeouts
@@ -185,7 +185,7 @@ def test_an_object_of_storescu_arrives_with_its_data_set_unchanged(make: Make, k
     assert done.returncode == 0, done.stderr
     assert dataset_of(kept.files[0]) == dataset_of(data)
     (one,) = kept.received
-    assert one.sha256 == hashlib.sha256(dataset_of(data)).hexdigest()
+    assert one.digest == digest_of(dataset_of(data), Kind.BLAKE3)
     assert kept.files[0][one.dataset_offset :] == dataset_of(data)
     assert one.size == len(kept.files[0])
     assert (one.sop_instance_uid, one.transfer_syntax_uid) == ("2.25.1", ExplicitVRLittleEndian)

@@ -11,11 +11,12 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from cxrnode.cli import main
+from cxrnode.core.digests import Kind
 from cxrnode.errors import Rejected, SchemaMismatch
 from cxrnode.store import fleet, guards, jobs, move, upgrade
 from cxrnode.store.database import Database
 from cxrnode.store.fleet import Process
-from cxrnode.store.schema import event, identity, instance, job, metadata
+from cxrnode.store.schema import event, identity, instance, job, metadata, standing
 from tests import stores
 from tests.peers import Postgres
 
@@ -96,6 +97,17 @@ def test_work_goes_on_where_it_was(source: Database, target: Database) -> None:
         newest = transaction.scalar(sa.select(sa.func.max(job.c.id)))
     assert made == newest == 41
     stores.assert_sound(target)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_target_goes_on_with_the_digests_of_the_source(source: Database, target: Database, kind: Kind) -> None:
+    oldest = "0011" if kind is Kind.BLAKE3 else "0004"
+    with source.write() as transaction:
+        transaction.connection.execute(sa.update(standing).values(digests=kind, oldest=oldest))
+    move.move(source, target, progress=quietly)
+    with target.read() as transaction:
+        assert tuple(*transaction.rows(sa.select(standing.c.digests, standing.c.oldest))) == (kind, oldest)
+    assert upgrade.digests(target) is kind
 
 
 def test_no_node_works_on_with_what_was_moved(source: Database, target: Database) -> None:

@@ -364,9 +364,9 @@ def test_a_film_of_which_the_server_says_no_number_is_parked_alone(
     healthy.fault("tiny", "nan for bright films")
     real = reader._decoder.decode
 
-    def decode(path: Path, *, dataset_sha256: str) -> Decoded:
-        film = real(path, dataset_sha256=dataset_sha256)
-        return dataclasses.replace(film, display=np.full_like(film.display, 255)) if dataset_sha256 == bright else film
+    def decode(path: Path, *, dataset_digest: str) -> Decoded:
+        film = real(path, dataset_digest=dataset_digest)
+        return dataclasses.replace(film, display=np.full_like(film.display, 255)) if dataset_digest == bright else film
 
     reader._decoder.decode = decode  # type: ignore[method-assign]
     with LeaseKeeper[Claim](lambda held: jobs.renew(site.database, held, lease=60.0), lease=60.0) as keeper:

@@ -108,7 +108,7 @@ class Bench:
         study, series, film = source or ("x", "x", f"2.25.{number}")
         arrival = Arrival(
             sop_instance_uid=film,
-            dataset_sha256=f"{number:064}",
+            dataset_digest=f"{number:064}",
             sop_class_uid=SC,
             transfer_syntax_uid=ExplicitVRLittleEndian,
             calling_aet="MOD",

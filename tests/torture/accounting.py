@@ -13,6 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from cxrnode.core.digests import Kind as DigestKind
+from cxrnode.core.digests import kind_of
 from cxrnode.core.findings import Outcome
 from cxrnode.core.lifecycle import (
     RESTING,
@@ -22,7 +24,7 @@ from cxrnode.core.lifecycle import (
     advance_delivery,
     job_after,
 )
-from cxrnode.dicom.part10 import dataset_sha256
+from cxrnode.dicom.part10 import dataset_digest
 from cxrnode.errors import IllegalTransition
 from cxrnode.store.audit import broken_link
 from cxrnode.store.schema import delivery, delivery_output, event, identity, instance, job, output
@@ -150,7 +152,7 @@ def nothing_is_lost(ledger: Ledger) -> Iterator[str]:
             yield f"instance {one.id} is {one.verdict} and has {'a' if one.id in having else 'no'} job"
         if one.spool_key is None or not ledger.site_has(one.spool_key):
             yield f"instance {one.id} has no file"
-        elif dataset_sha256(ledger.file(one.spool_key)) != one.dataset_sha256:
+        elif dataset_digest(ledger.file(one.spool_key), kind_of(one.dataset_sha256)) != one.dataset_sha256:
             yield f"instance {one.id}: its file is not what was received"
 
 
@@ -246,7 +248,7 @@ def repeats_are_identical(ledger: Ledger) -> Iterator[str]:
     for one in ledger.outputs:
         if one.spool_key is None or not ledger.site_has(one.spool_key):
             yield f"output {one.id} has no file"
-        elif digests.get(one.sop_instance_uid, set()) - {dataset_sha256(ledger.file(one.spool_key))}:
+        elif digests.get(one.sop_instance_uid, set()) - {dataset_digest(ledger.file(one.spool_key), DigestKind.SHA256)}:
             yield f"{one.sop_instance_uid} came with other bytes than the spool has"
 
 

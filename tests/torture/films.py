@@ -14,7 +14,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ComputedRadiographyImageStorage, JPEG2000Lossless
 
 from cxrnode.core.identity import derived_uid
-from cxrnode.dicom.part10 import dataset_sha256
+from cxrnode.dicom.part10 import dataset_digest
 from cxrnode.phantom.dicom import GALLERY, as_coerced, phantom_dx
 
 #: The smallest film that is read has 512 pixels on its short side.
@@ -35,12 +35,12 @@ class Kind(StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Film:
-    """One object to send; `sha256` is of its data set as it lies in the file."""
+    """One object to send; `digest` is of its data set as it lies in the file."""
 
     path: Path
     kind: Kind
     uid: str
-    sha256: str
+    digest: str
     patient_id: str
     patient_name: str
     study_uid: str
@@ -67,7 +67,7 @@ def make_films(folder: Path, count: int) -> tuple[Film, ...]:
                 path=path,
                 kind=kind,
                 uid=str(film.SOPInstanceUID),
-                sha256=dataset_sha256(path),
+                digest=dataset_digest(path),
                 patient_id=str(film.PatientID).strip(),
                 patient_name=str(film.PatientName),
                 study_uid=str(film.StudyInstanceUID),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cxrnode.core.digests import Kind, digest_of, kind_of
 from cxrnode.errors import Rejected, Transient
 from cxrnode.spool import FolderSpool
 from tests.peers import require_tool
@@ -22,10 +22,6 @@ def spool(tmp_path: Path) -> FolderSpool:
     return FolderSpool(tmp_path / "spool")
 
 
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def files(spool: FolderSpool) -> list[Path]:
     return [path for path in spool.root.rglob("*") if path.is_file()]
 
@@ -33,8 +29,8 @@ def files(spool: FolderSpool) -> list[Path]:
 def test_what_is_put_is_read_as_it_was(spool: FolderSpool) -> None:
     contents = (b"film", b"", os.urandom(100_000))
     kept = spool.put(*contents)
-    assert contents == tuple(spool.read(one.key, sha256=one.sha256) for one in kept)
-    assert [sha256(c) for c in contents] == [one.sha256 for one in kept]
+    assert contents == tuple(spool.read(one.key, digest=one.digest) for one in kept)
+    assert [digest_of(c, Kind.BLAKE3) for c in contents] == [one.digest for one in kept]
     assert [one.size for one in kept] == [4, 0, 100_000]
     assert list(spool.incoming.iterdir()) == []
 
@@ -43,21 +39,21 @@ def test_the_same_bytes_twice_are_two_files(spool: FolderSpool) -> None:
     one, other = spool.put(b"same"), spool.put(b"same")
     assert one[0].key != other[0].key
     assert spool.remove(one[0].key)
-    assert spool.read(other[0].key, sha256=sha256(b"same")) == b"same"
+    assert spool.read(other[0].key, digest=one[0].digest) == b"same"
 
 
 def test_a_received_file_is_moved_under_a_new_key(spool: FolderSpool) -> None:
     received = spool.incoming / "association-1"
     received.write_bytes(b"film")
-    kept = spool.adopt(received, sha256="d" * 64)
-    assert (kept.sha256, kept.size) == ("d" * 64, 4)
+    kept = spool.adopt(received, digest="d" * 64)
+    assert (kept.digest, kept.size) == ("d" * 64, 4)
     assert not received.exists()
     assert spool.path(kept.key).read_bytes() == b"film"
 
 
 def test_a_received_file_that_is_gone_is_a_passing_fault(spool: FolderSpool) -> None:
     with pytest.raises(Transient, match="the spool cannot keep a file: No such file"):
-        spool.adopt(spool.incoming / "gone", sha256="")
+        spool.adopt(spool.incoming / "gone", digest="")
 
 
 def test_bytes_and_folders_are_on_the_disk_before_a_key_is_told(
@@ -82,7 +78,7 @@ def test_bytes_and_folders_are_on_the_disk_before_a_key_is_told(
     steps.clear()
     received = spool.incoming / "association-1"
     received.write_bytes(b"film")
-    spool.adopt(received, sha256="")
+    spool.adopt(received, digest="")
     assert (steps[0], *steps[-2:]) == ("fsync file", "rename", "fsync folder")
 
 
@@ -107,10 +103,10 @@ def test_a_folder_that_another_made_a_moment_ago_is_on_the_disk_before_a_key_in_
     received = [spool.incoming / "association-1", spool.incoming / "association-2"]
     for one in received:
         one.write_bytes(b"film")
-    first = threading.Thread(target=spool.adopt, args=(received[0],), kwargs={"sha256": ""})
+    first = threading.Thread(target=spool.adopt, args=(received[0],), kwargs={"digest": ""})
     first.start()
     assert held_up.wait(30)
-    FolderSpool(spool.root).adopt(received[1], sha256="")  # as another process does
+    FolderSpool(spool.root).adopt(received[1], digest="")  # as another process does
     assert lasting == [threading.get_ident()]
     go_on.set()
     first.join()
@@ -150,8 +146,8 @@ def test_what_is_large_leaves_the_memory_once_it_was_read(spool: FolderSpool) ->
     large, other, small = spool.put(bytes(2 << 20), bytes(2 << 20), bytes(4096))
     paths = [spool.path(one.key) for one in (large, other, small)]
     assert [in_memory(path) for path in paths] == [2 << 20, 2 << 20, 4096]
-    spool.read(large.key, sha256=large.sha256)
-    spool.read(small.key, sha256=small.sha256)
+    spool.read(large.key, digest=large.digest)
+    spool.read(small.key, digest=small.digest)
     with spool.borrow(other.key) as path:
         assert path.read_bytes() == bytes(2 << 20)
     assert [in_memory(path) for path in paths] == [0, 0, 4096]
@@ -161,12 +157,22 @@ def test_an_altered_file_is_refused(spool: FolderSpool) -> None:
     (kept,) = spool.put(b"film")
     spool.path(kept.key).write_bytes(b"Film")
     with pytest.raises(Rejected, match=f"the spool's file {kept.key} was altered"):
-        spool.read(kept.key, sha256=kept.sha256)
+        spool.read(kept.key, digest=kept.digest)
+
+
+def test_files_of_either_digest_are_read_whichever_new_ones_get(tmp_path: Path) -> None:
+    before, after = FolderSpool(tmp_path / "spool", Kind.SHA256), FolderSpool(tmp_path / "spool", Kind.BLAKE3)
+    (old,), (new,) = before.put(b"film"), after.put(b"film")
+    assert (kind_of(old.digest), kind_of(new.digest)) == (Kind.SHA256, Kind.BLAKE3)
+    for spool in (before, after):
+        assert spool.read(old.key, digest=old.digest) == spool.read(new.key, digest=new.digest) == b"film"
+        with pytest.raises(Rejected, match="its digest is not the recorded one"):
+            spool.read(old.key, digest=digest_of(b"Film", Kind.SHA256))
 
 
 def test_a_missing_file_is_refused_with_what_to_do(spool: FolderSpool) -> None:
     with pytest.raises(Rejected, match="restore it from the backup, or send the film again"):
-        spool.read("0" * 32, sha256="")
+        spool.read("0" * 32, digest="")
 
 
 @pytest.mark.parametrize("key", ["", "..", "../../etc/passwd", "A" * 32, "0" * 31, "0" * 33, "0" * 32 + "\n", "/" * 32])
@@ -223,7 +229,7 @@ def test_a_spool_that_cannot_be_made_is_a_passing_fault(tmp_path: Path) -> None:
 
 def test_a_spool_opened_again_has_what_it_had(spool: FolderSpool) -> None:
     (kept,) = spool.put(b"film")
-    assert FolderSpool(spool.root).read(kept.key, sha256=kept.sha256) == b"film"
+    assert FolderSpool(spool.root).read(kept.key, digest=kept.digest) == b"film"
 
 
 def test_the_free_bytes_are_those_of_the_file_system(spool: FolderSpool) -> None:

@@ -203,7 +203,7 @@ def output(console: Console, asked: Asked) -> Response:
     job_id, output_id = asked.number("id"), asked.number("output")
     file: OutputFile = output_file(console.database, job_id, output_id)
     console.looked(asked, job_id, file.instance_id, how="console")
-    data = console.spool.read(file.spool_key, sha256=file.sha256)
+    data = console.spool.read(file.spool_key, digest=file.digest)
     name = f"job-{job_id}-{file.kind}-{file.instance_number}"
     match asked.parameters["form"]:
         case "png":

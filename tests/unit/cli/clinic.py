@@ -130,7 +130,7 @@ class Clinic:
         """Record one film as `receive` does, with one job where it is accepted."""
         arrival = Arrival(
             sop_instance_uid=f"{SOP_UID}.{number}",
-            dataset_sha256=f"{number:064x}",
+            dataset_digest=f"{number:064x}",
             sop_class_uid="1.2.840.10008.5.1.4.1.1.1.1",
             transfer_syntax_uid="1.2.840.10008.1.2.1",
             calling_aet=calling_aet,
@@ -196,7 +196,7 @@ class Clinic:
             series_instance_uid=f"{OUTPUT_UID}{number}.1",
             transfer_syntax_uid="1.2.840.10008.1.2.1",
             instance_number=1,
-            file=Kept(key=f"{number + 100:032x}", sha256="f" * 64, size=5000),
+            file=Kept(key=f"{number + 100:032x}", digest="f" * 64, size=5000),
         )
         before = reports.predecessor_sent(self.database, claim.job_id)
         assert reports.settle_report(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cxrnode.dicom.decoder import Decoder, DecoderDied
-from cxrnode.dicom.part10 import dataset_sha256
+from cxrnode.dicom.part10 import dataset_digest
 from cxrnode.errors import Rejected, Transient, UnreadableImage
 from cxrnode.phantom.dicom import write_phantoms
 
@@ -40,7 +40,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None
 
 
 def test_a_film_is_decoded_and_the_next_one_by_the_same_child(decoder: Decoder, films: list[Path]) -> None:
-    first, second = (decoder.decode(film, dataset_sha256=dataset_sha256(film)) for film in films)
+    first, second = (decoder.decode(film, dataset_digest=dataset_digest(film)) for film in films)
     assert first.display.dtype == np.uint8
     assert first.pixel_digest != second.pixel_digest
 
@@ -50,27 +50,27 @@ def test_a_film_altered_in_the_spool_is_refused_rather_than_called_unreadable(
 ) -> None:
     # Unreadable films are reported in the name of their patient; an altered header may name another.
     with pytest.raises(Rejected, match="altered") as told:
-        decoder.decode(films[0], dataset_sha256="0" * 64)
+        decoder.decode(films[0], dataset_digest="0" * 64)
     assert not isinstance(told.value, UnreadableImage)
 
 
 def test_a_file_that_cannot_be_read_at_the_moment_is_a_passing_fault(decoder: Decoder, tmp_path: Path) -> None:
     with pytest.raises(Transient, match="does not answer"):
-        decoder.decode(tmp_path / "gone", dataset_sha256="0" * 64)
+        decoder.decode(tmp_path / "gone", dataset_digest="0" * 64)
 
 
 def test_what_is_no_film_is_unreadable(decoder: Decoder, tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_bytes(bytes(128) + b"DICM" + b"nothing")
     with pytest.raises(UnreadableImage):
-        decoder.decode(path, dataset_sha256=dataset_sha256(path))
+        decoder.decode(path, dataset_digest=dataset_digest(path))
 
 
 def test_a_child_that_was_killed_between_films_costs_no_film_anything(decoder: Decoder, films: list[Path]) -> None:
-    decoder.decode(films[0], dataset_sha256=dataset_sha256(films[0]))
+    decoder.decode(films[0], dataset_digest=dataset_digest(films[0]))
     os.kill(decoder._child.pid, signal.SIGKILL)
     decoder._child.wait()
-    assert decoder.decode(films[1], dataset_sha256=dataset_sha256(films[1])).display.size
+    assert decoder.decode(films[1], dataset_digest=dataset_digest(films[1])).display.size
 
 
 @pytest.mark.parametrize("when", ["before it is asked", "before it reads"])
@@ -78,7 +78,7 @@ def test_a_child_that_is_killed_as_a_film_comes_costs_it_nothing(
     decoder: Decoder, films: list[Path], monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """The kernel ends it for memory while it waits; the film that came next lost an attempt, and was read alone."""
-    decoder.decode(films[0], dataset_sha256=dataset_sha256(films[0]))
+    decoder.decode(films[0], dataset_digest=dataset_digest(films[0]))
     child, ready, wait = decoder._child, decoder._get_ready, decoder._wait
 
     def get_ready() -> None:
@@ -94,14 +94,14 @@ def test_a_child_that_is_killed_as_a_film_comes_costs_it_nothing(
         changed.setattr(decoder, "_get_ready", get_ready)
         changed.setattr(decoder, "_wait", killed)
         with pytest.raises(Transient, match="signal 9 before it was asked"):
-            decoder.decode(films[1], dataset_sha256=dataset_sha256(films[1]))
-    assert decoder.decode(films[1], dataset_sha256=dataset_sha256(films[1])).display.size
+            decoder.decode(films[1], dataset_digest=dataset_digest(films[1]))
+    assert decoder.decode(films[1], dataset_digest=dataset_digest(films[1])).display.size
 
 
 def test_a_service_manager_that_stops_all_processes_costs_no_film_its_child(
     decoder: Decoder, films: list[Path]
 ) -> None:
-    decoder.decode(films[0], dataset_sha256=dataset_sha256(films[0]))
+    decoder.decode(films[0], dataset_digest=dataset_digest(films[0]))
     os.kill(decoder._child.pid, signal.SIGTERM)
     time.sleep(0.2)
     assert decoder._child.poll() is None
@@ -114,7 +114,7 @@ def test_a_decoder_that_cannot_start_is_a_passing_fault_and_no_films(
     decoder = Decoder(timeout=30.0, memory=MEMORY)
     for _ in range(2):
         with pytest.raises(Transient, match="does not start"):
-            decoder.decode(films[0], dataset_sha256="0" * 64)
+            decoder.decode(films[0], dataset_digest="0" * 64)
     decoder.close()
 
 
@@ -133,12 +133,12 @@ def test_a_machine_without_room_for_a_process_is_a_passing_fault(monkeypatch: py
         ("read line; echo '[]'; exec sleep 60", "out of turn"),
         ("read line; exec tr '\\000' x </dev/zero", "out of turn"),  # a line without an end
         (
-            """read line; echo '{"dataset_sha256": "another film", "rows": 1, "columns": 1}'; exec sleep 60""",
+            """read line; echo '{"dataset_digest": "another film", "rows": 1, "columns": 1}'; exec sleep 60""",
             "out of turn",
         ),
-        ("""read line; echo '{"dataset_sha256": "sha", "rows": -1, "columns": -1}'; exec sleep 60""", "out of turn"),
+        ("""read line; echo '{"dataset_digest": "sha", "rows": -1, "columns": -1}'; exec sleep 60""", "out of turn"),
         (
-            """read line; echo '{"dataset_sha256": "sha", "rows": 99999, "columns": 99999}'; exec sleep 60""",
+            """read line; echo '{"dataset_digest": "sha", "rows": 99999, "columns": 99999}'; exec sleep 60""",
             "out of turn",
         ),
     ],
@@ -150,9 +150,9 @@ def test_a_child_that_fails_a_film_is_replaced_and_the_reason_is_told(
         stand_in(tmp_path, changed, f"echo ready; {body}")
         decoder = Decoder(timeout=1.0 if "longer" in said else 30.0, memory=MEMORY)
         with pytest.raises(DecoderDied, match=said):
-            decoder.decode(films[0], dataset_sha256="sha")
+            decoder.decode(films[0], dataset_digest="sha")
     decoder._timeout = 30.0
-    assert decoder.decode(films[0], dataset_sha256=dataset_sha256(films[0])).display.size
+    assert decoder.decode(films[0], dataset_digest=dataset_digest(films[0])).display.size
     decoder.close()
 
 

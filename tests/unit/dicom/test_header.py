@@ -1,6 +1,5 @@
 """Reading headers: tolerant of what sites send, closed to what would exhaust the receiver."""
 
-import hashlib
 import struct
 import zlib
 from pathlib import Path
@@ -18,9 +17,10 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from cxrnode.core.digests import Kind, digest_of, kind_of
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.core.routing import Answer, Association, Reason, Rule, gate, route
-from cxrnode.dicom.header import dataset_offset, dataset_sha256, identity_of, read_header, to_header, undecoded
+from cxrnode.dicom.header import dataset_digest, dataset_offset, identity_of, read_header, to_header, undecoded
 from cxrnode.errors import Rejected
 
 LENIENT = [Rule(name="lenient", unsure="read")]
@@ -142,13 +142,15 @@ def test_the_digest_covers_the_data_set_and_not_its_meta(tmp_path: Path) -> None
     other = tmp_path / "b.dcm"
     again.save_as(other, enforce_file_format=True)
     assert path.read_bytes() != other.read_bytes()
-    assert dataset_sha256(path) == dataset_sha256(other) == hashlib.sha256(dataset_bytes(path)).hexdigest()
+    for kind in Kind:
+        digests = {dataset_digest(path, kind), dataset_digest(other, kind)}
+        assert digests == {digest_of(dataset_bytes(path), kind)}
     assert dataset_bytes(path)[:4] == b"\x08\x00\x16\x00"
 
 
 def test_the_digest_tells_two_data_sets_apart(tmp_path: Path) -> None:
     first = save(tmp_path / "a.dcm", film())
-    assert dataset_sha256(first) != dataset_sha256(save(tmp_path / "b.dcm", film(PatientID="4712")))
+    assert dataset_digest(first) != dataset_digest(save(tmp_path / "b.dcm", film(PatientID="4712")))
 
 
 def test_the_start_of_the_data_set_is_found_where_the_length_of_group_2_lies(tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_every_malformed_file_at_hand_has_a_header_or_is_refused(data_dir: Path)
     for path in sorted((data_dir / "dicom" / "malformed").iterdir()):
         try:
             outcomes.add(gate(to_header(read_header(path))).answer)
-            assert len(dataset_sha256(path)) == 64
+            assert kind_of(dataset_digest(path)) is Kind.BLAKE3
         except Rejected as refused:
             outcomes.add(str(refused).split(":")[0])
     assert {Answer.REJECT, "not a DICOM file"} <= outcomes

@@ -42,7 +42,7 @@ def test_the_same_bytes_again_are_one_event_and_nothing_more(database: Database)
 
 def test_other_bytes_under_the_same_uid_are_another_instance(database: Database) -> None:
     first = receive(database, 1)
-    other = dataclasses.replace(arrival(1), dataset_sha256="f" * 64)
+    other = dataclasses.replace(arrival(1), dataset_digest="f" * 64)
     second = receipt.record(database, other, [], ageing=60.0, config_digest="")
     assert second.new
     assert first.instance_id != second.instance_id

@@ -99,7 +99,7 @@ def made(one: Due) -> list[StoredOutput]:
             series_instance_uid="2.25.78",
             transfer_syntax_uid="1.2.840.10008.1.2.1",
             instance_number=1,
-            file=Kept(key=new_key(), sha256=digest(number), size=10),
+            file=Kept(key=new_key(), digest=digest(number), size=10),
         )
         for number, kind in enumerate(("study_sr", "study"))
     ]

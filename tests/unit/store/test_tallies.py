@@ -340,6 +340,7 @@ def send(database: Database, clock: Clock, aet: str, number: int, *, every: floa
     for index in range(films):
         came = dataclasses.asdict(arrival(f"{number}.{index}"))
         row = {name: value for name, value in came.items() if name in instance.c}
+        row["dataset_sha256"] = came["dataset_digest"]
         verdict = "accepted" if index % 2 == 0 else "ignored"
         rows.append({**row, "calling_aet": aet, "received_at": clock.now, "verdict": verdict, "header": "{}"})
         clock.turn(every)

@@ -16,12 +16,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import cxrnode.store
+from cxrnode.core.digests import Kind
 from cxrnode.errors import SchemaMismatch
 from cxrnode.store import fleet, guards, jobs, receipt
 from cxrnode.store.database import Database
 from cxrnode.store.fleet import Process
 from cxrnode.store.schema import job, metadata, standing
-from cxrnode.store.upgrade import HEAD, OLDEST, current, require, upgrade
+from cxrnode.store.upgrade import HEAD, OLDEST, current, digests, require, upgrade
 from tests import stores
 
 
@@ -73,6 +74,13 @@ def test_a_schema_that_differs_would_be_seen(empty: Database) -> None:
         context = MigrationContext.configure(transaction.connection, opts={"compare_type": True})
         (found,) = compare_metadata(context, metadata)
     assert (found[0], found[1].name) == ("add_index", "ix_job_ready")
+
+
+def test_a_new_database_has_the_fast_digest_and_is_closed_to_code_that_does_not_know_it(empty: Database) -> None:
+    upgrade(empty)
+    assert digests(empty) is Kind.BLAKE3
+    with empty.read() as transaction:
+        assert transaction.scalar(sa.select(standing.c.oldest)) == "0011"
 
 
 def stand(database: Database, *, revision: str, oldest: str = HEAD, moved_to: str = "") -> None:
@@ -243,6 +251,7 @@ def test_a_database_of_each_schema_is_upgraded_with_its_rows_and_works_on(
     assert len(before["job"]) == 7
     assert upgrade(old) is (revision != HEAD)
     require(old)
+    assert digests(old) is Kind.SHA256  # a film that comes again has the digest that it had
     assert rows_of(old, columns) == before  # nothing lost, nothing changed
     with old.read() as transaction:
         context = MigrationContext.configure(transaction.connection, opts={"compare_type": True})
