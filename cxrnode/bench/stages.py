@@ -30,7 +30,7 @@ def stages(film: Path, bundle: Bundle, engine: NetworkEngine, folder: Path, *, s
     report = two_shown(bundle, engine, reading)
     settings, spool = OutputSettings(), FolderSpool(folder / "spool")
 
-    def outputs(*kinds: str) -> list[tuple[bytes, ...]]:
+    def outputs(*kinds: str) -> list[tuple[bytes | memoryview, ...]]:
         made = build_outputs(read_header(film), report, decoded.display, reading.saliency, settings, frozenset(kinds))
         return [one.pieces for one in made]
 

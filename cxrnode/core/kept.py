@@ -7,7 +7,7 @@ import re
 from typing import Protocol, TypeAlias
 
 #: What is put into a spool: the bytes of a file, whole or in pieces.
-Content: TypeAlias = bytes | tuple[bytes, ...]
+Content: TypeAlias = bytes | tuple[bytes | memoryview, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

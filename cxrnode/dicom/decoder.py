@@ -134,10 +134,10 @@ class Decoder:
         rows, columns = int(answer["rows"]), int(answer["columns"])
         if not 0 < rows * columns <= _MOST_PIXELS or rows < 0:
             raise ValueError("no film has so many pixels")
-        whole = self._read(rows * columns, until)
+        pixels = self._read(rows * columns, until)
         if not {"pixel_digest", "window", "notes"} <= answer.keys():
             raise ValueError("the answer is not whole")
-        return np.frombuffer(whole, dtype=np.uint8).reshape(rows, columns)
+        return pixels.reshape(rows, columns)
 
     def _unasked(self, fault: Exception) -> bool:
         """Whether the child never took the request from its pipe: what became of it is no film's doing."""
@@ -181,11 +181,11 @@ class Decoder:
         line, _, self._over = self._over.partition(b"\n")
         return line + b"\n"
 
-    def _read(self, size: int, until: float) -> bytearray:
+    def _read(self, size: int, until: float) -> npt.NDArray[np.uint8]:
         """The pixels, straight into their place: a film is several megabytes."""
-        whole, filled = bytearray(size), min(size, len(self._over))
-        whole[:filled], self._over = self._over[:filled], self._over[filled:]
-        with memoryview(whole) as view:
+        whole, filled = np.empty(size, np.uint8), min(size, len(self._over))
+        with whole.data as view:
+            view[:filled], self._over = self._over[:filled], self._over[filled:]
             while filled < size:
                 count = os.readv(self._wait(until), [view[filled:]])
                 if not count:

@@ -58,8 +58,8 @@ class Connection(Protocol):
     def received(self, nr_bytes: int) -> memoryview:
         """As `recv`, into memory that is used again by the next call."""
 
-    def push_back(self, start: bytearray) -> None:
-        """Let the next `recv` begin with these bytes."""
+    def put_back(self, count: int) -> None:
+        """Let the next call begin with the last `count` bytes of the one before it."""
 
     def more(self) -> bool:
         """Whether bytes wait to be read now."""
@@ -188,7 +188,7 @@ class WokenProvider(DULServiceProvider):
             self.event_queue.put("Evt17")
             return False
         if len(header) < _HEADER or header[0] != _P_DATA_TF or self.state_machine.current_state != "Sta6":
-            connection.push_back(header)
+            connection.put_back(len(header))
             super()._read_pdu_data()
             return False
         length = int.from_bytes(header[2:])

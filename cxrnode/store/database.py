@@ -49,14 +49,22 @@ class CommitUnknown(Transient):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Transaction:
-    """An open transaction and the database's time at its start, seconds since 1970 in UTC.
+    """An open transaction.
 
     `heads`: the ends of the chains of jobs whose rows it has locked (store.audit): nobody else can move them.
     """
 
     connection: sa.Connection
-    now: float
+    _clock: sa.TextClause
     heads: dict[int, str] = dataclasses.field(default_factory=dict)
+    _moment: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def now(self) -> float:
+        """The database's time, seconds since 1970 in UTC: one for the whole transaction, asked for by the first use."""
+        if not self._moment:
+            self._moment.append(float(self.connection.execute(self._clock).scalar_one()))
+        return self._moment[0]
 
     def rows(self, statement: sa.Executable, **values: Any) -> Sequence[Row]:
         """Execute, with values for what a statement made before leaves open, and fetch everything."""
@@ -189,7 +197,7 @@ class Database:
         committing = False
         try:
             with self._connect().execution_options(cxrnode_readonly=readonly) as connection, connection.begin():
-                yield Transaction(connection, float(connection.execute(self._clock).scalar_one()))
+                yield Transaction(connection, self._clock)
                 committing = not readonly
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
             # The statement and its parameters may hold identifiers: only the driver's class is told, and SQLite's code.

@@ -19,8 +19,9 @@ from cxrnode.core.lifecycle import (
 )
 from cxrnode.errors import LeaseLost
 from cxrnode.store.audit import note
+from cxrnode.store.changes import SENDING
 from cxrnode.store.database import Database, Row, Transaction
-from cxrnode.store.schema import circuit, delivery, delivery_output, identity, job, output, study_summary
+from cxrnode.store.schema import circuit, delivery, delivery_output, identity, job, output, study_summary, switch
 
 #: The act of a delivery that takes back what others brought.
 WITHDRAWAL = "withdrawal"
@@ -360,15 +361,20 @@ def begin(database: Database, held: DeliveryClaim) -> bool:
             move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.CANCELLED)
             note(transaction, DeliveryEvent.CANCELLED, **whose)
             return False
-        if transaction.scalar(_WITHHELD, its_id=held.delivery_id):
+        withheld = transaction.row(_WITHHELD, its_id=held.delivery_id)
+        if withheld is not None and (withheld.held or withheld.paused):
             move(transaction, held.delivery_id, DeliveryState.SENDING, DeliveryEvent.GIVEN_BACK)
-            note(transaction, DeliveryEvent.GIVEN_BACK, reason="held meanwhile", **whose)
+            reason = "held meanwhile" if withheld.held else "sending was stopped meanwhile"
+            note(transaction, DeliveryEvent.GIVEN_BACK, reason=reason, **whose)
             return False
         transaction.connection.execute(_MAY_HAVE, {"its_id": held.delivery_id})
         return True
 
 
-_WITHHELD = sa.select(delivery.c.held).where(delivery.c.id == sa.bindparam("its_id"))
+_WITHHELD = sa.select(
+    delivery.c.held,
+    sa.exists().where(switch.c.subject == SENDING, switch.c.value == "paused").label("paused"),
+).where(delivery.c.id == sa.bindparam("its_id"))
 _MAY_HAVE = (
     sa.update(delivery_output)
     .where(delivery_output.c.delivery_id == sa.bindparam("its_id"), delivery_output.c.done.is_(False))

@@ -22,6 +22,9 @@ PDU_CAP = 1 << 20
 MAX_PDU = 256 * 1024
 #: Within a PDU a peer must move at least this many bytes a second, after the network time-out's grace.
 SLOWEST = 1024
+#: Bytes that one read takes at most where fragments come, several PDUs of most peers: each read lets go of the
+#: interpreter's lock, and other associations' threads want it. Where none do, an association holds less.
+_READ_AHEAD, _READ_LITTLE = 512 * 1024, 16 * 1024
 #: Pieces that one call hands to the kernel (IOV_MAX is 1024); over TLS, so many are copied together.
 _GATHERED = 32
 
@@ -41,8 +44,9 @@ class BoundedSocket(AssociationSocket):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.heard_at = time.monotonic()
-        self._pushed_back = bytearray()
+        #: What was read; from `_start` to `_end` nobody has taken it yet.
         self._memory = bytearray()
+        self._start = self._end = 0
         if self._is_connected:
             self._bound_waits()
 
@@ -59,8 +63,8 @@ class BoundedSocket(AssociationSocket):
             if isinstance(provider, WokenProvider):
                 provider.unconnected()
             return super().ready
-        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
-            return True  # decrypted already: the descriptor does not tell
+        if self._start < self._end or (isinstance(self.socket, ssl.SSLSocket) and self.socket.pending()):
+            return True  # read, or decrypted, already: the descriptor does not tell
         try:
             return provider.readable(self.socket)
         except (OSError, ValueError):
@@ -108,29 +112,22 @@ class BoundedSocket(AssociationSocket):
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read `nr_bytes`, or fewer if the peer closes. Raises OSError past the cap, TimeoutError past the deadline."""
-        self._require_room(nr_bytes)
-        start, self._pushed_back = self._pushed_back[:nr_bytes], self._pushed_back[nr_bytes:]
-        received = bytearray(nr_bytes)
-        received[: len(start)] = start
-        with memoryview(received) as view:
-            filled = len(start) + self._fill(view[len(start) :])
-        del received[filled:]
-        return received
+        return bytearray(self.received(nr_bytes))
 
     def received(self, nr_bytes: int) -> memoryview:
         """As `recv`, into memory that the next call uses again."""
-        self._require_room(nr_bytes)
-        if len(self._memory) < nr_bytes:
-            self._memory = bytearray(max(nr_bytes, min(2 * nr_bytes, PDU_CAP)))
-        view = memoryview(self._memory)[:nr_bytes]
-        return view[: self._fill(view)]
+        count = min(nr_bytes, self._have(nr_bytes))
+        begun, self._start = self._start, self._start + count
+        return memoryview(self._memory)[begun : self._start]
 
-    def push_back(self, start: bytearray) -> None:
-        """Let the next `recv` begin with these bytes."""
-        self._pushed_back = start + self._pushed_back
+    def put_back(self, count: int) -> None:
+        """Let the next call begin with the last `count` bytes of the one before it."""
+        self._start -= count
 
     def more(self) -> bool:
         """Whether bytes wait to be read now."""
+        if self._start < self._end:
+            return True
         if self.socket is None:
             return False
         if isinstance(self.socket, ssl.SSLSocket):
@@ -142,34 +139,41 @@ class BoundedSocket(AssociationSocket):
             return False
         return bool(poll.poll(0))
 
-    def _fill(self, view: memoryview) -> int:
-        """Read until it is full or the peer closes; how many bytes came. Keeps what it raises in `unread`."""
+    def _have(self, wanted: int) -> int:
+        """Read on until so many bytes are there or the peer closes; how many are. Keeps what it raises in `unread`."""
         try:
-            return self._filled(view)
+            if wanted > PDU_CAP:
+                raise OSError(errno.EMSGSIZE, f"a PDU of {wanted} bytes is over the cap of {PDU_CAP}")
+            if self._end - self._start < wanted:
+                self._read_on(wanted)
         except OSError as error:
             self.unread = error
             raise
+        return self._end - self._start
 
-    def _require_room(self, nr_bytes: int) -> None:
-        if nr_bytes > PDU_CAP:
-            self.unread = OSError(errno.EMSGSIZE, f"a PDU of {nr_bytes} bytes is over the cap of {PDU_CAP}")
-            raise self.unread
-
-    def _filled(self, view: memoryview) -> int:
+    def _read_on(self, wanted: int) -> None:
         if self.socket is None:
             raise OSError(errno.ENOTCONN, "the connection is closed")
-        deadline = time.monotonic() + self._patience + len(view) / SLOWEST
+        self._make_room(wanted)
+        deadline = time.monotonic() + self._patience + wanted / SLOWEST
         self._acknowledge()
-        filled = 0
-        while filled < len(view):
-            count = self.socket.recv_into(view[filled:])
+        view = memoryview(self._memory)
+        while self._end < wanted:
+            count = self.socket.recv_into(view[self._end :])
             if not count:
-                break
-            filled += count
+                return
+            self._end += count
             self.heard_at = time.monotonic()
             if self.heard_at > deadline:
                 raise TimeoutError("the peer sends a PDU too slowly")
-        return filled
+
+    def _make_room(self, wanted: int) -> None:
+        """Let what nobody has taken yet begin the memory, which holds `wanted` bytes and those that may come along."""
+        left = self._memory[self._start : self._end]
+        if len(self._memory) < wanted:
+            self._memory = bytearray(max(wanted, _READ_LITTLE if wanted <= _READ_LITTLE else _READ_AHEAD))
+        self._memory[: len(left)] = left
+        self._start, self._end = 0, len(left)
 
     def _acknowledge(self) -> None:
         """Acknowledge what comes at once, until the kernel thinks better of it (tcp(7)).

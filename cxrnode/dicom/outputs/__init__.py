@@ -81,13 +81,13 @@ def each_output(
         yield build_text(subject)
     if kinds & {"heatmap", "pdf"}:
         shown = _shown(subject, film, saliency if "heatmap" in kinds else None)
-        summary = draw_summary(subject, shown.film, tuple(Thumbnail(*one) for one in shown.maps)).image
+        summary = draw_summary(subject, shown.film, tuple(Thumbnail(*one) for one in shown.maps))
         if "heatmap" in kinds:
             derivation = f"Summary of the AI reading, {subject.model}"
             yield build_capture(subject, summary, kind="summary", derivation=derivation)
             yield from _heatmaps(subject, shown)
         if "pdf" in kinds:
-            yield build_pdf(subject, summary)
+            yield build_pdf(subject, summary.image)
     shape = film.shape if film is not None else _stated_shape(subject.source)
     if "gsps" in kinds and shape is not None:
         yield build_presentation(subject, shape, saliency)
@@ -133,7 +133,7 @@ def _heatmaps(subject: Subject, shown: _Shown) -> Iterator[Output]:
     for place, (finding, map_) in enumerate(shown.maps, start=2):
         yield build_capture(
             subject,
-            draw_heatmap(subject, finding, map_, shown.film, shown.frame, ground).image,
+            draw_heatmap(subject, finding, map_, shown.film, shown.frame, ground),
             kind="heatmap",
             label=finding.label,
             number=place,

@@ -10,7 +10,6 @@ import dataclasses
 import io
 from collections.abc import Sequence
 
-from PIL import Image
 from pydicom.dataset import Dataset
 
 from cxrnode.core.findings import Concept
@@ -18,6 +17,7 @@ from cxrnode.dicom.outputs import codes
 from cxrnode.dicom.outputs.common import DISCLAIMER, Subject, finished, put_common
 from cxrnode.dicom.outputs.content import Image as Reference
 from cxrnode.dicom.outputs.content import encoded_concept, reference
+from cxrnode.dicom.outputs.drawing import Page
 from cxrnode.dicom.outputs.encoding import EXPLICIT_LITTLE, JPEG_BASELINE, Attributes
 from cxrnode.dicom.outputs.settings import SC_SERIES_NUMBER, SECONDARY_CAPTURE, Output
 from cxrnode.dicom.outputs.source import plain, raw_value
@@ -47,7 +47,7 @@ MAPS = Series("sc-series", SC_SERIES_NUMBER, "maps")
 
 def build_capture(
     subject: Subject,
-    picture: Image.Image,
+    page: Page,
     *,
     kind: str,
     derivation: str,
@@ -57,7 +57,7 @@ def build_capture(
     series: Series = MAPS,
     sources: Sequence[Dataset] = (),
 ) -> Output:
-    """The picture, RGB, as a file; `explanation` is the coded way in which it explains a finding (CID 217).
+    """The picture of a page as a file; `explanation` is the coded way in which it explains a finding (CID 217).
 
     `sources` are the films that it was made of, where that is not the subject's alone.
     """
@@ -75,7 +75,7 @@ def build_capture(
         target.put_items("DerivationCodeSequence", [encoded_concept(explanation)])
     target.put("PatientOrientation", *_orientation(subject.source))
     target.put_items("SourceImageSequence", [_source_image(film) for film in sources or (subject.source,)])
-    _put_pixels(subject.source, picture, target, syntax)
+    _put_pixels(subject.source, page, target, syntax)
     return finished(
         target,
         kind=kind,
@@ -100,21 +100,21 @@ def _orientation(source: Dataset) -> tuple[str, ...]:
     return parts if len(parts) == 2 and all(p and set(p) <= set("APRLHF") for p in parts) else ()
 
 
-def _put_pixels(source: Dataset, picture: Image.Image, target: Attributes, syntax: str) -> None:
+def _put_pixels(source: Dataset, page: Page, target: Attributes, syntax: str) -> None:
     jpeg = syntax == JPEG_BASELINE
-    raw = picture.tobytes()
-    target.put("Rows", picture.height).put("Columns", picture.width).put("SamplesPerPixel", 3)
+    width, height = page.size
+    target.put("Rows", height).put("Columns", width).put("SamplesPerPixel", 3)
     target.put("PhotometricInterpretation", "YBR_FULL_422" if jpeg else "RGB").put("PlanarConfiguration", 0)
     target.put("BitsAllocated", 8).put("BitsStored", 8).put("HighBit", 7).put("PixelRepresentation", 0)
     ratios, methods = _losses(source)
     if jpeg:
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling="4:2:2")
+        page.image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling="4:2:2")
         frame = buffer.getvalue()
         target.put_frame(frame)
-        ratios, methods = [*ratios, f"{len(raw) / len(frame):.2f}"], [*methods, "ISO_10918_1"]
+        ratios, methods = [*ratios, f"{3 * width * height / len(frame):.2f}"], [*methods, "ISO_10918_1"]
     else:
-        target.put_pixels(raw)
+        target.put_pixels(page.pixels())
     # Once lossy, for ever lossy (PS3.3 C.7.6.1.1.5): the film's own losses are handed on.
     target.put("LossyImageCompression", "01" if methods else "00")
     if methods:

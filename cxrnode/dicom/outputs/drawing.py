@@ -106,8 +106,9 @@ class Page:
     """
 
     def __init__(self, width: int, height: int, ground: Image.Image | None = None) -> None:
-        self.image = Image.new("RGB", (width, height), BLACK) if ground is None else ground.copy()
-        self.draw = ImageDraw.Draw(self.image)
+        self._canvas = Image.new("RGB", (width, height), BLACK) if ground is None else ground.copy()
+        self._height = height
+        self.draw = ImageDraw.Draw(self._canvas)
         self.placed: list[Placed] = []
 
     def text(self, x: int, y: int, text: str, size: int, ink: Colour = WHITE, ground: Colour = BLACK) -> int:
@@ -133,8 +134,23 @@ class Page:
         self.text(x + size // 2, y + 1, text, size, ink, ground)
 
     def cut(self, height: int) -> None:
-        """Take off what lies below `height` pixels."""
-        self.image = self.image.crop((0, 0, self.image.width, min(height, self.image.height)))
+        """Take off what lies below `height` pixels; nothing is drawn after it."""
+        self._height = min(height, self._height)
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture, to be drawn on, or a copy of what was not cut off."""
+        whole = self._canvas
+        return whole if self._height == whole.height else whole.crop((0, 0, whole.width, self._height))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self._canvas.width, self._height
+
+    def pixels(self) -> memoryview:
+        """The bytes of the picture, row by row: R, G and B of each pixel."""
+        return memoryview(self._canvas.tobytes())[: 3 * self._canvas.width * self._height]
 
 
 def luminance(colour: Colour) -> float:

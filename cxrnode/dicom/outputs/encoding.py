@@ -31,6 +31,8 @@ _LIMITS = {"SH": 16, "CS": 16, "LO": 64, "UI": 64, "ST": 1024, "LT": 10240, "DS"
 _PIXEL_DATA = 0x7FE00010
 
 Value: TypeAlias = str | int | bytes
+#: A part of a file: what is large is not copied to be joined.
+Piece: TypeAlias = bytes | memoryview
 
 
 def ascii_text(text: str) -> str:
@@ -80,7 +82,7 @@ class Attributes:
     def __init__(self) -> None:
         self._elements: dict[int, bytes] = {}
         #: The value of PixelData, whose head is the last of the elements: megabytes that are joined once.
-        self._tail: tuple[bytes, ...] = ()
+        self._tail: tuple[Piece, ...] = ()
 
     def __contains__(self, keyword: str) -> bool:
         return tag_and_vr(keyword)[0] in self._elements
@@ -107,7 +109,7 @@ class Attributes:
         self._elements[tag] = element(tag, "SQ", encoded)
         return self
 
-    def put_pixels(self, value: bytes) -> Self:
+    def put_pixels(self, value: Piece) -> Self:
         """Set PixelData to uncompressed 8-bit samples."""
         size = len(value) + len(value) % 2
         self._elements[_PIXEL_DATA] = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, size)
@@ -130,14 +132,14 @@ class Attributes:
         """The elements in ascending order of their tags."""
         return b"".join(self.pieces())
 
-    def pieces(self) -> tuple[bytes, ...]:
+    def pieces(self) -> tuple[Piece, ...]:
         """What `encode` joins: the elements, and behind them large pixels by themselves."""
         return (b"".join(self._elements[tag] for tag in sorted(self._elements)), *self._tail)
 
 
 def part10(
     content: Attributes, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
-) -> tuple[bytes, ...]:
+) -> tuple[Piece, ...]:
     """A whole file in pieces: preamble, file meta information (PS3.10 section 7.1), data set."""
     meta = (
         Attributes()

@@ -57,7 +57,7 @@ def build_notice(
     if "text" in kinds:
         outputs.append(_text(subject))
     if kinds & {"heatmap", "pdf"}:
-        page = draw_notice(subject).image
+        page = draw_notice(subject)
         if "heatmap" in kinds:
             outputs.append(
                 build_capture(
@@ -69,7 +69,7 @@ def build_notice(
                 )
             )
         if "pdf" in kinds:
-            outputs.append(build_pdf(subject, page))
+            outputs.append(build_pdf(subject, page.image))
     if "hl7" in kinds:
         outputs.append(build_message(subject))
     return tuple(outputs)

@@ -7,6 +7,7 @@ import json
 import zoneinfo
 
 from cxrnode.core.findings import Concept
+from cxrnode.dicom.outputs.encoding import Piece
 from cxrnode.errors import ConfigError
 
 #: Changes whenever the same report would give other bytes: it is part of every UID.
@@ -111,7 +112,7 @@ class Output:
     series_instance_uid: str
     transfer_syntax_uid: str
     instance_number: int
-    pieces: tuple[bytes, ...]
+    pieces: tuple[Piece, ...]
 
     @property
     def data(self) -> bytes:

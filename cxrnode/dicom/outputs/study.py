@@ -79,7 +79,7 @@ def build_study_summary(
         outputs.append(
             build_capture(
                 subject,
-                page.image,
+                page,
                 kind="study",
                 number=number,
                 derivation=f"Summary of the AI readings of {count}",

@@ -200,7 +200,7 @@ def _report(subject: Subject, withdrawal: Withdrawal) -> Output:
 def _picture(subject: Subject, withdrawal: Withdrawal) -> Output:
     return build_capture(
         subject,
-        draw_withdrawal(subject, withdrawal).image,
+        draw_withdrawal(subject, withdrawal),
         kind="withdrawn",
         derivation=f"{WITHDRAWN}, {subject.model}",
         series=Series("withdrawn-series", WITHDRAWN_SC_SERIES_NUMBER, "RESULT WITHDRAWN"),
