@@ -23,6 +23,8 @@ from cxrnode.bench.films import write_films
 from cxrnode.demo.served import SENDER_AET, ServedNode
 from cxrnode.dicom.sender import Destination, Sent, send_files
 from cxrnode.errors import Transient
+from cxrnode.rousing import rouse
+from cxrnode.store import changes
 from cxrnode.store.database import Database
 from cxrnode.store.schema import event, job, output
 
@@ -154,6 +156,26 @@ class Bench:
             whole=ended - began,
             cpu={role: 1000 * (cpu_seconds(pid) - cpu[role]) / len(films) for role, pid in pids.items()},
             memory={role: memory_mib(pid, "VmHWM") for role, pid in pids.items()},
+        )
+
+    def backlog(self, films: Sequence[Path]) -> float:
+        """Send films while reading is stopped, then let it go on; the seconds until the last SR is in the archive."""
+        assert self._node is not None
+        before = self.delivered()
+        self._switch("paused")
+        self.send(films)
+        began = time.monotonic()
+        self._switch("running")
+        rouse(self._node.data_dir, self._database, "infer")
+        self._wait_delivered(before + len(films), 120 + 5 * len(films))
+        ended = time.monotonic()
+        self._forget()
+        return ended - began
+
+    def _switch(self, value: str) -> None:
+        """Stop reading, or let it go on, as people do on the console."""
+        changes.ask(
+            self._database, {changes.READING: value}, configured={}, reason="the bench", by="bench", consent=False
         )
 
     def memory(self, count: int, size: str, *, first: int) -> Memory:

@@ -66,25 +66,33 @@ def known_film(
     transaction: Transaction, *, model: str, instance_id: int, pixel_digest: str, identity_digest: str
 ) -> Known | None:
     """The job that read these pixels before, for another instance; one with the same identity comes first."""
-    rows = transaction.rows(
-        sa.select(film.c.job_id, film.c.identity_digest, job.c.mode, job.c.outcome, job.c.state, job.c.revision)
-        .join(job, job.c.id == film.c.job_id)
-        .where(film.c.model == model, film.c.pixel_digest == pixel_digest, job.c.instance_id != instance_id)
-        .order_by(sa.desc(film.c.identity_digest == identity_digest), sa.desc(film.c.job_id))
-        .limit(1)
+    found = transaction.row(
+        _KNOWN, its_model=model, its_pixels=pixel_digest, its_identity=identity_digest, itself=instance_id
     )
-    return (
-        Known(
-            job_id=rows[0].job_id,
-            same_identity=rows[0].identity_digest == identity_digest,
-            mode=rows[0].mode,
-            outcome=Outcome(rows[0].outcome),
-            withdrawn=rows[0].state == JobState.WITHDRAWN,
-            revision=rows[0].revision,
-        )
-        if rows
-        else None
+    if found is None:
+        return None
+    return Known(
+        job_id=found.job_id,
+        same_identity=found.identity_digest == identity_digest,
+        mode=found.mode,
+        outcome=Outcome(found.outcome),
+        withdrawn=found.state == JobState.WITHDRAWN,
+        revision=found.revision,
     )
+
+
+#: Made once: each film is looked up, and to put the statement together costs more than to execute it.
+_KNOWN = (
+    sa.select(film.c.job_id, film.c.identity_digest, job.c.mode, job.c.outcome, job.c.state, job.c.revision)
+    .join(job, job.c.id == film.c.job_id)
+    .where(
+        film.c.model == sa.bindparam("its_model"),
+        film.c.pixel_digest == sa.bindparam("its_pixels"),
+        job.c.instance_id != sa.bindparam("itself"),
+    )
+    .order_by(sa.desc(film.c.identity_digest == sa.bindparam("its_identity")), sa.desc(film.c.job_id))
+    .limit(1)
+)
 
 
 def other_identities(transaction: Transaction, *, model: str, pixel_digest: str, identity_digest: str) -> Sequence[Row]:

@@ -83,8 +83,9 @@ def put_map(picture: Image.Image, at: tuple[int, int], film: Grey, shown: Influe
     picture.paste(part, (at[0] + left, at[1] + top))
 
 
+@functools.cache
 def colour_bar(width: int, height: int) -> Image.Image:
-    """The colours of the scale from 0 (left) to 1 (right) over a middle grey."""
+    """The colours of the scale from 0 (left) to 1 (right) over a middle grey; nobody draws on it."""
     value = np.linspace(0, 255, width).astype(np.uint16)
     row = np.take(_table(), (value << 8) | np.uint16(118))
     packed = np.repeat(row[None], height, axis=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import zoneinfo
 
@@ -91,9 +92,14 @@ class OutputSettings:
     @property
     def fingerprint(self) -> str:
         """All settings that objects are made after as canonical JSON, for the derivation of UIDs."""
-        chosen = dataclasses.asdict(self)
-        del chosen["hl7_names"]
-        return json.dumps(chosen, sort_keys=True, separators=(",", ":"))
+        return _fingerprint(self)
+
+
+@functools.lru_cache(maxsize=8)
+def _fingerprint(settings: OutputSettings) -> str:
+    chosen = dataclasses.asdict(settings)
+    del chosen["hl7_names"]
+    return json.dumps(chosen, sort_keys=True, separators=(",", ":"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import select
 import socket
+import threading
 
-from cxrnode.dicom.hardening import BoundedSocket
+import pytest
+
+from cxrnode.dicom.hardening import PDU_CAP, BoundedSocket
 
 
 def test_a_socket_that_its_own_thread_closes_meanwhile_is_hung_up_all_the_same() -> None:
@@ -23,3 +28,92 @@ def test_a_socket_that_its_own_thread_closes_meanwhile_is_hung_up_all_the_same()
     with ours, theirs:
         Closing().hang_up()
         assert theirs.recv(1) == b""
+
+
+class Line(BoundedSocket):
+    """The reading half alone, over a socket of its own."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self.socket = line
+        self.heard_at = self.moved_at = 0.0
+        self._memory = bytearray()
+        self._start = self._end = 0
+        line.settimeout(5.0)
+
+    @property
+    def _patience(self) -> float:
+        return 5.0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_comes_is_read_as_it_was_sent_however_it_was_cut(seed: int) -> None:
+    chance = random.Random(seed)
+    sizes = [chance.choice((1, 6, 200, 4096, 131_066, 262_144, 600_000)) for _ in range(30)]
+    parts = [chance.randbytes(size) for size in sizes]
+    ours, theirs = socket.socketpair()
+
+    def send() -> None:
+        whole, at = b"".join(parts), 0
+        while at < len(whole):
+            count = chance.choice((1, 7, 5000, 131_072, 900_000))
+            theirs.sendall(whole[at : at + count])
+            at += count
+        theirs.close()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with ours:
+        line = Line(ours)
+        for part in parts:
+            if len(part) > 6:  # as a PDU is read: its header first, which may be looked at and put back
+                assert line.recv(6) == part[:6]
+                line.put_back(6)
+            assert line.received(len(part)) == part
+        assert line.recv(10) == b""
+    sender.join()
+
+
+def test_what_waits_in_memory_is_more_to_read() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        line = Line(ours)
+        assert not line.more()
+        theirs.sendall(b"headerbody")
+        assert line.more()
+        assert line.recv(6) == b"header"
+        assert line.more()
+        assert bytes(line.received(4)) == b"body"
+        assert not line.more()
+
+
+def test_several_pdus_are_taken_from_the_kernel_at_once() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    with ours, theirs:
+        line = Line(ours)
+        theirs.sendall(bytes(20_000))
+        assert len(line.received(20_000)) == 20_000  # from here on there is room for half a megabyte
+        theirs.sendall(bytes(60_000))
+        line.received(20_000)
+        assert select.select([ours], [], [], 0)[0] == []
+        assert (len(line.received(20_000)), len(line.received(20_000))) == (20_000, 20_000)
+
+
+def test_a_peer_that_closes_in_the_middle_gives_what_came() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        line = Line(ours)
+        theirs.sendall(b"half")
+        theirs.close()
+        assert bytes(line.received(100)) == b"half"
+        assert line.unread is None
+
+
+def test_more_than_the_cap_is_not_read() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        line = Line(ours)
+        with pytest.raises(OSError, match="over the cap"):
+            line.received(PDU_CAP + 1)
+        assert line.unread is not None

@@ -301,3 +301,14 @@ def test_a_finding_that_was_not_assessed_has_no_score_on_the_page() -> None:
     report = make_report(tuple(0.7777 if i == 13 else s for i, s in enumerate(SCORES)))
     assert "0.777" not in said_by(summary_page(report))
     assert "no score given" in said_by(summary_page(report))
+
+
+@pytest.mark.parametrize("height", [None, 700, 5000])
+def test_the_bytes_of_a_page_are_those_of_its_picture_where_it_is_cut(height: int | None) -> None:
+    page = Page(320, 900)
+    for y in range(0, 880, 40):
+        page.text(8, y, f"line at {y}", SMALL)
+    if height is not None:
+        page.cut(height)
+    assert page.size == page.image.size == (320, 700 if height == 700 else 900)
+    assert bytes(page.pixels()) == page.image.tobytes()

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from cxrnode.errors import LeaseLost, Rejected
-from cxrnode.store import circuits, deliveries, jobs, resend, retention, settlements
+from cxrnode.store import changes, circuits, deliveries, jobs, resend, retention, settlements
 from cxrnode.store.database import Database, Transaction
 from cxrnode.store.deliveries import DeliveryClaim
 from cxrnode.store.retention import Periods
@@ -350,3 +350,20 @@ def test_a_delivery_that_went_through_after_its_job_was_superseded_is_recorded_a
     settle(database, claim_one(database))
     settlements.settle_sent(database, held, taken(held))
     assert (row(database, delivery, held.delivery_id).state, row(database, job, first).state) == ("sent", "superseded")
+
+
+def test_what_was_claimed_before_sending_was_stopped_is_given_back_and_goes_later(database: Database) -> None:
+    for number in (1, 2):
+        reported(database, number)
+    first, second = take(database)
+    assert deliveries.begin(database, first)
+    for value, goes in (("paused", False), ("running", True)):
+        changes.ask(database, {changes.SENDING: value}, configured={}, reason="a test", by="anna", consent=False)
+        if goes:
+            (second,) = take(database)
+        assert deliveries.begin(database, second) is goes
+    with database.read() as transaction:
+        said = transaction.rows(
+            sa.select(event.c.detail).where(event.c.delivery_id == second.delivery_id, event.c.name.like("%given_back"))
+        )
+    assert ["sending was stopped meanwhile" in one.detail for one in said] == [True]
