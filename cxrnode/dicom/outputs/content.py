@@ -81,7 +81,6 @@ class Item:
     items: tuple[Item, ...] = ()
 
 
-@functools.lru_cache(maxsize=512)
 @functools.lru_cache(maxsize=1024)  # a report repeats its few dozen concepts
 def encoded_concept(concept: Concept) -> bytes:
     """A coded concept as the content of a sequence item (PS3.3 section 8.8)."""
@@ -102,8 +101,17 @@ def put_content(item: Item, target: Attributes, *, root: bool = False) -> Attrib
         target.put_items("ConceptNameCodeSequence", [encoded_concept(item.name)])
     _put_value(item.value, target)
     if item.items:
-        target.put_items("ContentSequence", [put_content(child, Attributes()) for child in item.items])
+        target.put_items("ContentSequence", [_encoded(child) for child in item.items])
     return target
+
+
+def _encoded(item: Item) -> bytes:
+    return put_content(item, Attributes()).encode() if item.items else _leaf(item)
+
+
+@functools.lru_cache(maxsize=2048)  # four of five say the same of every film: by which model, in which unit
+def _leaf(item: Item) -> bytes:
+    return put_content(item, Attributes()).encode()
 
 
 def _put_value(value: ItemValue, target: Attributes) -> None:

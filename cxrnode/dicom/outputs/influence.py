@@ -73,7 +73,7 @@ def put_map(picture: Image.Image, at: tuple[int, int], film: Grey, shown: Influe
     place <<= 8
     place |= film[top:bottom, left:right]
     pixels = np.take(_table(), place, mode="clip").view(np.uint8).reshape(-1, 4)  # unclipped, it checks each index
-    if shown.peak >= CONTOUR_LEVEL:
+    if levels.distance is not None:
         away = levels.distance.reshape(-1)
         reach = math.floor(8 * (_HALO_PX + 1))
         near = np.flatnonzero(away - np.uint8(128 - reach) <= 2 * reach)  # what lies further out wraps round
@@ -96,12 +96,13 @@ def colour_bar(width: int, height: int) -> Image.Image:
 class _Levels:
     """What is drawn in `box` (left, top, right, bottom, in pixels), outside of which there is nothing to draw.
 
-    `value` is the scale as 0..255; `distance` 128 + 8 times the pixels from the contour, inside it above 128.
+    `value` is the scale as 0..255; `distance` 128 + 8 times the pixels from the contour, inside it above 128, or None
+    where the map is too weak for one.
     """
 
     box: tuple[int, int, int, int]
     value: Grey
-    distance: Grey
+    distance: Grey | None
 
 
 def _levels(shown: Influence, width: int, height: int) -> _Levels | None:
@@ -122,13 +123,17 @@ def _levels(shown: Influence, width: int, height: int) -> _Levels | None:
     top, bottom = _span(rows, down, height)
     cells = (left * across / width, top * down / height, right * across / width, bottom * down / height)
     size = (right - left, bottom - top)
-    fine = [
-        np.array(Image.fromarray(each).resize(size, Image.Resampling.BILINEAR, box=cells)) for each in (value, distance)
-    ]
+
+    def fine(coarse: Grey) -> Grey:
+        return np.array(Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR, box=cells))
+
+    if shown.peak < CONTOUR_LEVEL:
+        return _Levels((left, top, right, bottom), fine(value), None)
     # The contour closes along the edge of the film where the region runs out of it.
-    np.minimum(fine[1], _closing(height)[top:bottom, None], out=fine[1])
-    np.minimum(fine[1], _closing(width)[None, left:right], out=fine[1])
-    return _Levels((left, top, right, bottom), *fine)
+    away = fine(distance)
+    np.minimum(away, _closing(height)[top:bottom, None], out=away)
+    np.minimum(away, _closing(width)[None, left:right], out=away)
+    return _Levels((left, top, right, bottom), fine(value), away)
 
 
 def _span(seen: npt.NDArray[np.intp], cells: int, pixels: int) -> tuple[int, int]:
