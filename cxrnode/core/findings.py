@@ -186,9 +186,9 @@ class Reader:
 class Report:
     """All findings of one job plus provenance. Free of patient identifiers.
 
-    `read_at` is the claim time in UTC, seconds since 1970: the outputs' only clock. `source_digest` and
-    `identity_digest` are the SHA-256 of the decoded pixels and of the patient, accession and study. `timezone` is the
-    IANA name of the zone in which the film was taken, as the configuration says of its sender; "" where it does not.
+    `read_at` is the claim time in UTC, seconds since 1970: the outputs' only clock. `pixel_digest` is of the decoded
+    pixels (`core.digests`), `identity_digest` the SHA-256 of patient, accession and study. `timezone` is the IANA name
+    of the zone in which the film was taken, as the configuration says of its sender; "" where it does not.
     """
 
     outcome: Outcome

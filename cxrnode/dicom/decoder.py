@@ -23,8 +23,9 @@ import numpy.typing as npt
 
 from cxrnode.errors import CxrnodeError, Rejected, Transient, UnreadableImage
 
-#: What a child writes once everything is imported: one that dies before it is no film's fault.
-READY = b"ready\n"
+#: What a child writes once everything is imported: one that dies before it is no film's fault. It names what they say
+#: to each other: of an installation that was changed under a running node a child of the other version is not asked.
+READY = b"ready 2\n"
 #: How long a child may take to import what it needs.
 _START_SECONDS = 60.0
 #: What the pipe from the child holds: the most that Linux gives without privileges.

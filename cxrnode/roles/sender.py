@@ -115,6 +115,10 @@ class Sender:
     def _deliver(self, way: Way, claim: DeliveryClaim, keeper: LeaseKeeper[DeliveryClaim]) -> None:
         """Send one delivery's objects and settle it. Raises Transient after giving it back."""
         started = time.monotonic()
+        if self._to_ask and self._paused():  # before a question goes out, too
+            self._give_back(claim)
+            keeper.drop(claim)
+            return
         if self._to_ask and not self._has_film(way, claim):
             keeper.drop(claim)
             return

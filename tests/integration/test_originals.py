@@ -21,6 +21,11 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at run 
 from cxrnode.dicom.destination import AssociationFault, FaultKind, Place, StowDestination, Timeouts
 from cxrnode.dicom.sender import Destination, Sent, open_association, send_files
 from cxrnode.dicom.stow import open_stow
+from cxrnode.roles.destinations import destination_of
+from cxrnode.roles.leases import LeaseKeeper
+from cxrnode.roles.sender import Sender
+from cxrnode.store import changes, deliveries
+from cxrnode.store.deliveries import DeliveryClaim
 from cxrnode.store.schema import circuit, delivery
 from tests.acceptance.viewer import dicomweb_settings
 from tests.integration.scripted import film
@@ -124,6 +129,26 @@ def test_results_wait_for_their_film_without_costing_attempts(tmp_path: Path, be
         bench.wait_state(waits, "delivered")
     assert [name for name, _ in bench.events(waits)].count("original_awaited") == 1
     assert not bench.one(sa.select(sa.func.count()).select_from(circuit).where(circuit.c.open.is_(True)))[0]
+
+
+def test_a_delivery_that_was_claimed_before_sending_was_stopped_is_not_even_asked_about(
+    tmp_path: Path, benches: list[Bench]
+) -> None:
+    """Else one that waited too long would fail while its archive is moved, say."""
+    archive = Archive()
+    with archive.running() as port:
+        bench = make(benches, tmp_path, port, source_wait="1ms")
+        number = bench.report(1, "PACS", source=SOURCE)
+        claims = deliveries.claim(bench.database, destination="PACS", owner="test", limit=1, lease=60.0)
+        paused = {changes.SENDING: "paused"}
+        changes.ask(bench.database, paused, configured={}, reason="a test", by="anna", consent=False)
+        sender = Sender(bench.context, destination_of(bench.config, "PACS"))
+        with LeaseKeeper[DeliveryClaim](len, lease=60.0) as keeper:
+            sender._send(claims, keeper)
+        sender._reading.shutdown()
+    assert (len(claims), archive.asked, archive.stored) == (1, [], [])
+    row = bench.one(sa.select(delivery))
+    assert (bench.state(number), row.state, row.lease_owner, row.attempts) == ("reported", "pending", None, 0)
 
 
 def test_a_film_that_never_comes_parks_its_results_and_says_what_to_do(tmp_path: Path, benches: list[Bench]) -> None:

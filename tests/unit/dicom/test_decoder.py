@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrnode.dicom.decoder import Decoder, DecoderDied
+from cxrnode.dicom.decoder import READY, Decoder, DecoderDied
 from cxrnode.dicom.part10 import dataset_digest
 from cxrnode.errors import Rejected, Transient, UnreadableImage
 from cxrnode.phantom.dicom import write_phantoms
@@ -147,11 +147,24 @@ def test_a_child_that_fails_a_film_is_replaced_and_the_reason_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, films: list[Path], body: str, said: str
 ) -> None:
     with monkeypatch.context() as changed:
-        stand_in(tmp_path, changed, f"echo ready; {body}")
+        stand_in(tmp_path, changed, f"echo {READY.decode().strip()}; {body}")
         decoder = Decoder(timeout=1.0 if "longer" in said else 30.0, memory=MEMORY)
         with pytest.raises(DecoderDied, match=said):
             decoder.decode(films[0], dataset_digest="sha")
     decoder._timeout = 30.0
+    assert decoder.decode(films[0], dataset_digest=dataset_digest(films[0])).display.size
+    decoder.close()
+
+
+def test_a_child_of_another_version_is_not_asked_and_costs_no_film_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, films: list[Path]
+) -> None:
+    """An installation may be changed under a node that runs: its next child speaks another way."""
+    with monkeypatch.context() as changed:
+        stand_in(tmp_path, changed, "echo ready; read line; exit 1")
+        decoder = Decoder(timeout=30.0, memory=MEMORY)
+        with pytest.raises(Transient, match="the decoder does not start"):
+            decoder.decode(films[0], dataset_digest=dataset_digest(films[0]))
     assert decoder.decode(films[0], dataset_digest=dataset_digest(films[0])).display.size
     decoder.close()
 
