@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from benchmarks.fleet import fill
+from cxrnode.core.digests import Kind
 from cxrnode.store import upgrade
 from cxrnode.store.audit import broken_link
 from cxrnode.store.database import Database
@@ -41,19 +43,40 @@ def worker(tree: Path, url: str, owner: str) -> subprocess.Popen[str]:
     )
 
 
+def ask(tree: Path, url: str, what: str) -> subprocess.CompletedProcess[str]:
+    """Let the code of a tree do something with a database."""
+    imports = "import sys; from cxrnode.store import upgrade; from cxrnode.store.database import Database\n"
+    command = [sys.executable, "-c", f"{imports}database = Database(sys.argv[1]); {what}", url]
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.peers
+def test_a_database_that_was_begun_with_digests_which_the_version_before_does_not_know_is_closed_to_it(
+    before: Path, postgres: Postgres
+) -> None:
+    closed = schema_of(before) < "0011"
+    url = postgres.new_database()
+    with contextlib.closing(Database(url)) as database:
+        upgrade.upgrade(database)
+    for enter in ("require", "upgrade"):
+        asked = ask(before, url, f"upgrade.{enter}(database)")
+        assert (asked.returncode != 0, "SchemaMismatch: the database has schema" in asked.stderr) == (closed, closed)
+
+
 @pytest.mark.peers
 @pytest.mark.slow
 def test_the_version_before_reads_beside_this_one_on_the_new_schema(before: Path, postgres: Postgres) -> None:
     assert upgrade.OLDEST <= schema_of(before) < upgrade.HEAD
     url = postgres.new_database()
+    assert ask(before, url, "upgrade.upgrade(database)").returncode == 0  # the older one began it
     database = Database(url)
-    upgrade.upgrade(database)
+    assert upgrade.upgrade(database)
+    assert upgrade.digests(database) is Kind.SHA256  # the older one knows no other
     fill(database, FILMS)
     # The older one starts on the newer schema, and says nothing against it.
-    asked = "import sys; from cxrnode.store import upgrade; from cxrnode.store.database import Database\n"
-    asked += "upgrade.require(Database(sys.argv[1])); assert not upgrade.upgrade(Database(sys.argv[1]))"
-    environment = {**os.environ, "PYTHONPATH": str(before)}
-    subprocess.run([sys.executable, "-c", asked, url], cwd=before, env=environment, check=True, timeout=60)
+    asked = ask(before, url, "upgrade.require(database); assert not upgrade.upgrade(database)")
+    assert asked.returncode == 0, asked.stderr
     both = [worker(before, url, "old"), worker(REPOSITORY, url, "new")]
     for one in both:
         assert one.stdout is not None and one.stdout.readline() == "ready\n"

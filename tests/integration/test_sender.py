@@ -539,7 +539,9 @@ def test_an_object_after_an_abort_does_not_wait_for_the_time_out() -> None:
 
     def abort(conversation: socket.socket) -> None:
         read_pdu(conversation)
-        conversation.sendall(acceptance + bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, 0]))
+        conversation.sendall(acceptance)
+        time.sleep(0.1)  # both at once are read at once: an association that ended before it began
+        conversation.sendall(bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, 0]))
         conversation.recv(1)
 
     started = time.monotonic()
