@@ -67,7 +67,8 @@ def require_nothing_left(config: Config) -> None:
 def open_spool(config: Config, digests: Kind = Kind.BLAKE3) -> Spool:
     """The spool of a configuration; new files get this kind of digest, for rows that of `upgrade.digests`.
 
-    Raises Transient where its folder cannot be made, ConfigError as BucketSpool."""
+    Raises Transient where its folder cannot be made, ConfigError as BucketSpool.
+    """
     if config.spool.is_bucket:
         from cxrnode.spool.bucket import BucketSpool
 

@@ -101,7 +101,7 @@ def decode_film(path: Path, limits: Limits | None = None, *, digests: Kind = Kin
         whole = parse(opened(file, LARGEST_INFLATED, whole=True), limits.file_bytes + 2**20, stop_before_pixels=False)
         numbers = _stored_numbers(whole, layout)
     signed, bits = layout.signed, layout.bits_stored
-    # The digest takes as long as the rest, and neither holds the interpreter's lock.
+    # Neither the digest nor the rest holds the interpreter's lock.
     with quiet(), ThreadPoolExecutor(1) as beside:
         digest = beside.submit(pixel_digest, numbers, bits, signed, _photometric(source), digests)
         histogram = np.bincount(numbers.ravel(), minlength=1 << bits) if display.needs_histogram(source, bits) else None

@@ -85,6 +85,11 @@ class InForce:
         return one is not None and one.value == "paused"
 
 
+def stands_still(queue: str) -> sa.Exists:
+    """Whether a queue stands still, to be asked within another statement."""
+    return sa.exists().where(switch.c.subject == queue, switch.c.value == "paused")
+
+
 class Switchboard:
     """What is in force, looked up at most every `FRESH_SECONDS`; for one thread, or several that may each look.
 

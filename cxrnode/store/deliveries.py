@@ -19,9 +19,9 @@ from cxrnode.core.lifecycle import (
 )
 from cxrnode.errors import LeaseLost
 from cxrnode.store.audit import note
-from cxrnode.store.changes import SENDING
+from cxrnode.store.changes import SENDING, stands_still
 from cxrnode.store.database import Database, Row, Transaction
-from cxrnode.store.schema import circuit, delivery, delivery_output, identity, job, output, study_summary, switch
+from cxrnode.store.schema import circuit, delivery, delivery_output, identity, job, output, study_summary
 
 #: The act of a delivery that takes back what others brought.
 WITHDRAWAL = "withdrawal"
@@ -371,10 +371,9 @@ def begin(database: Database, held: DeliveryClaim) -> bool:
         return True
 
 
-_WITHHELD = sa.select(
-    delivery.c.held,
-    sa.exists().where(switch.c.subject == SENDING, switch.c.value == "paused").label("paused"),
-).where(delivery.c.id == sa.bindparam("its_id"))
+_WITHHELD = sa.select(delivery.c.held, stands_still(SENDING).label("paused")).where(
+    delivery.c.id == sa.bindparam("its_id")
+)
 _MAY_HAVE = (
     sa.update(delivery_output)
     .where(delivery_output.c.delivery_id == sa.bindparam("its_id"), delivery_output.c.done.is_(False))

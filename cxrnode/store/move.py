@@ -69,11 +69,9 @@ def move(source: Database, target: Database, *, progress: Callable[[str, int], N
                     _link(reading, writing, table)
                     _count_on(writing, table)
             _compare(before, _tallies(writing))
-            kept = reading.row(sa.select(standing.c.oldest, standing.c.digests).where(standing.c.id == 1))
-            known = (
-                {"moved_to": ""} if kept is None else {"moved_to": "", "oldest": kept.oldest, "digests": kept.digests}
-            )
-            writing.connection.execute(sa.update(standing).where(standing.c.id == 1).values(**known))
+            [kept] = reading.rows(sa.select(standing.c.oldest, standing.c.digests).where(standing.c.id == 1))
+            values = {"moved_to": "", "oldest": kept.oldest, "digests": kept.digests}
+            writing.connection.execute(sa.update(standing).where(standing.c.id == 1).values(values))
         reading.connection.execute(sa.update(standing).where(standing.c.id == 1).values(moved_to=target.url))
     return Moved(tallies=before, copied=copied)
 

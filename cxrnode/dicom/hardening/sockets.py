@@ -22,8 +22,8 @@ PDU_CAP = 1 << 20
 MAX_PDU = 256 * 1024
 #: Within a PDU a peer must move at least this many bytes a second, after the network time-out's grace.
 SLOWEST = 1024
-#: Bytes that one read takes at most where fragments come, several PDUs of most peers: each read lets go of the
-#: interpreter's lock, and other associations' threads want it. Where none do, an association holds less.
+#: Bytes that one read takes at most where fragments come, many PDUs of most peers: each read lets go of the
+#: interpreter's lock, and other associations' threads want it. Where no more comes than fits, less is held.
 _READ_AHEAD, _READ_LITTLE = 512 * 1024, 16 * 1024
 #: Pieces that one call hands to the kernel (IOV_MAX is 1024); over TLS, so many are copied together.
 _GATHERED = 32
@@ -169,9 +169,11 @@ class BoundedSocket(AssociationSocket):
 
     def _make_room(self, wanted: int) -> None:
         """Let what nobody has taken yet begin the memory, which holds `wanted` bytes and those that may come along."""
-        left = self._memory[self._start : self._end]
-        if len(self._memory) < wanted:
-            self._memory = bytearray(max(wanted, _READ_LITTLE if wanted <= _READ_LITTLE else _READ_AHEAD))
+        left, size = self._memory[self._start : self._end], len(self._memory)
+        if size == 0:
+            self._memory = bytearray(max(wanted, _READ_LITTLE))
+        elif size < wanted or (self._end == size < _READ_AHEAD):  # the last read filled it: more was there
+            self._memory = bytearray(max(wanted, _READ_AHEAD))
         self._memory[: len(left)] = left
         self._start, self._end = 0, len(left)
 

@@ -100,6 +100,24 @@ def test_several_pdus_are_taken_from_the_kernel_at_once() -> None:
         assert (len(line.received(20_000)), len(line.received(20_000))) == (20_000, 20_000)
 
 
+def test_small_pdus_that_come_in_numbers_are_taken_many_at_once_and_a_quiet_line_holds_little() -> None:
+    """16 KiB is what most peers announce."""
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    with ours, theirs:
+        line = Line(ours)
+        for _ in range(5):
+            theirs.sendall(bytes(4096))
+            line.received(4096)
+        assert len(line._memory) == 16 * 1024
+        theirs.sendall(bytes(8 * 16_384))
+        for _ in range(3):
+            line.received(16_384)
+        assert select.select([ours], [], [], 0)[0] == []
+        assert [len(line.received(16_384)) for _ in range(5)] == [16_384] * 5
+
+
 def test_a_peer_that_closes_in_the_middle_gives_what_came() -> None:
     ours, theirs = socket.socketpair()
     with ours:
