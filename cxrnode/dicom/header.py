@@ -90,11 +90,12 @@ def parse(file: BinaryIO, limit: int, *, stop_before_pixels: bool) -> Dataset:
         return dataset
     except InvalidDicomError:
         raise Rejected("not a DICOM file: it has neither preamble nor a first element of group 0008") from None
-    except RecursionError:
-        raise Rejected("sequences are nested too deep in this data set") from None
     except PARSE_FAULTS as fault:
         if isinstance(fault, OSError) and fault.errno is not None:
             raise
+        # pydicom may have met it where it takes any fault for the end of the file.
+        if isinstance(fault, RecursionError) or isinstance(fault.__context__, RecursionError):
+            raise Rejected("sequences are nested too deep in this data set") from None
         raise Rejected(f"the data set is malformed ({type(fault).__name__}); send it again from its source") from None
 
 

@@ -93,13 +93,17 @@ def dataset_digest(path: Path, kind: Kind = Kind.BLAKE3) -> str:
 
 
 class Metered(io.RawIOBase):
-    """A file of which at most `limit` bytes are read. pydicom reads, seeks and tells; nothing else is offered."""
+    """A file of which at most `limit` bytes are read. pydicom reads, seeks and tells; nothing else is offered.
+
+    It keeps its place itself: pydicom asks for it with each element, and a file asks the system.
+    """
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         super().__init__()
         self._file = file
         self._limit = limit
         self._left = limit
+        self._at = file.tell()
         self.name = ""
 
     def read(self, size: int | None = -1) -> bytes:
@@ -107,17 +111,19 @@ class Metered(io.RawIOBase):
         wanted = self._left + 1 if size is None or size < 0 else size
         chunk = self._file.read(min(wanted, self._left + 1))
         self._left -= len(chunk)
+        self._at += len(chunk)
         if self._left < 0:
             raise Rejected(f"more than {self._limit // 2**20} MiB before the pixel data end; this is no radiograph")
         return chunk
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Seek as the file does."""
-        return self._file.seek(offset, whence)
+        self._at = self._file.seek(offset, whence)
+        return self._at
 
     def tell(self) -> int:
-        """Tell as the file does."""
-        return self._file.tell()
+        """Tell where the next read begins."""
+        return self._at
 
 
 def looks_headless(file: BinaryIO) -> bool:

@@ -7,7 +7,8 @@ bf16 to what its admission allowed), another engine to what `reading.admission` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -45,6 +46,20 @@ def out_of_memory(fault: BaseException) -> bool:
     return crowded
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it torch computes in the calling thread alone: after a small step its others spin longer than they worked.
+
+    A twentieth of all that a film costs where another library runs the network.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class Arithmetic(StrEnum):
     """In what numbers a network's body is computed. Head, maps and plausibility are always float32."""
 
@@ -70,6 +85,10 @@ class NetworkEngine:
         """Library, version, device and arithmetic."""
         raise NotImplementedError
 
+    def threads(self) -> contextlib.AbstractContextManager[None]:
+        """What torch may use beside the network; an engine whose network torch runs gives it all it has."""
+        return one_thread()
+
     def run(self, inputs: npt.NDArray[np.float32]) -> Pass:
         """Run inputs (N, channels, size, size) through the network, in inference mode."""
         raise NotImplementedError
@@ -84,10 +103,11 @@ class NetworkEngine:
         for start in range(0, len(films), self.batch):
             inputs = np.stack([prepare(film, self._input) for film in films[start : start + self.batch]])
             layouts = layouts_of(inputs[:, 0] * self._input.std[0] + self._input.mean[0])
-            with torch.inference_mode():
-                done = self.run(inputs)
-            scores, features = done.logits.sigmoid().cpu().numpy(), self._features(done)
-            maps = self._halves(done)
+            with self.threads():
+                with torch.inference_mode():
+                    done = self.run(inputs)
+                scores, features = done.logits.sigmoid().cpu().numpy(), self._features(done)
+                maps = self._halves(done)
             if not (np.isfinite(scores).all() and (maps is None or np.isfinite(maps).all())):
                 raise NotFinite
             seen += [
@@ -167,6 +187,10 @@ class TorchEngine(NetworkEngine):
     def name(self) -> str:
         """Library, version, device and arithmetic."""
         return f"torch {torch.__version__} {self.device.type} {self.arithmetic}"
+
+    def threads(self) -> contextlib.AbstractContextManager[None]:
+        """All of them: torch runs the network."""
+        return contextlib.nullcontext()
 
     def run(self, inputs: npt.NDArray[np.float32]) -> Pass:
         """Run inputs (N, channels, size, size) through the network, in inference mode."""

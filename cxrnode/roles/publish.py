@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -22,6 +21,7 @@ from cxrnode.core.kept import Content, Kept
 from cxrnode.dicom.decoder import Decoded
 from cxrnode.dicom.outputs import Output, OutputSettings, SentObject, each_output
 from cxrnode.dicom.outputs.common import Subject
+from cxrnode.dicom.outputs.raster import fitted, scaled
 from cxrnode.roles.context import Context
 from cxrnode.store import reports
 from cxrnode.store.database import CommitUnknown
@@ -187,12 +187,9 @@ def _npy(array: npt.NDArray[np.float16]) -> bytes:
 
 def _preview(display: npt.NDArray[np.uint8]) -> bytes:
     """The film as a grey JPEG of at most `PREVIEW_PX`: what the console shows, without ever decoding a film."""
-    picture, longest = Image.fromarray(display), max(display.shape)
-    whole = math.ceil(longest / PREVIEW_PX)
-    if whole > 1 and longest >= 0.8 * whole * PREVIEW_PX:  # a quarter of what it costs to scale to the very size
-        picture = picture.reduce(whole)
-    else:
-        picture.thumbnail((PREVIEW_PX, PREVIEW_PX), Image.Resampling.BILINEAR, reducing_gap=1.2)
+    film = (
+        display if max(display.shape) <= PREVIEW_PX else scaled(display, fitted(display.shape, PREVIEW_PX, PREVIEW_PX))
+    )
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
+    Image.fromarray(film).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()

@@ -139,7 +139,7 @@ def map_over(film: Film, map_: Map, *, outlined: int = 0) -> Image.Image:
     cells = (map_ / peak if peak > 0 else np.zeros_like(map_)).astype(np.float32)
     # A map of steps gets the borders of its regions, and no contour: that would break at each step.
     told = CONTOUR_LEVEL / 2 if outlined else 1.0
-    drawn = overlay(film, Influence(cells, told if peak > 0 else 0.0), colour=True)
+    drawn = Image.fromarray(overlay(film, Influence(cells, told if peak > 0 else 0.0), colour=True))
     _outline(drawn, regions(map_, most=outlined))
     return drawn
 
@@ -164,11 +164,12 @@ def picture(film: Film, explanation: Explanation, one: Explained, method: Method
     width = max(drawn.width, 640)
     room = width - 2 * _MARGIN
     page = Page(width, drawn.height + sum(3 * line_height(size) for _, size, _ in lines))
-    page.image.paste(drawn, ((width - drawn.width) // 2, 0))
+    page.put((width - drawn.width) // 2, 0, np.asarray(drawn))
     y = drawn.height + 8
     for text, size, ink in lines:
         y = page.paragraph(_MARGIN, y, room, text, size, ink)
-    return page.image.crop((0, 0, width, y + 12))
+    page.cut(y + 12)
+    return page.image
 
 
 def sheet(film: Film, explanation: Explanation) -> Image.Image:
@@ -187,12 +188,12 @@ def sheet(film: Film, explanation: Explanation) -> Image.Image:
         page.text(_MARGIN + column * step_x, head - line_height(BODY), name, SMALL, MUTED)
     for row, one in enumerate(explanation.findings):
         top = head + row * step_y
-        page.image.paste(bare, (_MARGIN, top))
+        page.put(_MARGIN, top, np.asarray(bare))
         title = f"{one.finding.replace('_', ' ')}: {explanation.scale} {one.score:.2f}"
         page.text(_MARGIN, top + bare.height + 2, title, SMALL)
         for column, method in enumerate(methods, 1):
             tile = map_over(_shrunk(film, TILE), one.maps[method], outlined=_outlined(method))
-            page.image.paste(tile, (_MARGIN + column * step_x, top))
+            page.put(_MARGIN + column * step_x, top, np.asarray(tile))
             if not one.maps[method].max() > 0:
                 page.text(_MARGIN + column * step_x, top + bare.height + 2, "empty: no localisation", SMALL, AMBER)
     return page.image

@@ -40,7 +40,7 @@ def with_map(preview: bytes, shown: Influence) -> bytes:
         raise Rejected("the spooled preview is larger than it should be")
     film = np.asarray(picture.convert("L"))
     buffer = io.BytesIO()
-    overlay(film, shown, colour=True).save(buffer, "JPEG", quality=88, subsampling=0)
+    Image.fromarray(overlay(film, shown, colour=True)).save(buffer, "JPEG", quality=88, subsampling=0)
     return buffer.getvalue()
 
 

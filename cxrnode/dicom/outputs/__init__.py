@@ -19,11 +19,12 @@ from cxrnode.dicom.outputs.capture import build_capture
 from cxrnode.dicom.outputs.common import Subject
 from cxrnode.dicom.outputs.document import build_pdf
 from cxrnode.dicom.outputs.frame import Frame, frame_for
-from cxrnode.dicom.outputs.heatmap import draw_heatmap, ground_of, legend_of, scaled
-from cxrnode.dicom.outputs.influence import Grey, Influence, influence
+from cxrnode.dicom.outputs.heatmap import draw_heatmap, ground_of, legend_of
+from cxrnode.dicom.outputs.influence import Influence, influence
 from cxrnode.dicom.outputs.key_object import build_key_object, urgent_findings
 from cxrnode.dicom.outputs.message import build_message
 from cxrnode.dicom.outputs.presentation import build_presentation
+from cxrnode.dicom.outputs.raster import Grey, scaled
 from cxrnode.dicom.outputs.report import build_report
 from cxrnode.dicom.outputs.settings import Output, OutputSettings, SentObject
 from cxrnode.dicom.outputs.summary import Thumbnail, draw_summary

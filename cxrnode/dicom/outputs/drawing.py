@@ -10,9 +10,11 @@ import dataclasses
 import functools
 from typing import TypeAlias
 
-from PIL import Image, ImageDraw, ImageFile, ImageFont
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from cxrnode.dicom.outputs.encoding import ascii_text
+from cxrnode.dicom.outputs.raster import Picture
 
 Colour: TypeAlias = tuple[int, int, int]
 Box: TypeAlias = tuple[int, int, int, int]
@@ -24,9 +26,6 @@ AMBER: Colour = (255, 196, 64)
 TRACK: Colour = (58, 62, 68)
 GREY: Colour = (132, 136, 142)
 BLUE: Colour = (138, 190, 255)
-
-# Pillow joins a picture's bytes from pieces of this size, 64 KiB by default: in one piece they are not copied again.
-ImageFile.MAXBLOCK = 1 << 23
 
 #: The smallest text, in pixels: 11 px of height remain at half size.
 SMALL = 22
@@ -59,12 +58,23 @@ def text_width(text: str, size: int) -> int:
 
 
 @functools.lru_cache(maxsize=512)
-def _mask(text: str, size: int) -> tuple[int, int, Image.Image]:
-    """Where the ink of a line of text begins, and its coverage; most texts come again with every film."""
+def _written(text: str, size: int, ink: Colour, ground: Colour) -> tuple[int, int, Picture]:
+    """Where the ink of a line of text begins, and its pixels; most texts come again with every film."""
     mask = Image.new("L", (text_width(text, size) + 2, line_height(size) + size // 4), 0)
     ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=_font(size))
     box = mask.getbbox() or (0, 0, 1, 1)
-    return box[0], box[1], mask.crop(box)
+    mask = mask.crop(box)
+    picture = Image.new("RGB", mask.size, ground)
+    picture.paste(ink, (0, 0), mask)
+    return box[0], box[1], np.asarray(picture)
+
+
+@functools.lru_cache(maxsize=64)
+def _plate(width: int, height: int, ground: Colour) -> Picture:
+    """A filled box with round corners, on black."""
+    picture = Image.new("RGB", (width, height), BLACK)
+    ImageDraw.Draw(picture).rounded_rectangle((0, 0, width - 1, height - 1), radius=6, fill=ground)
+    return np.asarray(picture)
 
 
 def line_height(size: int) -> int:
@@ -102,20 +112,28 @@ def shortened(text: str, size: int, width: int) -> str:
 class Page:
     """An RGB picture of `width` x `height` pixels under construction, and the record of its texts.
 
-    It begins black, or as a copy of `ground`, which has its size.
+    It begins black, or as a copy of `ground`, which has its size. What does not fit on it is cut off.
     """
 
-    def __init__(self, width: int, height: int, ground: Image.Image | None = None) -> None:
-        self._canvas = Image.new("RGB", (width, height), BLACK) if ground is None else ground.copy()
-        self._height = height
-        self.draw = ImageDraw.Draw(self._canvas)
+    def __init__(self, width: int, height: int, ground: Picture | None = None) -> None:
+        self._canvas = np.zeros((height, width, 3), np.uint8) if ground is None else ground.copy()
         self.placed: list[Placed] = []
+
+    @property
+    def width(self) -> int:
+        """The width in pixels."""
+        return int(self._canvas.shape[1])
+
+    @property
+    def height(self) -> int:
+        """The height in pixels of what was not cut off."""
+        return int(self._canvas.shape[0])
 
     def text(self, x: int, y: int, text: str, size: int, ink: Colour = WHITE, ground: Colour = BLACK) -> int:
         """Write one line with its top left at (x, y); return the x behind it. The ground is what lies under it."""
         text = ascii_text(text)
-        left, top, mask = _mask(text, size)
-        self.image.paste(ink, (x + left, y + top), mask)
+        left, top, written = _written(text, size, ink, ground)
+        self.put(x + left, y + top, written)
         right = x + text_width(text, size)
         self.placed.append(Placed(text, (x, y, right, y + line_height(size) - 1), size, ink, ground))
         return right
@@ -128,29 +146,42 @@ class Page:
         return y
 
     def badge(self, x: int, y: int, text: str, size: int, *, ink: Colour, ground: Colour) -> None:
-        """Write a text on a filled box that begins at `x`, with half an em on either side."""
-        right = x + text_width(text, size) + 2 * (size // 2)
-        self.draw.rounded_rectangle((x, y, right, y + line_height(size) + 2), radius=6, fill=ground)
+        """Write a text on a filled box that begins at `x`, with half an em on either side; black lies around it."""
+        width = text_width(text, size) + 2 * (size // 2) + 1
+        self.put(x, y, _plate(width, line_height(size) + 3, ground))
         self.text(x + size // 2, y + 1, text, size, ink, ground)
 
+    def fill(self, left: int, top: int, right: int, bottom: int, colour: Colour) -> None:
+        """Fill a box; `right` and `bottom` are one past its last pixels."""
+        self.area(left, top, right, bottom)[:] = colour
+
+    def put(self, x: int, y: int, picture: Picture) -> None:
+        """Put a picture with its top left at (x, y)."""
+        place = self.area(x, y, x + picture.shape[1], y + picture.shape[0])
+        skipped_x, skipped_y = max(0, -x), max(0, -y)
+        place[:] = picture[skipped_y : skipped_y + place.shape[0], skipped_x : skipped_x + place.shape[1]]
+
+    def area(self, left: int, top: int, right: int, bottom: int) -> Picture:
+        """A part of the picture, to be drawn on; `right` and `bottom` are one past its last pixels."""
+        return self._canvas[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
+
     def cut(self, height: int) -> None:
-        """Take off what lies below `height` pixels; nothing is drawn after it."""
-        self._height = min(height, self._height)
+        """Take off what lies below `height` pixels."""
+        self._canvas = self._canvas[:height]
 
     @property
     def image(self) -> Image.Image:
-        """The picture, to be drawn on, or a copy of what was not cut off."""
-        whole = self._canvas
-        return whole if self._height == whole.height else whole.crop((0, 0, whole.width, self._height))
+        """A copy of the picture, for Pillow."""
+        return Image.fromarray(self._canvas)
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
-        return self._canvas.width, self._height
+        return self.width, self.height
 
     def pixels(self) -> memoryview:
-        """The bytes of the picture, row by row: R, G and B of each pixel."""
-        return memoryview(self._canvas.tobytes())[: 3 * self._canvas.width * self._height]
+        """The bytes of the picture, row by row: R, G and B of each pixel. Nothing is drawn after it."""
+        return self._canvas.reshape(-1).data
 
 
 def luminance(colour: Colour) -> float:

@@ -10,8 +10,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from PIL import Image
-
 from cxrnode.dicom.outputs.drawing import (
     BODY,
     GREY,
@@ -25,11 +23,13 @@ from cxrnode.dicom.outputs.drawing import (
     text_width,
     wrapped,
 )
+from cxrnode.dicom.outputs.raster import Picture
 
 MARGIN = 20
 _NARROWEST = 760
 _SIDE = 400
-_BAR = (260, 20)
+#: Width and height of the bar in pixels.
+BAR = (260, 20)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,9 +52,9 @@ class Badge:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bar:
-    """The colours of the scale from 0 to 1, with a mark at `mark`."""
+    """The colours of the scale from 0 to 1, a picture of the size BAR, with a mark at `mark`."""
 
-    colours: Image.Image
+    colours: Picture
     mark: float
 
 
@@ -191,14 +191,14 @@ def _foot(legend: Legend, inner: int) -> tuple[list[_Placed], int]:
 
 
 def _bar_width() -> int:
-    return _BAR[0] + text_width("0", SMALL) + text_width("1", SMALL) + 16
+    return BAR[0] + text_width("0", SMALL) + text_width("1", SMALL) + 16
 
 
 def _draw_bar(page: Page, bar: Bar, left: int, y: int) -> None:
-    width, height = _BAR
+    width, height = BAR
     x = page.text(left, y, "0", SMALL) + 8
     page.text(x + width + 8, y, "1", SMALL)
-    page.image.paste(bar.colours.resize((width, height)), (x, y + 5))
-    page.draw.rectangle((x - 1, y + 4, x + width, y + 5 + height), outline=GREY)
+    page.fill(x - 1, y + 4, x + width + 1, y + height + 6, GREY)
+    page.put(x, y + 5, bar.colours)
     mark = x + round(width * bar.mark)
-    page.draw.line((mark, y + 1, mark, y + 8 + height), fill=WHITE, width=3)
+    page.fill(mark - 1, y + 1, mark + 2, y + height + 9, WHITE)

@@ -7,13 +7,13 @@ stands still while a reader scrolls through them.
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 
 from cxrnode.core.findings import Decision, Finding, Scale
 from cxrnode.dicom.outputs.common import DEMONSTRATION, NOT_FOR_DIAGNOSIS, Subject, limits_in_words, quantity
 from cxrnode.dicom.outputs.drawing import AMBER, BLACK, BLUE, BODY, MUTED, SMALL, TRACK, WHITE, Page
-from cxrnode.dicom.outputs.frame import Badge, Bar, Frame, Legend, Line, draw_legend
-from cxrnode.dicom.outputs.influence import CONTOUR_LEVEL, Grey, Influence, colour_bar, put_map
+from cxrnode.dicom.outputs.frame import BAR, Badge, Bar, Frame, Legend, Line, draw_legend
+from cxrnode.dicom.outputs.influence import CONTOUR_LEVEL, Influence, colour_bar, put_map
+from cxrnode.dicom.outputs.raster import Grey, Picture, put_grey
 
 NOT_AN_OUTLINE = "Region of influence, not an outline of a lesion nor its side; not the diagnostic image."
 NO_LOCALISATION = "No localisation: nothing on this film reaches the floor of the scale."
@@ -25,11 +25,6 @@ BADGES: dict[Decision, Badge] = {
 }
 
 
-def scaled(film: Grey, size: tuple[int, int]) -> Grey:
-    """The film at another size (width, height), averaged where it shrinks; a large one by whole pixels first."""
-    return np.array(Image.fromarray(film).resize(size, Image.Resampling.BILINEAR, reducing_gap=1.5))
-
-
 def legend_of(subject: Subject, finding: Finding, shown: Influence) -> Legend:
     """What stands beside the film, from the most to the least urgent."""
     scale, settings = subject.report.scale, subject.settings
@@ -39,7 +34,7 @@ def legend_of(subject: Subject, finding: Finding, shown: Influence) -> Legend:
     return Legend(
         title=finding.title,
         badge=BADGES[finding.decision],
-        bar=Bar(colour_bar(256, 8), CONTOUR_LEVEL) if colour else None,
+        bar=Bar(colour_bar(*BAR), CONTOUR_LEVEL) if colour else None,
         lines=(
             Line(f"AI {quantity(finding, scale)}{word}: {limits_in_words(finding, scale)}.", BODY),
             Line(NO_LOCALISATION, SMALL, AMBER) if shown.empty else Line(_scale_in_words(shown, colour=colour)),
@@ -53,19 +48,20 @@ def legend_of(subject: Subject, finding: Finding, shown: Influence) -> Legend:
     )
 
 
-def ground_of(film: Grey, frame: Frame) -> Image.Image:
+def ground_of(film: Grey, frame: Frame) -> Picture:
     """What all pictures of a report have in common: the film, uint8 of the frame's film size, in its place."""
-    ground = Image.new("RGB", (frame.width, frame.height))
-    ground.paste(Image.fromarray(film), frame.film[:2])
+    ground = np.zeros((frame.height, frame.width, 3), np.uint8)
+    left, top, right, bottom = frame.film
+    put_grey(ground[top:bottom, left:right], film)
     return ground
 
 
 def draw_heatmap(
-    subject: Subject, finding: Finding, shown: Influence, film: Grey, frame: Frame, ground: Image.Image
+    subject: Subject, finding: Finding, shown: Influence, film: Grey, frame: Frame, ground: Picture
 ) -> Page:
     """The picture; `film` is uint8 of the frame's film size, and `ground` is `ground_of` it."""
     page = Page(frame.width, frame.height, ground)
-    put_map(page.image, frame.film[:2], film, shown, colour=subject.settings.style == "colour")
+    put_map(page.area(*frame.film), film, shown, colour=subject.settings.style == "colour")
     draw_legend(page, legend_of(subject, finding, shown), frame)
     return page
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from cxrnode.core.findings import Finding
-
-Grey: TypeAlias = npt.NDArray[np.uint8]
+from cxrnode.dicom.outputs.raster import Grey, Picture, enlarged, put_grey, put_packed
 
 CONTOUR_LEVEL = 0.5
 
@@ -56,40 +54,41 @@ def influence(saliency: npt.NDArray[np.float16], finding: Finding) -> Influence:
     return Influence(cells, float(cells.max(initial=0.0)))
 
 
-def overlay(film: Grey, shown: Influence, *, colour: bool) -> Image.Image:
-    """The film, uint8 (H, W), with the map and its contour, or with the contour alone; RGB."""
-    picture = Image.fromarray(film).convert("RGB")
-    put_map(picture, (0, 0), film, shown, colour=colour)
+def overlay(film: Grey, shown: Influence, *, colour: bool) -> Picture:
+    """The film, uint8 (H, W), with the map and its contour, or with the contour alone."""
+    picture = np.empty((*film.shape, 3), np.uint8)
+    put_grey(picture, film)
+    put_map(picture, film, shown, colour=colour)
     return picture
 
 
-def put_map(picture: Image.Image, at: tuple[int, int], film: Grey, shown: Influence, *, colour: bool) -> None:
-    """Put the map and its contour, or the contour alone, on an RGB picture that has the film from (x, y) `at` on."""
+def put_map(place: Picture, film: Grey, shown: Influence, *, colour: bool) -> None:
+    """Put the map and its contour, or the contour alone, on a place that holds the film, a view of a picture."""
     levels = None if shown.empty else _levels(shown, film.shape[1], film.shape[0])
     if levels is None:
         return
     left, top, right, bottom = levels.box
-    place = levels.value.astype(np.uint16) if colour else np.zeros_like(levels.value, np.uint16)
-    place <<= 8
-    place |= film[top:bottom, left:right]
-    pixels = np.take(_table(), place, mode="clip").view(np.uint8).reshape(-1, 4)  # unclipped, it checks each index
+    colours = levels.value.astype(np.uint16) if colour else np.zeros_like(levels.value, np.uint16)
+    colours <<= 8
+    colours |= film[top:bottom, left:right]
+    pixels = np.take(_table(), colours, mode="clip").view(np.uint8).reshape(-1, 4)  # unclipped, it checks each index
     if levels.distance is not None:
         away = levels.distance.reshape(-1)
         reach = math.floor(8 * (_HALO_PX + 1))
         near = np.flatnonzero(away - np.uint8(128 - reach) <= 2 * reach)  # what lies further out wraps round
         halo, line = (stroke[away[near]][:, None] for stroke in _strokes())
         pixels[near] = np.rint((pixels[near] * (1 - halo)) * (1 - line) + 255 * line).astype(np.uint8)
-    part = Image.frombuffer("RGB", (right - left, bottom - top), pixels, "raw", "RGBX", 0, 1)
-    picture.paste(part, (at[0] + left, at[1] + top))
+    put_packed(place[top:bottom, left:right], pixels.reshape(bottom - top, right - left, 4))
 
 
 @functools.cache
-def colour_bar(width: int, height: int) -> Image.Image:
+def colour_bar(width: int, height: int) -> Picture:
     """The colours of the scale from 0 (left) to 1 (right) over a middle grey; nobody draws on it."""
     value = np.linspace(0, 255, width).astype(np.uint16)
-    row = np.take(_table(), (value << 8) | np.uint16(118))
-    packed = np.repeat(row[None], height, axis=0)
-    return Image.frombuffer("RGBX", (width, height), packed.tobytes(), "raw", "RGBX", 0, 1).convert("RGB")
+    row = np.take(_table(), (value << 8) | np.uint16(118)).view(np.uint8).reshape(1, width, 4)
+    bar = np.repeat(row[:, :, :3], height, axis=0)
+    bar.setflags(write=False)
+    return bar
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,17 +120,14 @@ def _levels(shown: Influence, width: int, height: int) -> _Levels | None:
     # One cell more on each side: between two cells the map is interpolated.
     left, right = _span(columns, across, width)
     top, bottom = _span(rows, down, height)
-    cells = (left * across / width, top * down / height, right * across / width, bottom * down / height)
-    size = (right - left, bottom - top)
 
     def fine(coarse: Grey) -> Grey:
-        return np.array(Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR, box=cells))
+        return enlarged(coarse, (width, height))[top:bottom, left:right]
 
     if shown.peak < CONTOUR_LEVEL:
         return _Levels((left, top, right, bottom), fine(value), None)
     # The contour closes along the edge of the film where the region runs out of it.
-    away = fine(distance)
-    np.minimum(away, _closing(height)[top:bottom, None], out=away)
+    away = np.minimum(fine(distance), _closing(height)[top:bottom, None])
     np.minimum(away, _closing(width)[None, left:right], out=away)
     return _Levels((left, top, right, bottom), fine(value), away)
 

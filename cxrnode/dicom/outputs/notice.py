@@ -119,7 +119,7 @@ def _text(subject: Subject) -> Output:
 def draw_notice(subject: Subject) -> Page:
     """The page for people."""
     page = Page(subject.settings.max_px, subject.settings.max_px)
-    width = page.image.width - 2 * _MARGIN
+    width = page.width - 2 * _MARGIN
     reason = ascii_text(subject.report.reason).strip().rstrip(".") or "no reason recorded"
     y = page.paragraph(_MARGIN, 18, width, NOT_ANALYSED, HUGE, AMBER) + 14
     y = page.paragraph(_MARGIN, y, width, f"Reason: {shortened(reason, BODY, _LINES * width)}.", BODY) + 10
@@ -129,7 +129,7 @@ def draw_notice(subject: Subject) -> Page:
     y = page.paragraph(_MARGIN, y, width, f"Said {subject.moment.spoken} by {by}.", SMALL, MUTED) + 18
     page.text(_MARGIN, y, NOT_FOR_DIAGNOSIS, BODY, AMBER)
     if subject.report.reader.demonstration:
-        left = page.image.width - _MARGIN - badge_width(DEMONSTRATION)
+        left = page.width - _MARGIN - badge_width(DEMONSTRATION)
         page.badge(left, y - 2, DEMONSTRATION, BODY, ink=BLACK, ground=AMBER)
     page.cut(y + line_height(BODY) + 14)
     return page

@@ -12,7 +12,7 @@ from cxrnode.dicom.outputs.encoding import Piece
 from cxrnode.errors import ConfigError
 
 #: Changes whenever the same report would give other bytes: it is part of every UID.
-RENDERER = "3"
+RENDERER = "4"
 MANUFACTURER = "cxrnode"
 
 SR_CLASSES = {

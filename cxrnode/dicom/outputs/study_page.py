@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from PIL import Image
-
 from cxrnode.core.findings import Decision, Finding, Outcome, Scale
 from cxrnode.dicom.outputs.common import DEMONSTRATION, NOT_FOR_DIAGNOSIS, Subject, figures
 from cxrnode.dicom.outputs.drawing import (
@@ -24,6 +22,7 @@ from cxrnode.dicom.outputs.drawing import (
 )
 from cxrnode.dicom.outputs.films import NEVER_AVERAGED, TAKES_THE_PLACE, Row, Study, film_line, headline
 from cxrnode.dicom.outputs.frame import badge_width
+from cxrnode.dicom.outputs.raster import fitted, put_grey, scaled
 from cxrnode.dicom.outputs.source import taken_at, view_of
 from cxrnode.dicom.outputs.summary import INKS, WORDS
 
@@ -47,14 +46,14 @@ def draw_study(subject: Subject, study: Study) -> Iterator[Page]:
         shown = range(first, min(first + FILMS_PER_PAGE, count))
         which = f", page {number + 1} of {pages}" if pages > 1 else ""
         words = _page(subject, study, shown, which, preview=0)
-        room = subject.settings.max_px - words.image.height - 4
+        room = subject.settings.max_px - words.height - 4
         yield _page(subject, study, shown, which, preview=min(_PREVIEW, room)) if room > _PREVIEW // 4 else words
 
 
 def _page(subject: Subject, study: Study, shown: range, which: str, *, preview: int) -> Page:
     """One page; `preview` is the height of the small films in pixels, 0 for none."""
     page = Page(subject.settings.max_px, 2 * subject.settings.max_px)
-    width = page.image.width - 2 * _MARGIN
+    width = page.width - 2 * _MARGIN
     count = len(study.subjects)
     title = f"AI readings of one study: {count} frontal film{'s' if count > 1 else ''}{which}"
     y = page.paragraph(_MARGIN, 14, width, title, LARGE) + 4
@@ -73,7 +72,7 @@ def _page(subject: Subject, study: Study, shown: range, which: str, *, preview: 
     y = page.paragraph(_MARGIN, y, width, made, SMALL, MUTED) + 12
     page.text(_MARGIN, y, NOT_FOR_DIAGNOSIS, BODY, AMBER)
     if study.demonstration:
-        left = page.image.width - _MARGIN - badge_width(DEMONSTRATION)
+        left = page.width - _MARGIN - badge_width(DEMONSTRATION)
         page.badge(left, y - 2, DEMONSTRATION, BODY, ink=BLACK, ground=AMBER)
     page.cut(y + line_height(BODY) + 12)
     return page
@@ -81,7 +80,7 @@ def _page(subject: Subject, study: Study, shown: range, which: str, *, preview: 
 
 def _draw_table(page: Page, study: Study, shown: range, y: int, preview: int) -> int:
     left = _MARGIN + _TITLE
-    column = (page.image.width - _MARGIN - _MARK - left) // FILMS_PER_PAGE
+    column = (page.width - _MARGIN - _MARK - left) // FILMS_PER_PAGE
     places = [(at, left + place * column) for place, at in enumerate(shown)]
     y = _draw_films(page, study, places, column, y, preview)
     # Beside the last film: a mark at the far edge would be read with no row.
@@ -106,16 +105,15 @@ def _draw_films(page: Page, study: Study, places: list[tuple[int, int]], column:
     for at, x in places:
         film = study.previews[at]
         if film is not None and height:
-            small = Image.fromarray(film)
-            small.thumbnail((column - 16, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-            page.image.paste(small, (x, y))
-            lowest = max(lowest, y + small.height + 4)
+            wide, high = fitted(film.shape, column - 16, height)
+            put_grey(page.area(x, y, x + wide, y + high), scaled(film, (wide, high)))
+            lowest = max(lowest, y + high + 4)
     for at, x in places:
         source = study.subjects[at].source
         page.text(x, lowest, shortened(f"Film {at + 1}, {view_of(source)}", SMALL, column - 8), SMALL)
         page.text(x, lowest + line_height(SMALL), taken_at(source)[1] or "no time", SMALL, MUTED)
     below = lowest + 2 * line_height(SMALL) + 4
-    page.draw.line((_MARGIN, below, page.image.width - _MARGIN, below), fill=TRACK, width=2)
+    page.fill(_MARGIN, below, page.width - _MARGIN, below + 2, TRACK)
     return below + 8
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from PIL import Image
-
 from cxrnode.core.findings import Decision, Finding, Outcome, Scale, reach
 from cxrnode.dicom.outputs.common import DEMONSTRATION, NOT_FOR_DIAGNOSIS, NOTHING_FOUND, Subject, figures
 from cxrnode.dicom.outputs.drawing import (
@@ -31,8 +29,9 @@ from cxrnode.dicom.outputs.drawing import (
     wrapped,
 )
 from cxrnode.dicom.outputs.frame import badge_width
-from cxrnode.dicom.outputs.heatmap import NOT_AN_OUTLINE, open_findings, scaled
-from cxrnode.dicom.outputs.influence import Grey, Influence, overlay
+from cxrnode.dicom.outputs.heatmap import NOT_AN_OUTLINE, open_findings
+from cxrnode.dicom.outputs.influence import Influence, put_map
+from cxrnode.dicom.outputs.raster import Grey, fitted, put_grey, scaled
 
 _MARGIN = 24
 _ROW = 37
@@ -87,7 +86,7 @@ def draw_summary(subject: Subject, film: Grey | None, thumbnails: tuple[Thumbnai
 
 
 def _draw_head(page: Page, subject: Subject) -> int:
-    width = page.image.width - 2 * _MARGIN
+    width = page.width - 2 * _MARGIN
     y = page.paragraph(_MARGIN, 14, width, "AI reading of one chest film", LARGE)
     y = page.paragraph(_MARGIN, y + 2, width, f"Film: {subject.film}", SMALL, MUTED)
     when = f"Read {subject.moment.spoken} by {subject.model}, {subject.bundle}"
@@ -95,7 +94,7 @@ def _draw_head(page: Page, subject: Subject) -> int:
 
 
 def _draw_reason(page: Page, subject: Subject, y: int) -> int:
-    width = page.image.width - 2 * _MARGIN
+    width = page.width - 2 * _MARGIN
     y = page.paragraph(_MARGIN, y + 16, width, "AI: not analysed", LARGE, AMBER)
     reason = shortened(subject.report.reason or "no reason recorded", BODY, 4 * width)
     y = page.paragraph(_MARGIN, y + 6, width, f"Reason: {reason}", BODY)
@@ -107,7 +106,7 @@ def _draw_result(page: Page, subject: Subject, y: int) -> int:
     """The one sentence that must be right when nothing else is read."""
     present = subject.report.having(Decision.PRESENT)
     result = f"Present: {', '.join(f.title for f in present)}" if present else NOTHING_FOUND
-    return page.paragraph(_MARGIN, y, page.image.width - 2 * _MARGIN, result, LARGE, AMBER) + 12
+    return page.paragraph(_MARGIN, y, page.width - 2 * _MARGIN, result, LARGE, AMBER) + 12
 
 
 def _draw_film(page: Page, film: Grey | None, box: tuple[int, int, int, int]) -> None:
@@ -115,15 +114,16 @@ def _draw_film(page: Page, film: Grey | None, box: tuple[int, int, int, int]) ->
     if film is None:
         page.text(left, top, "no picture of the film", SMALL, MUTED)
         return
-    size = _fitted(film.shape, right - left, bottom - top)
-    page.image.paste(Image.fromarray(scaled(film, size)), (left + (right - left - size[0]) // 2, top))
+    width, height = fitted(film.shape, right - left, bottom - top)
+    left += (right - left - width) // 2
+    put_grey(page.area(left, top, left + width, top + height), scaled(film, (width, height)))
 
 
 def _draw_bars(page: Page, subject: Subject, x: int, y: int) -> None:
     """The findings by decision, then by score, each on a track of three parts: absent, undetermined, present."""
     report = subject.report
     number = x + 216
-    decided = page.image.width - _MARGIN - text_width("undetermined", SMALL)
+    decided = page.width - _MARGIN - text_width("undetermined", SMALL)
     track = (number + 86, decided - 16)
     page.text(number, y, "prob. %" if report.scale is Scale.PROBABILITY else "score", SMALL, MUTED)
     page.text(decided, y, "decision", SMALL, MUTED)
@@ -146,34 +146,36 @@ def _draw_track(page: Page, finding: Finding, ends: tuple[int, int], y: int) -> 
     low = y + 20
     limits = finding.thresholds
     assert limits is not None, "what has no thresholds is not assessed, and has no bar"
-    page.draw.rectangle((left, y, right, low), fill=TRACK)
+    page.fill(left, y, right + 1, low + 1, TRACK)
     end = left + round((right - left) * reach(finding.score, limits))
-    page.draw.rectangle((left, y, end, low), fill=_FILLS[finding.decision])
+    page.fill(left, y, end + 1, low + 1, _FILLS[finding.decision])
     if finding.decision is Decision.UNDETERMINED:  # told apart on a grey-scale monitor too
         for stripe in range(left + 6, end, 12):
-            page.draw.line((stripe, y, stripe, low), fill=BLACK, width=3)
+            page.fill(stripe - 1, y, stripe + 2, low + 1, BLACK)
     for value in (limits.rule_out, limits.rule_in):
         at = left + round((right - left) * reach(value, limits))
-        page.draw.line((at, y - 6, at, low + 6), fill=BLACK, width=7)
-        page.draw.line((at, y - 6, at, low + 6), fill=WHITE, width=3)
+        page.fill(at - 3, y - 6, at + 4, low + 7, BLACK)
+        page.fill(at - 1, y - 6, at + 2, low + 7, WHITE)
 
 
 def _draw_thumbnails(
     page: Page, subject: Subject, film: Grey, thumbnails: tuple[Thumbnail, ...], top: int, bottom: int
 ) -> int:
     """The maps in one row, drawn at their size so that their lines stay lines; returns the y below it."""
-    cell = (page.image.width - 2 * _MARGIN) // max(3, len(thumbnails))
+    cell = (page.width - 2 * _MARGIN) // max(3, len(thumbnails))
     caption = 2 * line_height(SMALL) + 8
     height = min(_THUMBNAIL, bottom - top - 12)
-    size = _fitted(film.shape, cell - _CAPTION, height)
+    size = fitted(film.shape, cell - _CAPTION, height)
     beside = size[1] > height - caption  # else the pictures are larger over their captions
     if not beside:
-        size = _fitted(film.shape, cell - 14, height - caption)
+        size = fitted(film.shape, cell - 14, height - caption)
     small = scaled(film, size)
     lowest = top + size[1]
     for place, thumbnail in enumerate(thumbnails):
         x = _MARGIN + place * cell
-        page.image.paste(overlay(small, thumbnail.shown, colour=subject.settings.style == "colour"), (x, top))
+        picture = page.area(x, top, x + size[0], lowest)
+        put_grey(picture, small)
+        put_map(picture, small, thumbnail.shown, colour=subject.settings.style == "colour")
         left, y = (x + size[0] + 12, top) if beside else (x, lowest + 4)
         width = x + cell - 10 - left
         page.text(left, y, shortened(thumbnail.finding.title, SMALL, width), SMALL)
@@ -197,12 +199,6 @@ def _notes(subject: Subject, thumbnails: bool) -> list[str]:
 def _draw_foot(page: Page, subject: Subject, y: int) -> int:
     page.text(_MARGIN, y, NOT_FOR_DIAGNOSIS, BODY, AMBER)
     if subject.report.reader.demonstration:
-        left = page.image.width - _MARGIN - badge_width(DEMONSTRATION)
+        left = page.width - _MARGIN - badge_width(DEMONSTRATION)
         page.badge(left, y - 2, DEMONSTRATION, BODY, ink=BLACK, ground=AMBER)
     return y + line_height(BODY) + 12
-
-
-def _fitted(shape: tuple[int, ...], width: int, height: int) -> tuple[int, int]:
-    """Width and height of a film of this shape (H, W) made to fit."""
-    scale = min(width / shape[1], height / shape[0])
-    return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))

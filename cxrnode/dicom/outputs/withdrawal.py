@@ -210,7 +210,7 @@ def _picture(subject: Subject, withdrawal: Withdrawal) -> Output:
 def draw_withdrawal(subject: Subject, withdrawal: Withdrawal) -> Page:
     """The page for people; it shows no film, so that nobody takes it for one."""
     page = Page(subject.settings.max_px, subject.settings.max_px)
-    width = page.image.width - 2 * _MARGIN
+    width = page.width - 2 * _MARGIN
 
     def say(y: int, text: str, size: int = BODY, **ink: tuple[int, int, int]) -> int:
         return page.paragraph(_MARGIN, y, width, text, size, **ink) + 10

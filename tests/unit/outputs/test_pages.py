@@ -18,8 +18,9 @@ from cxrnode.dicom.outputs import OutputSettings
 from cxrnode.dicom.outputs.common import DEMONSTRATION, NOT_FOR_DIAGNOSIS, NOTHING_FOUND, Subject
 from cxrnode.dicom.outputs.drawing import SMALL, Page, contrast, luma
 from cxrnode.dicom.outputs.frame import frame_for
-from cxrnode.dicom.outputs.heatmap import NOT_AN_OUTLINE, draw_heatmap, ground_of, legend_of, scaled
+from cxrnode.dicom.outputs.heatmap import NOT_AN_OUTLINE, draw_heatmap, ground_of, legend_of
 from cxrnode.dicom.outputs.influence import CONTOUR_LEVEL, Influence, influence, overlay
+from cxrnode.dicom.outputs.raster import scaled
 from cxrnode.dicom.outputs.summary import Thumbnail, draw_summary
 from tests.unit.outputs.sources import SCORES, make_film, make_report, make_saliency, make_source
 
@@ -205,7 +206,7 @@ def test_the_map_keeps_the_luma_of_the_film_everywhere_off_the_line() -> None:
     film = np.tile(np.arange(256, dtype=np.uint8), (300, 2))
     shown = influence(make_saliency(), dataclasses.replace(make_report().findings[2], map_ceiling=3.9))
     assert shown.peak < CONTOUR_LEVEL
-    rgb = np.asarray(overlay(film, shown, colour=True), np.float64)
+    rgb = overlay(film, shown, colour=True).astype(np.float64)
     assert np.abs(rgb @ [0.299, 0.587, 0.114] - film).max() <= 0.6
     assert np.ptp(rgb, axis=2).max() > 20  # it is coloured
 
@@ -278,9 +279,9 @@ def test_the_film_stands_in_the_same_place_on_all_heatmaps_of_a_report() -> None
     untouched = ground.copy()
     pictures = [draw_heatmap(subject, f, i, film, frame, ground).image for f, i in shown]
     assert {picture.size for picture in pictures} == {(frame.width, frame.height)}
-    assert ground == untouched, "a map was drawn on what all pictures begin with"
+    assert np.array_equal(ground, untouched), "a map was drawn on what all pictures begin with"
     left, top, right, bottom = frame.film
-    np.testing.assert_array_equal(np.asarray(ground)[top:bottom, left:right], np.repeat(film[..., None], 3, axis=2))
+    np.testing.assert_array_equal(ground[top:bottom, left:right], np.repeat(film[..., None], 3, axis=2))
 
 
 def test_a_summary_without_a_finding_says_that_disease_is_not_excluded() -> None:
