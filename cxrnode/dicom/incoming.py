@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.dimse_messages import C_STORE_RQ
-from pynetdicom.dimse_primitives import DimsePrimitiveType, DimseServiceType
+from pynetdicom.dimse_primitives import C_STORE, DimsePrimitiveType, DimseServiceType
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.pdu_primitives import P_DATA
 
 from cxrnode.core.digests import Digest, Kind
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.dicom.hardening import MALFORMED
+from cxrnode.dicom.outgoing import Outgoing, StoreResponse
 from cxrnode.dicom.reactor import Value, WholeMessages
+from cxrnode.files import write_all
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -77,23 +79,23 @@ class IncomingFile:
         """What comes from here on is data set."""
         self.dataset_offset = self.size
 
-    def write(self, piece: bytes | memoryview) -> int:
-        """Append, or drop once there is a fault. Never raises OSError."""
+    def write(self, *pieces: bytes | memoryview) -> int:
+        """Append, or drop once there is a fault; return how many bytes were given. Never raises OSError."""
+        given = sum(map(len, pieces))
         if self._raw is not None:
-            self.size += len(piece)
+            self.size += given
             if self.size > self._limit:
                 self.too_large = True
                 self._fail(f"larger than {self._limit} bytes")
-                return len(piece)
+                return given
             if self.dataset_offset:
-                self._digest.update(piece)
+                for piece in pieces:
+                    self._digest.update(piece)
             try:
-                rest = memoryview(piece)
-                while rest:
-                    rest = rest[self._raw.write(rest) or 0 :]
+                write_all(self._raw.fileno(), pieces)
             except OSError as error:
                 self._fail(error.strerror or "cannot write")
-        return len(piece)
+        return given
 
     def refuse(self, why: str) -> None:
         """Keep nothing of it: the rest is read and dropped, so that its sender gets an answer."""
@@ -139,22 +141,27 @@ class IncomingMessages(WholeMessages):
         self.take([(context_id, memoryview(value)) for context_id, value in primitive.presentation_data_value_list])
 
     def take(self, values: list[Value]) -> None:
-        """Take the values of a PDU; as above. What a data set's fragments hold goes to its file from where it lies."""
+        """Take the values of some PDUs; as above. A data set's fragments go to its file from where they lie."""
+        pieces: list[memoryview] = []
         for context_id, fragment in values:
             if self._broken:
                 return
             try:
                 control = fragment[0]
                 if self._arriving is not None and not control & _COMMAND:
-                    self._arriving.write(fragment[1:])
+                    pieces.append(fragment[1:])
                     if not control & _LAST:
                         continue
+                    self._arriving.write(*pieces)
+                    pieces = []
                     fragment = fragment[:1]
                 one = P_DATA()
                 one.presentation_data_value_list.append((context_id, bytes(fragment)))
                 self._take(one, context_id, len(fragment))
             except MALFORMED:
                 self._break_off()
+        if pieces and self._arriving is not None:
+            self._arriving.write(*pieces)
 
     def get_msg(self, block: bool = False) -> tuple[None, None] | tuple[int, DimseServiceType]:
         """Return the next message or (None, None); the association's loop waits here rather than polls."""
@@ -169,8 +176,26 @@ class IncomingMessages(WholeMessages):
 
     def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
         """Send a message. The peer's silence counts from then on: what we took to answer is none of its doing."""
-        super().send_msg(primitive, context_id)
+        if isinstance(primitive, C_STORE) and primitive.MessageIDBeingRespondedTo is not None:
+            self._respond(primitive, context_id)
+        else:
+            super().send_msg(primitive, context_id)
         self.dul._idle_timer.restart()
+
+    def _respond(self, response: C_STORE, context_id: int) -> None:
+        answer = StoreResponse(
+            context_id=context_id,
+            message_id=response.MessageIDBeingRespondedTo or 0,
+            sop_class_uid=str(response.AffectedSOPClassUID or ""),
+            sop_instance_uid=str(response.AffectedSOPInstanceUID or ""),
+            status=response.Status or 0,
+            comment=response.ErrorComment or "",
+        )
+        try:
+            with self.sending:
+                self.dul.send_pdu(Outgoing(answer, self.maximum_pdu_size))
+        except ValueError:  # a peer whose PDUs hold nothing can be told nothing
+            self._break_off()
 
     def _take(self, one: P_DATA, context_id: int, size: int) -> None:
         if self._arriving is None:

@@ -33,8 +33,8 @@ _POLL_SECONDS = 0.001
 _P_DATA_TF = 0x04
 _HEADER = 6
 _ITEM = struct.Struct(">IB")
-#: PDUs taken in one turn: between turns timers and requests are looked at.
-_IN_A_TURN = 64
+#: Reads in one turn, of many PDUs each: between turns timers and requests are looked at.
+_IN_A_TURN = 16
 
 #: Presentation context and fragment, which begins with the message control header (PS3.8 annex E.2).
 Value = tuple[int, memoryview]
@@ -45,7 +45,7 @@ class TakesValues(Protocol):
     """A DIMSE provider that takes fragments where they were received."""
 
     def take(self, values: list[Value]) -> None:
-        """Take the values of one PDU; what is kept of them is copied, since the memory is used again."""
+        """Take the values of some PDUs; what is kept of them is copied, since the memory is used again."""
 
 
 @runtime_checkable
@@ -60,6 +60,9 @@ class Connection(Protocol):
 
     def put_back(self, count: int) -> None:
         """Let the next call begin with the last `count` bytes of the one before it."""
+
+    def holds(self, kind: int) -> bool:
+        """Whether the next PDU is of this kind and was read already, all of it."""
 
     def more(self) -> bool:
         """Whether bytes wait to be read now."""
@@ -138,11 +141,12 @@ class WholeMessages(DIMSEServiceProvider):
 
     def __init__(self, assoc: Association) -> None:
         super().__init__(assoc)
-        self._sending = threading.Lock()
+        #: Held by who sends, until all of a message is on its way.
+        self.sending = threading.Lock()
 
     def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
         """Send all fragments of a message behind each other."""
-        with self._sending:
+        with self.sending:
             super().send_msg(primitive, context_id)
 
 
@@ -177,37 +181,42 @@ class WokenProvider(DULServiceProvider):
             super()._read_pdu_data()
             return
         for _ in range(_IN_A_TURN):
-            if not self._took_fragments(taker, connection) or not connection.more():
+            values = self._fragments(connection)
+            if values is None:
+                return
+            # Those that came in one read are written in one: each call gives the interpreter's lock up.
+            while connection.holds(_P_DATA_TF) and (more := self._fragments(connection)) is not None:
+                values += more
+            taker.take(values)
+            if not self.event_queue.empty() or not connection.more():
                 return
 
-    def _took_fragments(self, taker: TakesValues, connection: Connection) -> bool:
-        """Read a PDU; whether it was one of fragments, in a state that takes them (Sta6), and well."""
+    def _fragments(self, connection: Connection) -> list[Value] | None:
+        """Read a PDU and return its fragments; None where it was none of them, in a state that takes them (Sta6)."""
         try:
             header = connection.recv(_HEADER)
         except OSError:
             self.event_queue.put("Evt17")
-            return False
+            return None
         if len(header) < _HEADER or header[0] != _P_DATA_TF or self.state_machine.current_state != "Sta6":
             connection.put_back(len(header))
             super()._read_pdu_data()
-            return False
+            return None
         length = int.from_bytes(header[2:])
         try:
             body = connection.received(length)
         except OSError as error:
             # One that is longer than is taken is an invalid PDU, and the peer is told so (PS3.8 table 9-10, AA-8).
             self.event_queue.put("Evt19" if error.errno == errno.EMSGSIZE else "Evt17")
-            return False
+            return None
         if len(body) < length:
             self.event_queue.put("Evt17")
-            return False
+            return None
         try:
-            values = list(values_of(body))
+            return list(values_of(body))
         except ValueError:
             self.event_queue.put("Evt19")
-            return False
-        taker.take(values)
-        return self.event_queue.empty()
+            return None
 
     def run_reactor(self) -> None:
         """Run until the association is over."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from cxrnode.core.digests import Digest, Kind, matches
 from cxrnode.core.kept import Content, Kept, is_key
 from cxrnode.errors import Rejected, Transient
+from cxrnode.files import write_all
 
 #: Files of one `put` that are written at a time: the digest and the kernel's copy take a core each.
 _WRITERS = 2
@@ -199,18 +200,15 @@ class FolderSpool:
 def _written(part: Path, content: Content, kind: Kind) -> tuple[str, int]:
     """Write a file and have it on the disk; return its digest and its size. Raises OSError.
 
-    By the system's own calls: with each the interpreter's lock is given up and asked for again, and a file object
-    makes a dozen of them where four do.
+    By the system's own calls: a file object makes a dozen of them where four do.
     """
-    digest, size = Digest(kind), 0
+    digest = Digest(kind)
+    pieces = (content,) if isinstance(content, bytes) else content
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        for piece in (content,) if isinstance(content, bytes) else content:
+        for piece in pieces:
             digest.update(piece)
-            left = memoryview(piece)
-            while left:
-                left = left[os.write(descriptor, left) :]
-            size += len(piece)
+        size = write_all(descriptor, pieces)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

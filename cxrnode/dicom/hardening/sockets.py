@@ -6,6 +6,7 @@ import errno
 import select
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,8 @@ SLOWEST = 1024
 #: Bytes that one read takes at most where fragments come, many PDUs of most peers: each read lets go of the
 #: interpreter's lock, and other associations' threads want it. Where no more comes than fits, less is held.
 _READ_AHEAD, _READ_LITTLE = 512 * 1024, 16 * 1024
+#: Type, a reserved byte, and the length of what follows (PS3.8 section 9.3).
+_PDU_HEADER = struct.Struct(">xxI")
 #: Pieces that one call hands to the kernel (IOV_MAX is 1024); over TLS, so many are copied together.
 _GATHERED = 32
 
@@ -123,6 +126,13 @@ class BoundedSocket(AssociationSocket):
     def put_back(self, count: int) -> None:
         """Let the next call begin with the last `count` bytes of the one before it."""
         self._start -= count
+
+    def holds(self, kind: int) -> bool:
+        """Whether the next PDU is of this kind and was read already, all of it."""
+        held = self._end - self._start
+        if held < _PDU_HEADER.size or self._memory[self._start] != kind:
+            return False
+        return held >= _PDU_HEADER.size + int(_PDU_HEADER.unpack_from(self._memory, self._start)[0])
 
     def more(self) -> bool:
         """Whether bytes wait to be read now."""

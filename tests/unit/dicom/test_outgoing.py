@@ -7,11 +7,11 @@ import io
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom.dimse_messages import C_STORE_RQ, C_STORE_RSP
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import P_DATA_TF
 
-from cxrnode.dicom.outgoing import LARGEST_PDU, Outgoing, StoreRequest
+from cxrnode.dicom.outgoing import LARGEST_PDU, Outgoing, StoreRequest, StoreResponse
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.7"
 
@@ -50,6 +50,39 @@ def test_the_bytes_are_those_that_pynetdicom_would_send(
 ) -> None:
     ours = b"".join(request(dataset, sop_instance_uid, message_id).pieces(longest))
     assert ours == pynetdicoms(dataset, longest, sop_instance_uid, message_id)
+
+
+@given(
+    st.sampled_from([0x0000, 0xA700, 0xC000, 0xA900, 0x0124, 0xC211]),
+    st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="\\"), max_size=64),
+    st.sampled_from(["2.25.1", "2.25.12", "1.2.3.4.5.6.7.8.9.10.11"]),
+    st.integers(min_value=0, max_value=0xFFFF),
+    st.integers(min_value=64, max_value=400),
+)
+@settings(deadline=None)
+def test_an_answer_is_the_one_that_pynetdicom_would_give(
+    status: int, comment: str, sop_instance_uid: str, message_id: int, longest: int
+) -> None:
+    primitive = C_STORE()
+    primitive.MessageIDBeingRespondedTo = message_id
+    primitive.AffectedSOPClassUID = SOP_CLASS
+    primitive.AffectedSOPInstanceUID = sop_instance_uid
+    primitive.Status = status
+    if comment:
+        primitive.ErrorComment = comment  # type: ignore[assignment]  # pynetdicom infers None
+    message = C_STORE_RSP()
+    message.primitive_to_message(primitive)
+    theirs = b"".join(P_DATA_TF(one).encode() for one in message.encode_msg(5, longest))
+    answer = StoreResponse(
+        context_id=5,
+        message_id=message_id,
+        sop_class_uid=SOP_CLASS,
+        sop_instance_uid=sop_instance_uid,
+        status=status,
+        comment=comment,
+    )
+    assert b"".join(answer.pieces(longest)) == theirs
+    assert b"".join(Outgoing(answer, longest).pieces) == theirs
 
 
 def test_no_pdu_is_longer_than_the_peer_takes() -> None:
