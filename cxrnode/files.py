@@ -1,4 +1,4 @@
-"""Bytes into files with as few calls of the system as it takes: each gives the interpreter's lock up and asks for it."""
+"""Bytes into files with as few calls of the system as it takes: with each the interpreter's lock is given up."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import resource
 import signal
 import socket
@@ -21,6 +22,8 @@ import pytest
 import structlog
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pynetdicom.association import Association as Wire
+from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.pdu_primitives import P_DATA
 
 from cxrnode.core.associations import Cause
 from cxrnode.core.digests import Kind, digest_of
@@ -49,6 +52,8 @@ from tests.peers import require_tool
 Make = Callable[..., Listener]
 #: For peers that fall silent. All others are given longer, or a machine that stalls ends their associations.
 SHORT = Timeouts(acse=2.0, network=2.0, dimse=2.0)
+#: A-RELEASE-RQ and A-ABORT by a user (PS3.8 9.3.6, 9.3.8).
+RELEASE, ABORT = bytes([5, 0, 0, 0, 0, 4, 0, 0, 0, 0]), bytes([7, 0, 0, 0, 0, 4, 0, 0, 0, 0])
 LONG = Timeouts(acse=30.0, network=30.0, dimse=30.0)
 
 
@@ -191,6 +196,64 @@ def test_an_object_of_storescu_arrives_with_its_data_set_unchanged(make: Make, k
     assert (one.sop_instance_uid, one.transfer_syntax_uid) == ("2.25.1", ExplicitVRLittleEndian)
     assert one.association.calling_aet == "STORESCU"
     assert (one.association.called_aet, one.association.host) == ("CXRNODE", "127.0.0.1")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_data_set_arrives_as_it_was_however_it_was_cut(make: Make, kept: Kept, seed: int) -> None:
+    """Values by the thousand in one read, several in a PDU, one that fills many reads; two films and the release behind
+    each other without waiting for an answer."""
+    chance = random.Random(seed)
+    sets = [dataset_of(film(side=64)) + padding(chance.choice((0, 300_000, 1_500_000)), chance) for _ in range(2)]
+    stream = b""
+    for dataset in sets:
+        stream += data_pdu(store_command(), is_command=True, last=True)
+        at, most = 0, chance.choice((3, 800, 20_000, 260_000))
+        longest = 40_000 if most == 3 else len(dataset)  # of the first bytes alone, by threes
+        while at < len(dataset):
+            one = P_DATA()
+            for _ in range(chance.choice((1, 1, 4))):
+                fragment = dataset[at : at + (most if at < longest else 100_000)]
+                at += len(fragment)
+                if fragment:
+                    control = b"\x02" if at == len(dataset) else b"\x00"
+                    one.presentation_data_value_list.append((1, control + fragment))
+            stream += P_DATA_TF(one).encode()
+    conversation = associated(make())
+    with conversation:
+        conversation.sendall(stream)
+        assert [answered_status(read_pdu(conversation)[1])[0] for _ in sets] == [0x0000, 0x0000]
+        conversation.sendall(RELEASE)
+        assert read_pdu(conversation)[0] == 0x06
+    arrived = [file[one.dataset_offset :] for file, one in zip(kept.files, kept.received, strict=True)]
+    assert [digest_of(one, Kind.BLAKE3) for one in arrived] == [digest_of(one, Kind.BLAKE3) for one in sets]
+    assert [one.digest for one in kept.received] == [digest_of(dataset, Kind.BLAKE3) for dataset in sets]
+
+
+def test_what_comes_behind_fragments_in_the_same_read_counts_in_its_order(make: Make, kept: Kept, spool: Path) -> None:
+    """The last fragment and an abort: the film was whole, and its sender hears nothing of it any more."""
+    listener = make()
+    with associated(listener) as conversation:
+        whole = dataset_of(film())
+        conversation.sendall(
+            data_pdu(store_command(), is_command=True, last=True)
+            + data_pdu(whole[:5000], is_command=False, last=False)
+            + data_pdu(whole[5000:6000], is_command=False, last=False)
+            + ABORT
+        )
+        assert conversation.recv(10) == b""
+    assert await_that(lambda: listener.active == 0 and not list(spool.iterdir()))
+    assert kept.received == []
+    with associated(listener) as conversation:  # a value that lies about its length, behind two that do not
+        whole_pdu = data_pdu(whole[:5000], is_command=False, last=False)
+        broken = whole_pdu[:6] + (9000).to_bytes(4) + whole_pdu[10:]
+        conversation.sendall(data_pdu(store_command(), is_command=True, last=True) + whole_pdu + whole_pdu + broken)
+        assert read_pdu(conversation)[0] == 7
+    assert await_that(lambda: listener.active == 0 and not list(spool.iterdir()))
+
+
+def padding(size: int, chance: random.Random) -> bytes:
+    """PixelData behind all else: so many bytes."""
+    return b"\xfc\xff\xfc\xffOB\0\0" + struct.pack("<I", size) + chance.randbytes(size)
 
 
 @pytest.mark.peers
