@@ -82,7 +82,8 @@ class IncomingFile:
     def write(self, *pieces: bytes | memoryview) -> int:
         """Append, or drop once there is a fault; return how many bytes were given. Never raises OSError."""
         given = sum(map(len, pieces))
-        if self._raw is not None:
+        raw = self._raw
+        if raw is not None:
             self.size += given
             if self.size > self._limit:
                 self.too_large = True
@@ -92,9 +93,11 @@ class IncomingFile:
                 for piece in pieces:
                     self._digest.update(piece)
             try:
-                write_all(self._raw.fileno(), pieces)
+                write_all(raw.fileno, pieces)
             except OSError as error:
                 self._fail(error.strerror or "cannot write")
+            except ValueError:  # the association ended while the disk stood still, and its file was closed
+                self._fail("closed")
         return given
 
     def refuse(self, why: str) -> None:
@@ -152,9 +155,10 @@ class IncomingMessages(WholeMessages):
                     pieces.append(fragment[1:])
                     if not control & _LAST:
                         continue
+                    fragment = fragment[:1]
+                if pieces and self._arriving is not None:  # before anything that may be the end of its object
                     self._arriving.write(*pieces)
                     pieces = []
-                    fragment = fragment[:1]
                 one = P_DATA()
                 one.presentation_data_value_list.append((context_id, bytes(fragment)))
                 self._take(one, context_id, len(fragment))

@@ -129,5 +129,5 @@ def _element(number: int, value: bytes) -> bytes:
 
 
 def _uid(uid: str) -> bytes:
-    encoded = uid.encode("ascii", "replace")
+    encoded = uid.encode("latin-1", "replace")  # a peer hears what it said
     return encoded + b"\0" * (len(encoded) % 2)

@@ -36,6 +36,9 @@ _ITEM = struct.Struct(">IB")
 #: Reads in one turn, of many PDUs each: between turns timers and requests are looked at.
 _IN_A_TURN = 16
 
+#: Values from which on those of another PDU are not taken along: a peer may send them by the byte.
+_GATHERED = 256
+
 #: Presentation context and fragment, which begins with the message control header (PS3.8 annex E.2).
 Value = tuple[int, memoryview]
 
@@ -185,7 +188,10 @@ class WokenProvider(DULServiceProvider):
             if values is None:
                 return
             # Those that came in one read are written in one: each call gives the interpreter's lock up.
-            while connection.holds(_P_DATA_TF) and (more := self._fragments(connection)) is not None:
+            while len(values) < _GATHERED and connection.holds(_P_DATA_TF):
+                more = self._fragments(connection)
+                if more is None:
+                    break
                 values += more
             taker.take(values)
             if not self.event_queue.empty() or not connection.more():

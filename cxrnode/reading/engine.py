@@ -50,7 +50,8 @@ def out_of_memory(fault: BaseException) -> bool:
 def one_thread() -> Iterator[None]:
     """Within it torch computes in the calling thread alone: after a small step its others spin longer than they worked.
 
-    A twentieth of all that a film costs where another library runs the network.
+    A twentieth of all that a film costs where another library runs the network. The number is the process's: one engine
+    reads at a time.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -21,7 +21,7 @@ from cxrnode.core.kept import Content, Kept
 from cxrnode.dicom.decoder import Decoded
 from cxrnode.dicom.outputs import Output, OutputSettings, SentObject, each_output
 from cxrnode.dicom.outputs.common import Subject
-from cxrnode.dicom.outputs.raster import fitted, scaled
+from cxrnode.dicom.outputs.raster import fitted, opencv, scaled
 from cxrnode.roles.context import Context
 from cxrnode.store import reports
 from cxrnode.store.database import CommitUnknown
@@ -53,6 +53,7 @@ class Publisher:
         """Take the settings of outputs from the configuration."""
         self._context = context
         self._settings = output_settings(context.config)
+        opencv()  # loaded before the first film waits for it
 
     def prepare(
         self,

@@ -208,7 +208,7 @@ def _written(part: Path, content: Content, kind: Kind) -> tuple[str, int]:
     try:
         for piece in pieces:
             digest.update(piece)
-        size = write_all(descriptor, pieces)
+        size = write_all(lambda: descriptor, pieces)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -200,13 +200,18 @@ def test_an_object_of_storescu_arrives_with_its_data_set_unchanged(make: Make, k
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_data_set_arrives_as_it_was_however_it_was_cut(make: Make, kept: Kept, seed: int) -> None:
-    """Values by the thousand in one read, several in a PDU, one that fills many reads; two films and the release behind
-    each other without waiting for an answer."""
+    """Values by the thousand in one read, several in a PDU, one that fills many reads; two films behind
+    each other without waiting for an answer, the release behind the third, and the answers come all the same."""
     chance = random.Random(seed)
-    sets = [dataset_of(film(side=64)) + padding(chance.choice((0, 300_000, 1_500_000)), chance) for _ in range(2)]
-    stream = b""
+
+    def slowly(received: Received) -> Answer:
+        time.sleep(0.2)  # the release is read before the answer is there
+        return kept(received)
+
+    sets = [dataset_of(film(side=64)) + padding(chance.choice((0, 300_000, 1_500_000)), chance) for _ in range(3)]
+    streams: list[bytes] = []
     for dataset in sets:
-        stream += data_pdu(store_command(), is_command=True, last=True)
+        stream = data_pdu(store_command(), is_command=True, last=True)
         at, most = 0, chance.choice((3, 800, 20_000, 260_000))
         longest = 40_000 if most == 3 else len(dataset)  # of the first bytes alone, by threes
         while at < len(dataset):
@@ -218,11 +223,13 @@ def test_a_data_set_arrives_as_it_was_however_it_was_cut(make: Make, kept: Kept,
                     control = b"\x02" if at == len(dataset) else b"\x00"
                     one.presentation_data_value_list.append((1, control + fragment))
             stream += P_DATA_TF(one).encode()
-    conversation = associated(make())
+        streams.append(stream)
+    conversation = associated(make(receive=slowly))
     with conversation:
-        conversation.sendall(stream)
-        assert [answered_status(read_pdu(conversation)[1])[0] for _ in sets] == [0x0000, 0x0000]
-        conversation.sendall(RELEASE)
+        conversation.sendall(streams[0] + streams[1])
+        assert [answered_status(read_pdu(conversation)[1])[0] for _ in range(2)] == [0x0000, 0x0000]
+        conversation.sendall(streams[2] + RELEASE)
+        assert answered_status(read_pdu(conversation)[1])[0] == 0x0000
         assert read_pdu(conversation)[0] == 0x06
     arrived = [file[one.dataset_offset :] for file, one in zip(kept.files, kept.received, strict=True)]
     assert [digest_of(one, Kind.BLAKE3) for one in arrived] == [digest_of(one, Kind.BLAKE3) for one in sets]
@@ -249,6 +256,26 @@ def test_what_comes_behind_fragments_in_the_same_read_counts_in_its_order(make: 
         conversation.sendall(data_pdu(store_command(), is_command=True, last=True) + whole_pdu + whole_pdu + broken)
         assert read_pdu(conversation)[0] == 7
     assert await_that(lambda: listener.active == 0 and not list(spool.iterdir()))
+
+
+def test_no_byte_of_one_object_gets_into_the_next(make: Make, kept: Kept) -> None:
+    """A command within a data set says that there is none: its object ends with what came, and the next begins."""
+    none_follows = store_command().replace(b"\x00\x00\x00\x08\x02\0\0\0\x01\0", b"\x00\x00\x00\x08\x02\0\0\0\x01\x01")
+    assert none_follows != store_command()
+    whole = dataset_of(film())
+    listener = make()
+    with associated(listener) as conversation:
+        conversation.sendall(
+            data_pdu(store_command(), is_command=True, last=True)
+            + data_pdu(bytes(range(100)), is_command=False, last=False)
+            + data_pdu(none_follows, is_command=True, last=True)
+            + data_pdu(store_command(), is_command=True, last=True)
+            + data_pdu(whole, is_command=False, last=True)
+        )
+        assert [read_pdu(conversation)[0] for _ in range(2)] == [0x04, 0x04]
+    assert await_that(lambda: listener.active == 0)
+    arrived = [file[one.dataset_offset :] for file, one in zip(kept.files, kept.received, strict=True)]
+    assert arrived[-1] == whole, [len(one) for one in arrived]
 
 
 def padding(size: int, chance: random.Random) -> bytes:
@@ -948,6 +975,16 @@ def test_idle_connections_do_not_hold_up_a_handshake(make: Make, tls: ssl.SSLCon
 
 
 # ------------------------------------------------------------------------------------------------ start-up
+
+
+def test_what_strangers_talk_to_loads_no_codec_and_no_network_of_others() -> None:
+    """OpenCV's wheel holds FFmpeg and an OpenSSL of its own."""
+    code = (
+        "import sys, cxrnode.roles.receive, cxrnode.roles.send\n"
+        "print([m for m in ('cv2', 'torch', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_it_is_ready_within_two_seconds_and_without_torch(spool: Path) -> None:

@@ -42,7 +42,8 @@ class TolerantMachine(StateMachine):
         """
         if self.current_state == "Sta13" and event == "Evt19":
             event = "Evt18"
-        if event == "Evt9" and self.current_state == "Sta6" and self._send_whole():
+        # Sta8: the peer asked for the release behind its last object, and still hears what became of that (AR-7).
+        if event == "Evt9" and self.current_state in ("Sta6", "Sta8") and self._send_whole():
             return
         if (event, self.current_state) not in TRANSITION_TABLE:
             self._let_go(event)
@@ -64,7 +65,7 @@ class TolerantMachine(StateMachine):
             self.dul.to_provider_queue.get(False)
 
     def _send_whole(self) -> bool:
-        """Action DT-1 for an object that goes as it lies in memory; False where it is another request's turn."""
+        """Actions DT-1 and AR-7 for a message that goes as it lies in memory; False where another comes first."""
         waiting = self.dul.to_provider_queue.queue
         request = waiting[0] if waiting else None
         if not isinstance(request, Outgoing) or not isinstance(self.dul.socket, BoundedSocket):

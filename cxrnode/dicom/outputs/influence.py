@@ -107,6 +107,8 @@ class _Levels:
 def _levels(shown: Influence, width: int, height: int) -> _Levels | None:
     """The map at the size of the film; None where nothing of it is seen."""
     across, down = math.ceil(width / _COARSE), math.ceil(height / _COARSE)
+    if min(across, down) < 2:  # a film of a few pixels has no place for a map
+        return None
     smooth = np.asarray(Image.fromarray(shown.cells).resize((across, down), Image.Resampling.BICUBIC))
     value = np.rint(np.clip(smooth, 0, 1) * 255).astype(np.uint8)
     by_row, by_column = np.gradient(smooth)

@@ -6,9 +6,10 @@ INTER_LINEAR_EXACT, INTER_AREA by two, GaussianBlur where it is asked to be accu
 
 from __future__ import annotations
 
+import functools
+from types import ModuleType
 from typing import TypeAlias, cast
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -17,27 +18,36 @@ Grey: TypeAlias = npt.NDArray[np.uint8]
 #: uint8 (H, W, 3): R, G and B.
 Picture: TypeAlias = npt.NDArray[np.uint8]
 
-#: From so many times the size on, what is finer than two pixels of the result is softened first.
-_SOFTENED = 1.4
 
-cv2.setNumThreads(1)  # how many threads work is for a role to say, and its engine has its share of them
+@functools.cache
+def opencv() -> ModuleType:
+    """OpenCV, from the first picture on: a role that draws none does not load it."""
+    import cv2
+
+    cv2.setNumThreads(1)  # how many threads work is for a role to say, and its engine has its share of them
+    return cv2
 
 
 def scaled(film: Grey, size: tuple[int, int]) -> Grey:
     """The film at another size (width, height), averaged where it shrinks, interpolated where it grows.
 
-    It is halved while it is more than twice as large, and then interpolated at twice the size and halved once more. Of
-    fine lines that keeps and loses what Pillow does when it averages, at half the cost.
+    It is halved while it is more than twice as large, softened as the rest asks for, and interpolated. Of fine lines
+    that keeps and loses what Pillow does when it averages, at a quarter of the cost.
     """
     width, height = size
     while film.shape[1] > 2 * width and film.shape[0] > 2 * height:
         film = _halved(film)
-    smaller = max(film.shape[1] / width, film.shape[0] / height)
-    if smaller <= 1:
-        return enlarged(film, size)
-    if smaller > _SOFTENED:
-        film = cast(Grey, cv2.GaussianBlur(film, (3, 3), 0.35 * smaller, hint=cv2.ALGO_HINT_ACCURATE))
-    return _halved(enlarged(film, (2 * width, 2 * height)))
+    across, down = film.shape[1] / width, film.shape[0] / height
+    if max(across, down) > 1:
+        cv2, deviations = opencv(), (_softening(across), _softening(down))
+        softened = cv2.GaussianBlur(film, (3, 3), deviations[0], None, deviations[1], hint=cv2.ALGO_HINT_ACCURATE)
+        film = cast(Grey, softened)
+    return enlarged(film, size)
+
+
+def _softening(smaller: float) -> float:
+    """The pixels of deviation that lose what Pillow's triangle does, where a side shrinks so many times, up to two."""
+    return max(0.1, 0.6 * smaller - 0.25) if smaller > 1 else 0.1
 
 
 def fitted(shape: tuple[int, ...], width: int, height: int) -> tuple[int, int]:
@@ -48,28 +58,32 @@ def fitted(shape: tuple[int, ...], width: int, height: int) -> tuple[int, int]:
 
 def enlarged(film: Grey, size: tuple[int, int]) -> Grey:
     """The film interpolated between the middles of its pixels, at another size (width, height)."""
+    cv2 = opencv()
     return cast(Grey, cv2.resize(film, size, interpolation=cv2.INTER_LINEAR_EXACT))
 
 
 def _halved(film: Grey) -> Grey:
-    """The mean of each four pixels; of an odd number of rows or columns the last is left out."""
+    """The mean of each four pixels; an odd number of rows or columns is made even first, so that nothing moves."""
     height, width = film.shape[0] // 2, film.shape[1] // 2
-    even = film[: 2 * height, : 2 * width]
-    return cast(Grey, cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA))
+    if film.shape != (2 * height, 2 * width):
+        film = enlarged(film, (2 * width, 2 * height))
+    cv2 = opencv()
+    return cast(Grey, cv2.resize(film, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def put_grey(place: Picture, film: Grey) -> None:
     """Put a film into a place of its size, a view of a picture."""
-    _put(place, film, cv2.COLOR_GRAY2RGB)
+    _put(place, film, "COLOR_GRAY2RGB")
 
 
 def put_packed(place: Picture, colours: npt.NDArray[np.uint8]) -> None:
     """Put colours of four bytes each (H, W, 4), the last unused, into a place of their size, a view of a picture."""
-    _put(place, colours, cv2.COLOR_RGBA2RGB)
+    _put(place, colours, "COLOR_RGBA2RGB")
 
 
-def _put(place: Picture, pixels: npt.NDArray[np.uint8], conversion: int) -> None:
+def _put(place: Picture, pixels: npt.NDArray[np.uint8], conversion: str) -> None:
     if place.shape[:2] != pixels.shape[:2]:  # OpenCV would write elsewhere and say nothing
         raise ValueError(f"pixels of {pixels.shape[:2]} do not fit a place of {place.shape[:2]}")
     if place.size:
-        cv2.cvtColor(pixels, conversion, dst=place)
+        cv2 = opencv()
+        cv2.cvtColor(pixels, getattr(cv2, conversion), dst=place)

@@ -35,7 +35,8 @@ from cxrnode.dicom.outputs.raster import Grey, fitted, put_grey, scaled
 
 _MARGIN = 24
 _ROW = 37
-_THUMBNAIL = 300
+#: The height of a thumbnail in pixels: at most, and where findings leave no room on a page as high as wide.
+_THUMBNAIL, _LOWEST = 300, 120
 _CAPTION = 212
 _NOTE = 1000
 #: How each decision is written, here and on the summary of a study.
@@ -65,7 +66,8 @@ class Thumbnail:
 def draw_summary(subject: Subject, film: Grey | None, thumbnails: tuple[Thumbnail, ...]) -> Page:
     """The summary page; `film` is uint8 (H, W) of any size or None where it could not be read."""
     side = subject.settings.max_px
-    page = Page(side, side)
+    # As wide as high at most, but where a bundle has so many findings that they would not stand on it.
+    page = Page(side, side + (_ROW + 2) * len(subject.report.findings))
     y = _draw_head(page, subject)
     if subject.report.outcome is Outcome.ANALYSED:
         y = _draw_result(page, subject, y)
@@ -164,7 +166,7 @@ def _draw_thumbnails(
     """The maps in one row, drawn at their size so that their lines stay lines; returns the y below it."""
     cell = (page.width - 2 * _MARGIN) // max(3, len(thumbnails))
     caption = 2 * line_height(SMALL) + 8
-    height = min(_THUMBNAIL, bottom - top - 12)
+    height = max(_LOWEST, min(_THUMBNAIL, bottom - top - 12))
     size = fitted(film.shape, cell - _CAPTION, height)
     beside = size[1] > height - caption  # else the pictures are larger over their captions
     if not beside:

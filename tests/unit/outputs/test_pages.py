@@ -313,3 +313,27 @@ def test_the_bytes_of_a_page_are_those_of_its_picture_where_it_is_cut(height: in
         page.cut(height)
     assert page.size == page.image.size == (320, 700 if height == 700 else 900)
     assert bytes(page.pixels()) == page.image.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(1024, 1024), (2500, 1000), (1000, 2500), (40, 30), (3, 2)])
+@pytest.mark.parametrize(("count", "max_px"), [(16, 1000), (22, 1200), (30, 1200), (40, 1000)])
+@pytest.mark.parametrize("shown", [0, 3])
+def test_a_bundle_of_many_findings_gets_a_page_on_which_all_of_them_stand(
+    shape: tuple[int, int], count: int, max_px: int, shown: int
+) -> None:
+    report = make_report()
+    many = [dataclasses.replace(report.findings[i % 9], index=i, label=f"Finding_{i}") for i in range(count)]
+    report = dataclasses.replace(report, findings=tuple(many))
+    subject = Subject(make_source(*shape), report, OutputSettings(max_px=max_px))
+    thumbnails = tuple(Thumbnail(f, influence(make_saliency(), report.findings[i])) for i, f in enumerate(many[:shown]))
+    page = draw_summary(subject, make_film(*shape), thumbnails)
+    said = said_by(page)
+    assert [f"Finding {i}" for i in range(count) if f"Finding {i}" not in said] == []
+    assert NOT_FOR_DIAGNOSIS in said
+    assert max(text.box[3] for text in page.placed) < page.height
+
+
+def test_a_film_of_a_few_pixels_has_no_place_for_a_map_and_is_shown() -> None:
+    shown = Influence(np.ones((7, 7), np.float32), 1.0)
+    for shape in ((1, 1), (3, 200), (200, 4)):
+        assert overlay(np.full(shape, 90, np.uint8), shown, colour=True).shape == (*shape, 3)
