@@ -142,7 +142,7 @@ def steps(traced: Traced) -> Iterator[list[str]]:
 def _step(call: Call, data: Path, moved: Call) -> str:
     """What this call is in the receipt of the film that `moved` put into its place; "" for nothing."""
     path = call.paths[0] if call.paths else ""
-    if call.name == "write" and path == moved.paths[0]:
+    if call.name in ("write", "writev") and path == moved.paths[0]:
         return "write file"
     if call.pid != moved.pid:
         return ""
@@ -240,7 +240,7 @@ def replay(
         uid = _acknowledged(call, traced.films)
         if uid is not None:
             acknowledged.append(uid)
-        elif not changed or (call.name in ("write", "pwrite64") and cuts % 7):
+        elif not changed or (call.name in ("write", "writev", "pwrite64") and cuts % 7):
             cuts += changed
             continue
         cuts += 1

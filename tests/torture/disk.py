@@ -48,7 +48,7 @@ class Disk:
             case "openat" if "O_TRUNC" in call.flags:
                 self._file(path).now.clear()
                 self._ends[path] = 0
-            case "write":
+            case "write" | "writev":
                 end = self._ends.get(path, 0)
                 self._put(path, end, call.data)
                 self._ends[path] = end + len(call.data)
@@ -65,7 +65,7 @@ class Disk:
                 self._now.pop(path, None)
             case "mkdir":
                 self._now[path] = None
-            case "writev" | "renameat" | "renameat2" | "unlinkat" | "mkdirat":
+            case "renameat" | "renameat2" | "unlinkat" | "mkdirat":
                 raise AssertionError(f"{call.name} of {path}: the replay does not know what it did")
             case _:
                 return False

@@ -13,7 +13,8 @@ CALLS = (
     "mkdir,mkdirat,sendto,sendmsg"
 )
 #: -xx tells every string in hexadecimal, paths too; -s must be longer than anything that is written at once.
-OPTIONS = ("-f", "-y", "-xx", "-s", "4000000", "-e", f"trace={CALLS}")
+#: Of many pieces written at once strace would tell 32.
+OPTIONS = ("-f", "-y", "-xx", "-s", "4000000", "-e", f"trace={CALLS}", "-e", "abbrev=none")
 
 _LINE = re.compile(r"(?:(\d+) +)?(\w+)\((.*)\) += (-?\d+|\?)(.*)$", re.DOTALL)
 _UNFINISHED = re.compile(r"(\d+) +(\w+)\((.*) <unfinished \.\.\.>$", re.DOTALL)
@@ -76,6 +77,9 @@ def _call(pid: int, name: str, arguments: str, result: int) -> Call:
         paths, data = (named[0],), b""
     elif name in ("rename", "unlink", "mkdir", "renameat", "renameat2", "unlinkat", "mkdirat"):
         paths, data = tuple(named), b""
+    elif name == "writev":
+        assert len(data) >= result, "strace left something out"
+        data = data[:result]
     return Call(
         pid=pid,
         name=name,
