@@ -147,7 +147,7 @@ class FolderSpool:
         try:
             content = _content(path)
         except OSError as error:
-            self.find(key)
+            self.find(key)  # says so where there is no such file
             raise Transient(f"the spool does not answer: {error.strerror}") from error
         if not matches(content, digest):
             raise Rejected(f"the spool's file {key} was altered: its digest is not the recorded one")
