@@ -1,31 +1,42 @@
 """The process that may die: it decodes one film after another for a `Decoder` and holds nothing worth keeping.
 
-One request is a line of JSON on standard input; an answer is a line of JSON on standard output, followed by the
-display values as raw bytes. No pickle crosses the pipe: what a broken decoder writes is only ever read as values.
+One request is a line of JSON on standard input; an answer is a line of JSON on standard output, once the display values
+lie in the memory that both share. No pickle crosses the pipe: what a broken decoder writes is only ever read as values.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import resource
 import signal
 import sys
 from pathlib import Path
 
-from cxrnode.core.digests import kind_of
-from cxrnode.dicom.decoder import READY
-from cxrnode.dicom.header import dataset_digest
-from cxrnode.dicom.pixels import decode_film
+import numpy as np
+import numpy.typing as npt
+
+from cxrnode.core.digests import kind_of, matches
+from cxrnode.dicom.decoder import READY, SHARED_PIXELS
+from cxrnode.dicom.part10 import dataset_of
+from cxrnode.dicom.pixels import Limits, decode, require_size
 from cxrnode.errors import Rejected
+from cxrnode.files import Memory
 
 #: Beyond the parent's own patience, in seconds: then the parent is gone, and nobody else ends a codec that hangs.
 _GRACE = 5.0
+_LIMITS = Limits(pixels=SHARED_PIXELS)
 
 
 def main() -> None:
-    """Serve requests until standard input ends. Arguments: the limit of the address space, in bytes; seconds a film."""
+    """Serve requests until standard input ends.
+
+    Arguments: the limit of the address space, in bytes; seconds a film; the descriptor of the memory for pixels.
+    """
     limit, patience = int(sys.argv[1]), float(sys.argv[2])
+    shared = np.frombuffer(mmap.mmap(int(sys.argv[3]), SHARED_PIXELS), np.uint8)
+    memory = Memory()
     # A service manager tells every process to stop; the film under way is the parent's to finish or to give back.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -40,9 +51,8 @@ def main() -> None:
         request = json.loads(line)
         # Its default action ends the process, whatever code it is in.
         signal.setitimer(signal.ITIMER_REAL, patience + _GRACE)
-        pixels = memoryview(b"")
         try:
-            answer, pixels = _decoded(Path(request["path"]), request["dataset_digest"])
+            answer = _decoded(Path(request["path"]), request["dataset_digest"], memory, shared)
         except Rejected as fault:
             answer = {"unreadable": str(fault)}
         except MemoryError:
@@ -52,26 +62,31 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         answer["dataset_digest"] = request["dataset_digest"]
         answers.write(json.dumps(answer).encode() + b"\n")
-        answers.write(pixels)
         answers.flush()
 
 
-def _decoded(path: Path, expected: str) -> tuple[dict[str, object], memoryview]:
-    """The answer for one film, and its display values. Raises Rejected for what is no readable film, and OSError."""
-    kind = kind_of(expected)
-    if dataset_digest(path, kind) != expected:
+def _decoded(path: Path, expected: str, memory: Memory, shared: npt.NDArray[np.uint8]) -> dict[str, object]:
+    """The answer for one film, whose display values are in `shared` then.
+
+    Raises Rejected for what is no readable film, OSError, MemoryError.
+    """
+    require_size(path, _LIMITS)
+    content = memory.read(path)
+    if not matches(dataset_of(content), expected):
         # Not even its header may be believed: nothing is said in the name of this patient.
-        return {"altered": True}, memoryview(b"")
-    film = decode_film(path, digests=kind)  # of the same kind: its pixels may have come before
+        return {"altered": True}
+    # Digests of the same kind: its pixels may have come before.
+    film = decode(content, _LIMITS, digests=kind_of(expected), into=shared)
     rows, columns = film.display.shape
-    answer: dict[str, object] = {
+    if film.display.ctypes.data != shared.ctypes.data:
+        shared[: film.display.size] = film.display.ravel()
+    return {
         "rows": rows,
         "columns": columns,
         "pixel_digest": film.pixel_digest,
         "window": film.window,
         "notes": list(film.notes),
     }
-    return answer, film.display.data.cast("B")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import mmap
 import os
 import select
 import subprocess
@@ -25,15 +26,15 @@ from cxrnode.errors import CxrnodeError, Rejected, Transient, UnreadableImage
 
 #: What a child writes once everything is imported: one that dies before it is no film's fault. It names what they say
 #: to each other: of an installation that was changed under a running node a child of the other version is not asked.
-READY = b"ready 2\n"
+READY = b"ready 3\n"
 #: How long a child may take to import what it needs.
 _START_SECONDS = 60.0
-#: What the pipe from the child holds: the most that Linux gives without privileges.
-_PIPE_BYTES = 1 << 20
 #: What is read at a time until an answer's line ends, and the longest line that is believed.
 _LINE_BYTES, _LONGEST_LINE = 1 << 12, 1 << 20
-#: More than a film has: what is said beyond it is not believed.
-_MOST_PIXELS = 1 << 28
+#: Pixels that the memory shared with the child has room for, and what of it is kept from film to film.
+SHARED_PIXELS, _KEPT_PIXELS = 64_000_000, 16_000_000
+#: The child cannot make that memory smaller: to look past its end would end us.
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class DecoderDied(CxrnodeError):
@@ -56,7 +57,14 @@ class Decoder:
     def __init__(self, *, timeout: float, memory: int) -> None:
         """`timeout` in seconds a film, `memory` in bytes of address space. Raises Transient as `decode` does."""
         self._timeout = timeout
-        self._memory = memory
+        self._limit = memory
+        try:
+            self._descriptor = os.memfd_create("cxrnode-film", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(self._descriptor, SHARED_PIXELS)
+            fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, _SEALS)
+            self._shared = mmap.mmap(self._descriptor, SHARED_PIXELS)
+        except OSError as error:
+            raise Transient(f"the decoder has no memory: {error.strerror}") from None
         self._child = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -64,7 +72,15 @@ class Decoder:
         self._over = b""
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", "cxrnode.dicom.decode_child", str(self._memory), str(self._timeout)],
+                [
+                    sys.executable,
+                    "-m",
+                    "cxrnode.dicom.decode_child",
+                    str(self._limit),
+                    str(self._timeout),
+                    str(self._descriptor),
+                ],
+                pass_fds=(self._descriptor,),
                 bufsize=0,  # nothing is left to be written when the pipe is closed
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -73,9 +89,6 @@ class Decoder:
             )
         except OSError as error:
             raise Transient(f"the decoder cannot be started: {error.strerror}") from None
-        assert child.stdout is not None
-        with contextlib.suppress(OSError):  # Linux: a film comes in a dozen pieces then, not in a hundred
-            fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         return child
 
     def decode(self, path: Path, *, dataset_digest: str) -> Decoded:
@@ -89,9 +102,9 @@ class Decoder:
         until = time.monotonic() + self._timeout
         try:
             answer = self._ask(path, dataset_digest, until)
-            display = self._display(answer, until)
+            display = self._display(answer)
         except (OSError, EOFError, ValueError, LookupError, TypeError, MemoryError) as fault:
-            # Whatever was left in the pipe goes with the child: no film ever gets another one's pixels.
+            # Whatever was left in the pipe goes with the child: no film ever gets another one's answer.
             unasked, said = self._unasked(fault), self._post_mortem(fault)
             if unasked:
                 raise Transient(f"the decoder {said} before it was asked for the film") from None
@@ -106,15 +119,15 @@ class Decoder:
     def _get_ready(self) -> None:
         """Have a child that waits for a film. Raises Transient where it does not come up: no film has a part in it."""
         if self._child.poll() is not None:
-            self.close()
+            self._end()
             self._child = self._start()
         if self._ready:
             return
         with contextlib.suppress(OSError, EOFError):
             self._ready = self._line(time.monotonic() + _START_SECONDS) == READY
         if not self._ready:
-            self.close()
-            raise Transient("the decoder does not start; try `python -m cxrnode.dicom.decode_child 2000000000 20`")
+            self._end()
+            raise Transient("the decoder does not start; try `python -m cxrnode.dicom.decode_child 2000000000 20 0`")
 
     def _ask(self, path: Path, dataset_digest: str, until: float) -> dict[str, Any]:
         assert self._child.stdin is not None
@@ -131,14 +144,17 @@ class Decoder:
             raise Transient(f"the spool does not answer: {answer['waits']}")
         return answer
 
-    def _display(self, answer: dict[str, Any], until: float) -> npt.NDArray[np.uint8]:
+    def _display(self, answer: dict[str, Any]) -> npt.NDArray[np.uint8]:
+        """A copy of what the child wrote: the memory is its own to change, and the next film's."""
         rows, columns = int(answer["rows"]), int(answer["columns"])
-        if not 0 < rows * columns <= _MOST_PIXELS or rows < 0:
+        if not 0 < rows * columns <= SHARED_PIXELS or rows < 0:
             raise ValueError("no film has so many pixels")
-        pixels = self._read(rows * columns, until)
         if not {"pixel_digest", "window", "notes"} <= answer.keys():
             raise ValueError("the answer is not whole")
-        return pixels.reshape(rows, columns)
+        pixels = np.frombuffer(self._shared, np.uint8, rows * columns).reshape(rows, columns).copy()
+        if pixels.size > _KEPT_PIXELS:
+            self._shared.madvise(mmap.MADV_REMOVE)
+        return pixels
 
     def _unasked(self, fault: Exception) -> bool:
         """Whether the child never took the request from its pipe: what became of it is no film's doing."""
@@ -154,7 +170,7 @@ class Decoder:
         if ended:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(1.0)  # what it ends with by itself is the truth; our kill would hide it
-        self.close()
+        self._end()
         if late:
             return f"took longer than {self._timeout:g} s"
         code = self._child.returncode
@@ -171,7 +187,7 @@ class Decoder:
         return descriptor
 
     def _line(self, until: float) -> bytes:
-        """The answer's line. What came along with it are the first pixels, and stands in `_over`."""
+        """The answer's line. What came along with it stands in `_over`, and spoils the next one."""
         while b"\n" not in self._over:
             piece = os.read(self._wait(until), _LINE_BYTES)
             if not piece:
@@ -182,25 +198,19 @@ class Decoder:
         line, _, self._over = self._over.partition(b"\n")
         return line + b"\n"
 
-    def _read(self, size: int, until: float) -> npt.NDArray[np.uint8]:
-        """The pixels, straight into their place: a film is several megabytes."""
-        whole, filled = np.empty(size, np.uint8), min(size, len(self._over))
-        with whole.data as view:
-            view[:filled], self._over = self._over[:filled], self._over[filled:]
-            while filled < size:
-                count = os.readv(self._wait(until), [view[filled:]])
-                if not count:
-                    raise EOFError
-                filled += count
-        return whole
-
-    def close(self) -> None:
-        """End the child."""
+    def _end(self) -> None:
         self._child.kill()
         self._child.wait()
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe is not None:
                 pipe.close()
+
+    def close(self) -> None:
+        """End the child and give the memory back; nothing may be decoded after it."""
+        self._end()
+        if not self._shared.closed:
+            self._shared.close()
+            os.close(self._descriptor)
 
 
 #: What Python, the loader and the codecs look at; OPENBLAS_CORETYPE is set where a processor needs it.

@@ -26,7 +26,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from cxrnode.core.header import Header, Identity, age_in_years
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
-from cxrnode.dicom.part10 import Metered, dataset_digest, dataset_offset, looks_headless, opened
+from cxrnode.dicom.part10 import Held, Metered, dataset_digest, dataset_offset, looks_headless, opened
 from cxrnode.errors import Rejected
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "PARSE_FAULTS",
     "dataset_digest",
     "dataset_offset",
+    "header_of",
     "identity_of",
     "parse",
     "quiet",
@@ -75,15 +76,26 @@ def read_header(path: Path) -> Dataset:
     says Explicit VR Little Endian in its `file_meta`. Raises Rejected for a file that is not DICOM, is broken, or
     whose header is too large or nested too deep, and OSError where the file cannot be opened.
     """
-    with path.open("rb") as file, quiet():
+    with path.open("rb") as file:
+        return header_of(file)
+
+
+def header_of(file: BinaryIO | Held) -> Dataset:
+    """As `read_header`, of a file that is open."""
+    with quiet():
         return parse(opened(file, LARGEST_HEADER, whole=False), LARGEST_HEADER, stop_before_pixels=True)
 
 
-def parse(file: BinaryIO, limit: int, *, stop_before_pixels: bool) -> Dataset:
-    """Parse an opened data set, reading at most `limit` bytes; raises Rejected as `read_header` does."""
+def parse(file: BinaryIO | Held, limit: int, *, stop_before_pixels: bool, longest_value: int | None = None) -> Dataset:
+    """Parse an opened data set, reading at most `limit` bytes; raises Rejected as `read_header` does.
+
+    Values of more than `longest_value` bytes are passed over: their elements say where they stand, and hold None.
+    """
     try:
         source = Metered(file, limit)
-        dataset = pydicom.dcmread(source, stop_before_pixels=stop_before_pixels, force=looks_headless(file))
+        dataset = pydicom.dcmread(
+            source, stop_before_pixels=stop_before_pixels, defer_size=longest_value, force=looks_headless(file)
+        )
         # Nothing is read later: let the file go, so that the data set may outlive it and cross to another process.
         dataset.buffer, dataset.filename = None, None
         _check_depth(dataset)

@@ -27,7 +27,7 @@ from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.dicom.hardening import MALFORMED
 from cxrnode.dicom.outgoing import Outgoing, StoreResponse
 from cxrnode.dicom.reactor import Value, WholeMessages
-from cxrnode.files import write_all
+from cxrnode.files import BlockWriter
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -62,6 +62,7 @@ class IncomingFile:
         self._raw: FileIO | None = None
         try:
             self._raw = FileIO(self.name, "xb")
+            self._blocks = BlockWriter(self._raw.fileno)
         except OSError as error:
             self._fail(error.strerror or "cannot write")
 
@@ -72,32 +73,28 @@ class IncomingFile:
 
     @property
     def digest(self) -> str:
-        """The digest of the data set so far."""
+        """The digest of the data set, once the file is closed."""
         return str(self._digest)
 
     def begin_dataset(self) -> None:
         """What comes from here on is data set."""
         self.dataset_offset = self.size
+        if self._raw is not None:
+            self._blocks.watch(self._digest.update)
 
     def write(self, *pieces: bytes | memoryview) -> int:
         """Append, or drop once there is a fault; return how many bytes were given. Never raises OSError."""
         given = sum(map(len, pieces))
-        raw = self._raw
-        if raw is not None:
+        if self._raw is not None:
             self.size += given
             if self.size > self._limit:
                 self.too_large = True
                 self._fail(f"larger than {self._limit} bytes")
                 return given
-            if self.dataset_offset:
-                for piece in pieces:
-                    self._digest.update(piece)
             try:
-                write_all(raw.fileno, pieces)
-            except OSError as error:
-                self._fail(error.strerror or "cannot write")
-            except ValueError:  # the association ended while the disk stood still, and its file was closed
-                self._fail("closed")
+                self._blocks.write(pieces)
+            except (OSError, ValueError) as error:
+                self._failed(error)
         return given
 
     def refuse(self, why: str) -> None:
@@ -105,18 +102,30 @@ class IncomingFile:
         self._fail(why)
 
     def flush(self) -> None:
-        """Nothing is held back: the file has no buffer."""
+        """pynetdicom asks for it with each fragment: what waits for more is written at the end."""
 
     def close(self) -> None:
-        """Close; the file stays."""
+        """Write what is left and close; the file stays."""
+        if self._raw is not None:
+            try:
+                self._blocks.finish()
+            except (OSError, ValueError) as error:
+                self._failed(error)
+            self._shut()
+
+    def discard(self) -> None:
+        """Close and remove, if it is still where it was made."""
+        self._shut()
+        self.path.unlink(missing_ok=True)
+
+    def _shut(self) -> None:
         if self._raw is not None:
             self._raw.close()
             self._raw = None
 
-    def discard(self) -> None:
-        """Close and remove, if it is still where it was made."""
-        self.close()
-        self.path.unlink(missing_ok=True)
+    def _failed(self, error: OSError | ValueError) -> None:
+        # ValueError: the association ended while the disk stood still, and its file was closed.
+        self._fail((error.strerror or "cannot write") if isinstance(error, OSError) else "closed")
 
     def _fail(self, why: str) -> None:
         self.fault = why

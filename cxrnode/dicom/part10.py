@@ -63,15 +63,15 @@ class Part10:
         return self.sop_class_uid, self.transfer_syntax_uid
 
 
-def opened(file: BinaryIO, limit: int, *, whole: bool) -> BinaryIO:
-    """Return the file itself, or a deflated one inflated up to `limit` bytes.
+def opened(file: BinaryIO | Held, limit: int, *, whole: bool) -> BinaryIO | Held:
+    """Return the file itself, or a deflated one inflated up to `limit` bytes, in memory.
 
     With `whole` a data set that inflates to more raises Rejected; without it the rest is left out.
     """
     offset = _offset(file)
     if offset and _transfer_syntax(file) == DeflatedExplicitVRLittleEndian:
         file.seek(offset)
-        return io.BytesIO(_meta(ExplicitVRLittleEndian) + _inflated(file, limit, whole=whole))
+        return Held(memoryview(_meta(ExplicitVRLittleEndian) + _inflated(file, limit, whole=whole)))
     file.seek(0)
     return file
 
@@ -80,6 +80,11 @@ def dataset_offset(path: Path) -> int:
     """Return where the data set begins, in bytes: after preamble, prefix and group 0002, each of which may lack."""
     with path.open("rb") as file:
         return _offset(file)
+
+
+def dataset_of(content: memoryview) -> memoryview:
+    """The bytes of the data set among those of a whole file, without preamble and group 0002."""
+    return content[_offset(Held(content)) :]
 
 
 def dataset_digest(path: Path, kind: Kind = Kind.BLAKE3) -> str:
@@ -92,13 +97,38 @@ def dataset_digest(path: Path, kind: Kind = Kind.BLAKE3) -> str:
     return str(digest)
 
 
+class Held(io.RawIOBase):
+    """A file whose bytes are in memory already. Nothing but reading, seeking and telling is offered."""
+
+    def __init__(self, content: memoryview) -> None:
+        super().__init__()
+        self.content = content
+        self._at = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read a copy of so many bytes, or of those that are left."""
+        begun = min(self._at, len(self.content))
+        self._at = len(self.content) if size is None or size < 0 else min(begun + size, len(self.content))
+        return bytes(self.content[begun : self._at])
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Seek, past the end too."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: len(self.content)}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """Tell where the next read begins."""
+        return self._at
+
+
 class Metered(io.RawIOBase):
     """A file of which at most `limit` bytes are read. pydicom reads, seeks and tells; nothing else is offered.
 
     It keeps its place itself: pydicom asks for it with each element, and a file asks the system.
     """
 
-    def __init__(self, file: BinaryIO, limit: int) -> None:
+    def __init__(self, file: BinaryIO | Held, limit: int) -> None:
         super().__init__()
         self._file = file
         self._limit = limit
@@ -126,7 +156,7 @@ class Metered(io.RawIOBase):
         return self._at
 
 
-def looks_headless(file: BinaryIO) -> bool:
+def looks_headless(file: BinaryIO | Held) -> bool:
     """Whether a file without preamble begins like a data set: with an element of group 0002 or 0008."""
     start = file.read(_PREAMBLE + 4)
     file.seek(0)
@@ -136,7 +166,7 @@ def looks_headless(file: BinaryIO) -> bool:
     return little in (0x0002, 0x0008) or big == 0x0008
 
 
-def _offset(file: BinaryIO) -> int:
+def _offset(file: BinaryIO | Held) -> int:
     """Walk group 0002, which is Explicit VR Little Endian (PS3.10 7.1); its own length is often wrong."""
     file.seek(0)
     start = file.read(_PREAMBLE + 4)
@@ -154,7 +184,7 @@ def _offset(file: BinaryIO) -> int:
             position += 8 + int(struct.unpack("<H", element[6:8])[0])
 
 
-def _transfer_syntax(file: BinaryIO) -> str:
+def _transfer_syntax(file: BinaryIO | Held) -> str:
     """Return TransferSyntaxUID (0002,0010), "" where it is absent. The meta holds it within its first 4 KiB."""
     file.seek(0)
     start = file.read(4096)
@@ -172,7 +202,7 @@ def _meta(transfer_syntax: str) -> bytes:
     return b"\0" * _PREAMBLE + _MAGIC + b"\x02\x00\x00\x00UL\x04\x00" + struct.pack("<I", len(element)) + element
 
 
-def _inflated(file: BinaryIO, limit: int, *, whole: bool) -> bytes:
+def _inflated(file: BinaryIO | Held, limit: int, *, whole: bool) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     pieces, left = [], limit
     try:

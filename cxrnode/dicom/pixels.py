@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.tag import BaseTag
 from pydicom.uid import UID, AllTransferSyntaxes, JPEGExtended12Bit
 
 from cxrnode.core.digests import Digest, Kind
 from cxrnode.dicom import display
-from cxrnode.dicom.header import PARSE_FAULTS, parse, quiet, read_header
-from cxrnode.dicom.part10 import LARGEST_INFLATED, opened
+from cxrnode.dicom.header import PARSE_FAULTS, header_of, parse, quiet
+from cxrnode.dicom.part10 import LARGEST_INFLATED, Held, opened
 from cxrnode.dicom.shutters import outside_shutters
 from cxrnode.dicom.values import number, text
 from cxrnode.errors import UnreadableImage
@@ -46,6 +48,9 @@ DECODERS: dict[str, tuple[str, ...]] = {
 _REMEDY = "send it uncompressed or as JPEG 2000"
 #: Pixels that are looked up at a time: half a core's first cache.
 _PIECE = 1 << 15
+_PIXEL_DATA, _UNDEFINED = BaseTag(0x7FE00010), 0xFFFFFFFF
+#: Values longer than this, in bytes, stay where they lie.
+_LONGEST_COPIED = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,14 +97,28 @@ def decode_film(path: Path, limits: Limits | None = None, *, digests: Kind = Kin
     Raises UnreadableImage where it cannot be decoded or is too large, naming the element and the remedy; Rejected
     where its header cannot be read; OSError where the file cannot be.
     """
-    limits = limits or Limits()
+    require_size(path, limits or Limits())
+    return decode(memoryview(path.read_bytes()), limits, digests=digests)
+
+
+def require_size(path: Path, limits: Limits) -> None:
+    """Raise UnreadableImage for a file that is larger than is read, and OSError where there is none."""
     if path.stat().st_size > limits.file_bytes:
         raise UnreadableImage(f"the file is larger than {limits.file_bytes // 2**20} MiB; no radiograph is")
-    source = read_header(path)
+
+
+def decode(
+    content: memoryview,
+    limits: Limits | None = None,
+    *,
+    digests: Kind = Kind.BLAKE3,
+    into: npt.NDArray[np.uint8] | None = None,
+) -> Film:
+    """As `decode_film`, of a file's bytes, which the film does not refer to. `into`: uint8 (N,), room for `display`."""
+    limits = limits or Limits()
+    source = header_of(Held(content))
     layout = _layout(source, limits)
-    with path.open("rb") as file, quiet():
-        whole = parse(opened(file, LARGEST_INFLATED, whole=True), limits.file_bytes + 2**20, stop_before_pixels=False)
-        numbers = _stored_numbers(whole, layout)
+    numbers = _stored_numbers(content, source, layout, limits)
     signed, bits = layout.signed, layout.bits_stored
     # Neither the digest nor the rest holds the interpreter's lock.
     with quiet(), ThreadPoolExecutor(1) as beside:
@@ -107,7 +126,7 @@ def decode_film(path: Path, limits: Limits | None = None, *, digests: Kind = Kin
         histogram = np.bincount(numbers.ravel(), minlength=1 << bits) if display.needs_histogram(source, bits) else None
         grey = display.grey_table(source, bits, signed, histogram)
         notes = list(grey.notes)
-        shown = looked_up(grey.table, numbers)
+        shown = looked_up(grey.table, numbers, into)
         hidden = outside_shutters(source, shown.shape, notes)
     if hidden is not None:
         shown[hidden] = 0
@@ -120,9 +139,12 @@ def decode_film(path: Path, limits: Limits | None = None, *, digests: Kind = Kin
     )
 
 
-def looked_up(table: npt.NDArray[np.uint8], numbers: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
-    """`table[numbers]`, in pieces that stay in the processor's cache: a third of the time."""
-    given, shown = numbers.ravel(), np.empty(numbers.size, np.uint8)
+def looked_up(
+    table: npt.NDArray[np.uint8], numbers: npt.NDArray[np.uint16], into: npt.NDArray[np.uint8] | None = None
+) -> npt.NDArray[np.uint8]:
+    """`table[numbers]`, in pieces that stay in the processor's cache: a third of the time. `into` as in `decode`."""
+    given = numbers.ravel()
+    shown = np.empty(given.size, np.uint8) if into is None else into[: given.size]
     for start in range(0, given.size, _PIECE):
         np.take(table, given[start : start + _PIECE], mode="clip", out=shown[start : start + _PIECE])
     return shown.reshape(numbers.shape)
@@ -186,23 +208,20 @@ def _layout(source: Dataset, limits: Limits) -> _Layout:
     )
 
 
-def _stored_numbers(whole: Dataset, layout: _Layout) -> npt.NDArray[np.uint16]:
+def _stored_numbers(content: memoryview, source: Dataset, layout: _Layout, limits: Limits) -> npt.NDArray[np.uint16]:
     """Decode and return the stored bits of each pixel, uint16 (H, W), without overlays in the bits above them."""
-    try:
-        data = whole["PixelData"].value
-    except PARSE_FAULTS:
-        data = None
-    if not data or not isinstance(data, bytes):
-        raise UnreadableImage("PixelData is missing or empty: this instance has no image")
-    syntax = UID(str(getattr(whole.file_meta, "TransferSyntaxUID", "")))
-    if syntax not in AllTransferSyntaxes and syntax:
+    syntax = UID(str(getattr(source.file_meta, "TransferSyntaxUID", "")))
+    known = syntax in AllTransferSyntaxes
+    whole, data = _pixel_data(content, limits, compressed=known and syntax.is_encapsulated)
+    if syntax and not known:
         raise UnreadableImage(f"the transfer syntax is private or not known; {_REMEDY}")
     cells: npt.NDArray[Any]
     if syntax and syntax.is_encapsulated:
         cells = _decompressed(whole, layout, syntax)
         shift = 0
     else:
-        cells = _native(whole, layout, little=_is_little(whole, syntax))
+        swapped = whole._dict[_PIXEL_DATA].VR in ("OW", None)
+        cells = _native(data, layout, little=_is_little(whole, syntax), words=swapped)
         shift = layout.high_bit - layout.bits_stored + 1
     if shift:
         cells = cells >> shift
@@ -212,20 +231,44 @@ def _stored_numbers(whole: Dataset, layout: _Layout) -> npt.NDArray[np.uint16]:
     return cells.astype(np.uint16, copy=False)
 
 
+def _pixel_data(content: memoryview, limits: Limits, *, compressed: bool) -> tuple[Dataset, bytes | memoryview]:
+    """The whole data set and the value of PixelData, which is not copied out of `content` unless it is compressed."""
+    longest = None if compressed else _LONGEST_COPIED
+    with quiet():
+        file = opened(Held(content), LARGEST_INFLATED, whole=True)
+        whole = parse(file, limits.file_bytes + 2**20, stop_before_pixels=False, longest_value=longest)
+    raw = whole._dict.get(_PIXEL_DATA)  # asked for by name, a value that was passed over would be read from a file
+    data: bytes | memoryview | None
+    if isinstance(raw, RawDataElement) and raw.value is None and raw.length:
+        if raw.length == _UNDEFINED:
+            return _pixel_data(content, limits, compressed=True)
+        assert isinstance(file, Held)
+        data = file.content[raw.value_tell :][: raw.length]
+    else:
+        try:
+            data = whole["PixelData"].value
+        except PARSE_FAULTS:
+            data = None
+    if not isinstance(data, bytes | memoryview) or not len(data):
+        raise UnreadableImage("PixelData is missing or empty: this instance has no image")
+    return whole, data
+
+
 def _is_little(whole: Dataset, syntax: UID) -> bool:
     if syntax:
         return syntax.is_little_endian
     return whole.original_encoding[1] is not False
 
 
-def _native(whole: Dataset, layout: _Layout, *, little: bool) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """Uncompressed cells, unsigned (H, W). PS3.5 8.2: big endian OW holds 8-bit pixels in swapped pairs."""
-    data: bytes = whole["PixelData"].value
+def _native(
+    data: bytes | memoryview, layout: _Layout, *, little: bool, words: bool
+) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Uncompressed cells, unsigned (H, W). PS3.5 8.2: big endian words (OW) hold 8-bit pixels in swapped pairs."""
     size = layout.bits_allocated // 8
     expected = layout.rows * layout.columns * size
     if len(data) < expected:
         raise UnreadableImage(f"PixelData ends early, {len(data):,} of {expected:,} bytes; send the film again")
-    if size == 1 and not little and whole["PixelData"].VR == "OW":
+    if size == 1 and not little and words:
         data = np.frombuffer(data[: len(data) // 2 * 2], dtype=">u2").astype("<u2").tobytes()
     cells: npt.NDArray[Any] = np.frombuffer(data, dtype=f"{'<' if little else '>'}u{size}", count=expected // size)
     if not cells.dtype.isnative:

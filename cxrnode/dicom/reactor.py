@@ -36,7 +36,7 @@ _ITEM = struct.Struct(">IB")
 #: Reads in one turn, of many PDUs each: between turns timers and requests are looked at.
 _IN_A_TURN = 16
 
-#: Values from which on those of another PDU are not taken along: a peer may send them by the byte.
+#: PDUs that are taken along at most: a peer may send them by the byte.
 _GATHERED = 256
 
 #: Presentation context and fragment, which begins with the message control header (PS3.8 annex E.2).
@@ -64,8 +64,8 @@ class Connection(Protocol):
     def put_back(self, count: int) -> None:
         """Let the next call begin with the last `count` bytes of the one before it."""
 
-    def holds(self, kind: int) -> bool:
-        """Whether the next PDU is of this kind and was read already, all of it."""
+    def held(self, kind: int, most: int) -> memoryview:
+        """The next PDUs as far as they are of this kind and were read already, whole; in that memory, too."""
 
     def more(self) -> bool:
         """Whether bytes wait to be read now."""
@@ -83,6 +83,15 @@ def values_of(body: memoryview) -> Iterator[Value]:
             raise ValueError("a value has another length than it says")
         yield context_id, body[at + _ITEM.size : end]
         at = end
+
+
+def add_values(pdus: memoryview, values: list[Value]) -> None:
+    """Add the values of some whole P-DATA-TF PDUs. Raises as `values_of`, when those of the PDUs before were added."""
+    at, size = 0, len(pdus)
+    while at < size:
+        begun = at + _HEADER
+        at = begun + int.from_bytes(pdus[at + 2 : begun])
+        values += list(values_of(pdus[begun:at]))
 
 
 class Bell:
@@ -187,12 +196,11 @@ class WokenProvider(DULServiceProvider):
             values = self._fragments(connection)
             if values is None:
                 return
-            # Those that came in one read are written in one: each call gives the interpreter's lock up.
-            while len(values) < _GATHERED and connection.holds(_P_DATA_TF):
-                more = self._fragments(connection)
-                if more is None:
-                    break
-                values += more
+            # Those that came in one read are taken in one: for each by itself the reading costs more than the bytes.
+            try:
+                add_values(connection.held(_P_DATA_TF, _GATHERED), values)
+            except ValueError:
+                self.event_queue.put("Evt19")
             taker.take(values)
             if not self.event_queue.empty() or not connection.more():
                 return

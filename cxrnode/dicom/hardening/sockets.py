@@ -43,6 +43,8 @@ class BoundedSocket(AssociationSocket):
     unread: OSError | None = None
     moved_at: float = 0.0
     heard_at: float = 0.0
+    #: Whether what comes next is acknowledged at once.
+    _quick: bool = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -127,12 +129,16 @@ class BoundedSocket(AssociationSocket):
         """Let the next call begin with the last `count` bytes of the one before it."""
         self._start -= count
 
-    def holds(self, kind: int) -> bool:
-        """Whether the next PDU is of this kind and was read already, all of it."""
-        held = self._end - self._start
-        if held < _PDU_HEADER.size or self._memory[self._start] != kind:
-            return False
-        return held >= _PDU_HEADER.size + int(_PDU_HEADER.unpack_from(self._memory, self._start)[0])
+    def held(self, kind: int, most: int) -> memoryview:
+        """The next PDUs as far as they are of this kind and were read already, whole; in that memory, too."""
+        memory, begun, at = self._memory, self._start, self._start
+        while most and self._end - at >= _PDU_HEADER.size and memory[at] == kind:
+            behind = at + _PDU_HEADER.size + int(_PDU_HEADER.unpack_from(memory, at)[0])
+            if behind > self._end:
+                break
+            at, most = behind, most - 1
+        self._start = at
+        return memoryview(memory)[begun:at]
 
     def more(self) -> bool:
         """Whether bytes wait to be read now."""
@@ -173,6 +179,7 @@ class BoundedSocket(AssociationSocket):
             if not count:
                 return
             self._end += count
+            self._quick = self._quick and count > _READ_LITTLE
             self.heard_at = time.monotonic()
             if self.heard_at > deadline:
                 raise TimeoutError("the peer sends a PDU too slowly")
@@ -188,13 +195,14 @@ class BoundedSocket(AssociationSocket):
         self._start, self._end = 0, len(left)
 
     def _acknowledge(self) -> None:
-        """Acknowledge what comes at once, until the kernel thinks better of it (tcp(7)).
+        """Acknowledge what comes at once, until the kernel thinks better of it: when we answer (tcp(7)).
 
         A peer that writes a header and its body one after the other, as DCMTK does, waits 40 ms for the first
         acknowledgement otherwise, with each response.
         """
-        if self.socket is not None and self.socket.family in (socket.AF_INET, socket.AF_INET6):
+        if not self._quick and self.socket is not None and self.socket.family in (socket.AF_INET, socket.AF_INET6):
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            self._quick = True
 
     def send(self, bytestream: bytes) -> None:
         """Send all bytes; a peer that takes none for the network time-out counts as gone (Evt17)."""
@@ -202,6 +210,7 @@ class BoundedSocket(AssociationSocket):
             if self.socket is None:
                 raise OSError(errno.ENOTCONN, "the connection is closed")
             rest = memoryview(bytestream)
+            self._quick = False
             while rest:
                 rest = rest[self.socket.send(rest) :]
                 self.moved_at = time.monotonic()
@@ -225,6 +234,7 @@ class BoundedSocket(AssociationSocket):
         if isinstance(self.socket, ssl.SSLSocket):  # it cannot gather; a record for each header would be a waste
             pieces = [b"".join(pieces)]
         rest = [memoryview(piece) for piece in pieces]
+        self._quick = False
         while rest:
             sent = self.socket.send(rest[0]) if len(rest) == 1 else self.socket.sendmsg(rest)
             self.moved_at = time.monotonic()
