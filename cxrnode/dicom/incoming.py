@@ -124,8 +124,10 @@ class IncomingFile:
             self._raw = None
 
     def _failed(self, error: OSError | ValueError) -> None:
-        # ValueError: the association ended while the disk stood still, and its file was closed.
-        self._fail((error.strerror or "cannot write") if isinstance(error, OSError) else "closed")
+        if isinstance(error, OSError):
+            self._fail(error.strerror or "cannot write")
+        else:  # the association ended while the disk stood still, and its file was closed
+            self._fail("closed")
 
     def _fail(self, why: str) -> None:
         self.fault = why

@@ -107,9 +107,9 @@ class Held(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         """Read a copy of so many bytes, or of those that are left."""
-        begun = min(self._at, len(self.content))
-        self._at = len(self.content) if size is None or size < 0 else min(begun + size, len(self.content))
-        return bytes(self.content[begun : self._at])
+        piece = self.content[self._at :] if size is None or size < 0 else self.content[self._at : self._at + size]
+        self._at += len(piece)
+        return bytes(piece)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Seek, past the end too."""

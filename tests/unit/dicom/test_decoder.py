@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from cxrnode.dicom.decoder import READY, Decoder, DecoderDied
 from cxrnode.dicom.part10 import dataset_digest
+from cxrnode.dicom.pixels import decode_film
 from cxrnode.errors import Rejected, Transient, UnreadableImage
 from cxrnode.phantom.dicom import write_phantoms
 
@@ -43,6 +45,25 @@ def test_a_film_is_decoded_and_the_next_one_by_the_same_child(decoder: Decoder, 
     first, second = (decoder.decode(film, dataset_digest=dataset_digest(film)) for film in films)
     assert first.display.dtype == np.uint8
     assert first.pixel_digest != second.pixel_digest
+    for path, film in zip(films, (first, second), strict=True):  # each has its own, whatever came after it
+        assert np.array_equal(film.display, decode_film(path).display)
+
+
+def test_the_memory_of_a_large_film_is_given_back_and_the_next_film_is_whole(
+    decoder: Decoder, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cxrnode.dicom.decoder._KEPT_PIXELS", 1000)
+    for path in (*films, *films):
+        film = decoder.decode(path, dataset_digest=dataset_digest(path))
+        assert np.array_equal(film.display, decode_film(path).display)
+        assert os.fstat(decoder._descriptor).st_blocks == 0
+
+
+def test_a_child_that_was_taken_over_cannot_make_the_shared_memory_smaller(decoder: Decoder) -> None:
+    with pytest.raises(PermissionError):
+        os.ftruncate(decoder._descriptor, 0)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(decoder._descriptor, fcntl.F_ADD_SEALS, 0)
 
 
 def test_a_film_altered_in_the_spool_is_refused_rather_than_called_unreadable(

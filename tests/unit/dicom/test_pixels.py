@@ -26,7 +26,7 @@ from pydicom.uid import (
 )
 
 from cxrnode.core.digests import Kind
-from cxrnode.dicom.pixels import DECODERS, Film, Limits, decode_film, looked_up
+from cxrnode.dicom.pixels import DECODERS, Film, Limits, decode, decode_film, looked_up
 from cxrnode.errors import Rejected, UnreadableImage
 
 Stored = npt.NDArray[np.int64]
@@ -363,6 +363,27 @@ def test_the_digest_is_what_it_was_when_the_first_was_stored(tmp_path: Path) -> 
     path = save(tmp_path, film(values))
     assert decode_film(path, digests=Kind.SHA256).pixel_digest == hashlib.sha256(whole).hexdigest()
     assert decode_film(path).pixel_digest == f"blake3:{blake3(whole).digest(28).hex()}"
+
+
+def test_a_film_is_decoded_into_memory_that_is_given_and_refers_to_nothing_else(tmp_path: Path) -> None:
+    path, room = save(tmp_path, film()), np.full(96 * 80 + 5, 7, np.uint8)
+    content = bytearray(path.read_bytes())
+    shown = decode(memoryview(content), into=room)
+    content[:] = bytes(len(content))
+    assert np.array_equal(shown.display, decode_film(path).display)
+    assert np.array_equal(room[: 96 * 80].reshape(96, 80), shown.display)
+    assert room[96 * 80 :].tolist() == [7] * 5
+
+
+@pytest.mark.parametrize("longest", [10, 1 << 20])
+def test_pixels_are_the_same_whether_they_are_copied_or_stay_where_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int
+) -> None:
+    big = film(bits=8)
+    big.PixelData = big.PixelData + b"\0" * 10  # some writers pad
+    before = [decoded(tmp_path, one).pixel_digest for one in (film(), big)]
+    monkeypatch.setattr("cxrnode.dicom.pixels._LONGEST_COPIED", longest)
+    assert [decoded(tmp_path, one).pixel_digest for one in (film(), big)] == before
 
 
 def test_the_source_has_no_pixels_and_the_film_is_uint8(tmp_path: Path) -> None:

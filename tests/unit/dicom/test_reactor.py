@@ -18,7 +18,7 @@ from pynetdicom.dimse_primitives import C_ECHO
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
-from cxrnode.dicom.reactor import Bell, WholeMessages, values_of
+from cxrnode.dicom.reactor import Bell, Value, WholeMessages, add_values, values_of
 
 
 def descriptors() -> int:
@@ -124,6 +124,23 @@ def test_a_length_that_does_not_fit_is_refused_as_pynetdicom_refuses_it(
     else:
         with pytest.raises(ValueError, match="a value"):
             list(values_of(memoryview(whole)[6:]))
+
+
+_VALUES = st.lists(st.tuples(st.integers(1, 255), st.binary(min_size=1, max_size=40)), max_size=3)
+
+
+@given(st.lists(_VALUES, max_size=5), st.booleans())
+@settings(deadline=None)
+def test_values_of_several_pdus_come_in_their_order_and_those_before_a_broken_one_are_kept(
+    several: list[list[tuple[int, bytes]]], broken: bool
+) -> None:
+    whole, found = b"".join(map(pdu, several)), list[Value]()
+    if broken:
+        with pytest.raises(ValueError, match="a value"):
+            add_values(memoryview(whole + bytes((4, 0, 0, 0, 0, 3, 0, 0, 0))), found)
+    else:
+        add_values(memoryview(whole), found)
+    assert [(context_id, bytes(one)) for context_id, one in found] == [one for values in several for one in values]
 
 
 class Queue:

@@ -135,3 +135,22 @@ def test_more_than_the_cap_is_not_read() -> None:
         with pytest.raises(OSError, match="over the cap"):
             line.received(PDU_CAP + 1)
         assert line.unread is not None
+
+
+def test_whole_pdus_of_a_kind_that_were_read_are_taken_together() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        line = Line(ours)
+        pdus = [bytes((4, 0)) + len(body).to_bytes(4) + body for body in (b"first", b"", b"third")]
+        other, cut = bytes((5, 0, 0, 0, 0, 4)) + bytes(4), pdus[0][:8]
+        theirs.sendall(b"".join((*pdus, other, cut)))
+        assert line.more()
+        assert line.recv(2) == pdus[0][:2]  # reads on, all that waits
+        line.put_back(2)
+        assert line.held(4, 2) == b"".join(pdus[:2])
+        assert len(line.held(4, 0)) == 0
+        assert len(line.held(5, 9)) == 0
+        assert line.held(4, 9) == pdus[2]
+        assert line.held(5, 9) == other
+        assert len(line.held(4, 9)) == 0, "not all of it is there"
+        assert line.recv(8) == cut
