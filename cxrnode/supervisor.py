@@ -76,7 +76,7 @@ class Supervisor:
         self._database = database
         self._config_path = config_path
         self._on_ready = on_ready
-        self._children = [Child(role=role) for role in config.node.roles for _ in range(_processes(config, role))]
+        self._children = [Child(role=role) for role in config.node.roles for _ in range(processes_of(config, role))]
         self._listening: socket.socket | None = None
         longest = max(config.reading.decode_timeout, config.send.dimse_timeout, config.send.acse_timeout)
         self._patience = max(HANG_SECONDS, 2 * longest)
@@ -231,11 +231,11 @@ class Supervisor:
         return {child.role: child.process.pid for child in self._children if child.process is not None}
 
 
-def _processes(config: Config, role: str) -> int:
+def processes_of(config: Config, role: str) -> int:
     """How many processes a role has: of listeners as many as the configuration or the machine says."""
     if role != "receive":
         return 1
-    return config.listen.processes or max(1, cores() // 4)
+    return config.listen.processes or max(min(2, cores()), cores() // 4)
 
 
 def _signal(child: Child, number: int) -> None:

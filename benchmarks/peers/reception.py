@@ -15,19 +15,21 @@ from typing import Any
 from benchmarks.peers.orthanc import Orthanc, free_port, installed
 from cxrnode.bench.archive import tool
 from cxrnode.bench.figures import Figure, cpu_seconds, memory_mib
+from cxrnode.config import load_config
 from cxrnode.demo.served import ServedNode
 from cxrnode.errors import Transient
+from cxrnode.supervisor import processes_of
 
 _ASSOCIATIONS = 4
-_TWO = "cxrnode, two listeners"
-
+_ONE = "cxrnode, one listener"
 
 #: A port, and the processes that receive there.
 _Receiving = tuple[int, list[int]]
 
 
 @contextlib.contextmanager
-def _ours(folder: Path, *, processes: int = 1) -> Iterator[_Receiving]:
+def _ours(folder: Path, *, processes: int = 0) -> Iterator[_Receiving]:
+    """A node that only receives, with so many listening processes; 0: as many as it has by itself."""
     folder.mkdir(parents=True)
     node = ServedNode(folder, archive_port=1)
     text = node.config_path.read_text()
@@ -40,7 +42,7 @@ def _ours(folder: Path, *, processes: int = 1) -> Iterator[_Receiving]:
     node.config_path.write_text(text)
     with node:
         until = time.monotonic() + 120
-        while len(_said(node, "role_ready")) < processes:
+        while len(_said(node, "role_ready")) < (processes or processes_of(load_config(node.config_path), "receive")):
             if time.monotonic() > until:
                 raise Transient("the listeners do not come up")
             time.sleep(0.05)
@@ -78,7 +80,7 @@ def reception(folder: Path, films: Sequence[Path], *, rounds: int) -> list[Figur
     """Send the films in a few associations to each receiver, `rounds` times with an empty folder; the medians."""
     receivers: dict[str, Callable[[Path], contextlib.AbstractContextManager[_Receiving]]] = {
         "cxrnode": _ours,
-        _TWO: functools.partial(_ours, processes=2),
+        _ONE: functools.partial(_ours, processes=1),
         "storescp": _storescp,
         **({"Orthanc": _orthanc} if installed() else {}),
     }
@@ -104,7 +106,7 @@ def reception(folder: Path, films: Sequence[Path], *, rounds: int) -> list[Figur
         ]
     for ours, peer, note in (
         ("cxrnode", "storescp", "at least 1.0"),
-        (_TWO, "storescp", "with `listen.processes = 2`"),
+        (_ONE, "storescp", "with `listen.processes = 1`"),
         ("cxrnode", "Orthanc", "at least 2.0"),
     ):
         if peer in rate:

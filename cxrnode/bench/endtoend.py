@@ -101,14 +101,14 @@ class Bench:
         assert self._node is not None
         return Destination(name="node", aet="CXRNODE", host="127.0.0.1", port=self._node.port)
 
-    def pids(self) -> dict[str, int]:
-        """The process of each role."""
+    def pids(self) -> dict[str, list[int]]:
+        """The processes of each role."""
         assert self._node is not None
-        found: dict[str, int] = {}
+        found: dict[str, list[int]] = {}
         for line in self._node.log_path.read_text(errors="replace").splitlines():
             if line.startswith("{") and '"role_started"' in line:
                 said = json.loads(line)
-                found[said["role"]] = said["pid"]
+                found.setdefault(said["role"], []).append(said["pid"])
         return found
 
     def delivered(self) -> int:
@@ -143,7 +143,7 @@ class Bench:
     def burst(self, films: Sequence[Path]) -> Burst:
         """Send films in a few associations and wait until the last SR is in the archive."""
         pids, before = self.pids(), self.delivered()
-        cpu = {role: cpu_seconds(pid) for role, pid in pids.items()}
+        cpu = {role: sum(map(cpu_seconds, its)) for role, its in pids.items()}
         began = time.monotonic()
         self.send(films)
         sent = time.monotonic()
@@ -154,8 +154,8 @@ class Bench:
             films=len(films),
             seconds=ended - sent,
             whole=ended - began,
-            cpu={role: 1000 * (cpu_seconds(pid) - cpu[role]) / len(films) for role, pid in pids.items()},
-            memory={role: memory_mib(pid, "VmHWM") for role, pid in pids.items()},
+            cpu={role: 1000 * (sum(map(cpu_seconds, its)) - cpu[role]) / len(films) for role, its in pids.items()},
+            memory={role: _largest(its, "VmHWM") for role, its in pids.items()},
         )
 
     def backlog(self, films: Sequence[Path]) -> float:
@@ -187,12 +187,12 @@ class Bench:
             paths = write_films(films, many, size, first=first + start)
             self.send(paths)
             self._wait_delivered(before + many, 120 + 5 * many)
-            taken.append((start + many, {role: memory_mib(pid) for role, pid in pids.items()}))
+            taken.append((start + many, {role: _largest(its) for role, its in pids.items()}))
             for path in (*paths, *self._kept()):
                 path.unlink(missing_ok=True)
             self._forget()
         late = [one for one in taken if one[0] > count * _WARM] or taken
-        peak = {role: memory_mib(pid, "VmHWM") for role, pid in pids.items()}
+        peak = {role: _largest(its, "VmHWM") for role, its in pids.items()}
         return Memory(films=count, peak=peak, slope={role: _slope([(n, m[role]) for n, m in late]) for role in pids})
 
     def _kept(self) -> list[Path]:
@@ -258,6 +258,11 @@ class Bench:
             total = transaction.scalar(sa.select(sa.func.sum(output.c.size))) or 0
             count = transaction.scalar(sa.select(sa.func.count()).select_from(job)) or 1
         return float(total) / count / 1e6
+
+
+def _largest(pids: Sequence[int], what: str = "VmRSS") -> float:
+    """Memory in MiB of the largest of some processes."""
+    return max(memory_mib(pid, what) for pid in pids)
 
 
 def _slope(seen: Sequence[tuple[int, float]]) -> float:

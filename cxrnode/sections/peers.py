@@ -26,7 +26,8 @@ class Listen(Section):
     host: Host = "0.0.0.0"
     port: Port = 11112
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 50
-    #: Listening processes; 0: one for every four processor cores, at least one. The limit above is for all together.
+    #: Listening processes; 0: one for every four processor cores, at least two where there are two cores. The limit
+    #: above is for all together.
     processes: Annotated[int, Field(ge=0, le=32)] = 0
     accept_unknown: bool = False
     #: Films that may wait to be read; while there are so many, C-STORE answers 0xA700.
