@@ -15,7 +15,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pydicom
 import pydicom.config
@@ -44,6 +44,8 @@ __all__ = [
 
 #: Everything before the pixel data, at most, in bytes.
 LARGEST_HEADER = 16 * 1024 * 1024
+#: What is read at once: pydicom's parser asks a file for each element.
+_MOST_HEADERS = 64 * 1024
 #: Sequences within sequences, at most.
 DEEPEST = 32
 #: The Manufacturer that cxrnode writes into its own outputs, in lower case.
@@ -76,7 +78,14 @@ def read_header(path: Path) -> Dataset:
     says Explicit VR Little Endian in its `file_meta`. Raises Rejected for a file that is not DICOM, is broken, or
     whose header is too large or nested too deep, and OSError where the file cannot be opened.
     """
-    with path.open("rb") as file:
+    with path.open("rb", buffering=_MOST_HEADERS) as file:
+        held = Held(memoryview(file.read(_MOST_HEADERS)))
+        whole = len(held.content) < _MOST_HEADERS
+        with contextlib.suppress(Rejected):
+            header = header_of(held)
+            if whole or held.tell() < _MOST_HEADERS:
+                return header
+        # It goes on behind what was read, or it is none: what there is to say of it is said of all of it.
         return header_of(file)
 
 
@@ -92,7 +101,7 @@ def parse(file: BinaryIO | Held, limit: int, *, stop_before_pixels: bool, longes
     Values of more than `longest_value` bytes are passed over: their elements say where they stand, and hold None.
     """
     try:
-        source = Metered(file, limit)
+        source: Any = file if isinstance(file, Held) and len(file.content) <= limit else Metered(file, limit)
         dataset = pydicom.dcmread(
             source, stop_before_pixels=stop_before_pixels, defer_size=longest_value, force=looks_headless(file)
         )

@@ -103,6 +103,7 @@ class Held(io.RawIOBase):
     def __init__(self, content: memoryview) -> None:
         super().__init__()
         self.content = content
+        self.name = ""
         self._at = 0
 
     def read(self, size: int | None = -1) -> bytes:

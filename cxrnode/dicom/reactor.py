@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import DimsePrimitiveType
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu_primitives import A_RELEASE
 
 if TYPE_CHECKING:
     import socket
@@ -180,6 +181,15 @@ class WokenProvider(DULServiceProvider):
         # In Sta13 the connection is closed as soon as nothing more comes (PS3.8 table 9-10).
         busy = self.event_queue.qsize() or self.to_provider_queue.qsize() or self.state_machine.current_state == "Sta13"
         return self._bell.wait(waited_for, 0.0 if busy or self._kill_thread else _LOOK_SECONDS)
+
+    def peek_next_pdu(self) -> Any:
+        """The next indication. A release is none while requests that came before it wait for their answers.
+
+        pynetdicom looks for a message, and then for a release: one that came between the two would never be answered.
+        """
+        coming = super().peek_next_pdu()
+        asked = isinstance(coming, A_RELEASE) and coming.result is None
+        return None if asked and self.assoc.is_acceptor and self.assoc.dimse.msg_queue.qsize() else coming
 
     def unconnected(self) -> None:
         """There is no socket to wait on: poll."""

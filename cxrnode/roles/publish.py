@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import structlog
-from PIL import Image
 from pydicom.dataset import Dataset
 
 from cxrnode.config import Config
@@ -21,7 +20,7 @@ from cxrnode.core.kept import Content, Kept
 from cxrnode.dicom.decoder import Decoded
 from cxrnode.dicom.outputs import Output, OutputSettings, SentObject, each_output
 from cxrnode.dicom.outputs.common import Subject
-from cxrnode.dicom.outputs.raster import fitted, opencv, scaled
+from cxrnode.dicom.outputs.raster import fitted, jpeg, opencv, scaled
 from cxrnode.roles.context import Context
 from cxrnode.store import reports
 from cxrnode.store.database import CommitUnknown
@@ -191,6 +190,4 @@ def _preview(display: npt.NDArray[np.uint8]) -> bytes:
     film = (
         display if max(display.shape) <= PREVIEW_PX else scaled(display, fitted(display.shape, PREVIEW_PX, PREVIEW_PX))
     )
-    buffer = io.BytesIO()
-    Image.fromarray(film).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return jpeg(film, 85)

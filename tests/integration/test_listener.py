@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -29,6 +30,7 @@ from cxrnode.core.associations import Cause
 from cxrnode.core.digests import Kind, digest_of
 from cxrnode.dicom import hardening, incoming, sender
 from cxrnode.dicom.admission import Admission, Ended, Objection, Refusal
+from cxrnode.dicom.incoming import IncomingMessages
 from cxrnode.dicom.listener import SPARE_SEATS, Answer, Listener, Received, Timeouts
 from cxrnode.dicom.tls import Tls, server_context
 from cxrnode.errors import Rejected, Transient
@@ -47,7 +49,7 @@ from tests.integration.scripted import (
     settled_threads,
     store_command,
 )
-from tests.peers import require_tool
+from tests.peers import require_tool, wait_until
 
 Make = Callable[..., Listener]
 #: For peers that fall silent. All others are given longer, or a machine that stalls ends their associations.
@@ -196,6 +198,30 @@ def test_an_object_of_storescu_arrives_with_its_data_set_unchanged(make: Make, k
     assert (one.sop_instance_uid, one.transfer_syntax_uid) == ("2.25.1", ExplicitVRLittleEndian)
     assert one.association.calling_aet == "STORESCU"
     assert (one.association.called_aet, one.association.host) == ("CXRNODE", "127.0.0.1")
+
+
+def test_a_release_that_comes_with_the_last_film_does_not_take_its_answer(
+    make: Make, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The film is whole, and its release is there, just after the association's thread looked for messages."""
+    look, looked = IncomingMessages.get_msg, threading.Event()
+
+    def too_early(messages: IncomingMessages, block: bool = False) -> tuple[Any, Any]:
+        if looked.is_set():
+            return look(messages, block)
+        both = (messages.msg_queue, messages.dul.to_user_queue)
+        wait_until(lambda: not any(one.empty() for one in both), seconds=10, what="the film and the release")
+        looked.set()
+        return None, None
+
+    monkeypatch.setattr(IncomingMessages, "get_msg", too_early)
+    with associated(make()) as conversation:
+        data = data_pdu(dataset_of(film()), is_command=False, last=True)
+        conversation.sendall(data_pdu(store_command(), is_command=True, last=True) + data + RELEASE)
+        assert answered_status(read_pdu(conversation)[1])[0] == 0x0000
+        assert read_pdu(conversation)[0] == 6
+    assert looked.is_set()
+    assert len(kept.files) == 1
 
 
 @pytest.mark.parametrize("seed", range(6))

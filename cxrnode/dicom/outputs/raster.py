@@ -71,6 +71,13 @@ def _halved(film: Grey) -> Grey:
     return cast(Grey, cv2.resize(film, (width, height), interpolation=cv2.INTER_AREA))
 
 
+def jpeg(film: Grey, quality: int) -> bytes:
+    """The film as a grey JPEG. Pillow's encoder holds the interpreter's lock, OpenCV's does not."""
+    cv2 = opencv()
+    _, coded = cv2.imencode(".jpg", film, (cv2.IMWRITE_JPEG_QUALITY, quality))
+    return bytes(coded)
+
+
 def put_grey(place: Picture, film: Grey) -> None:
     """Put a film into a place of its size, a view of a picture."""
     _put(place, film, "COLOR_GRAY2RGB")

@@ -20,7 +20,15 @@ from pydicom.uid import (
 from cxrnode.core.digests import Kind, digest_of, kind_of
 from cxrnode.core.identity import IMPLEMENTATION_CLASS_UID
 from cxrnode.core.routing import Answer, Association, Reason, Rule, gate, route
-from cxrnode.dicom.header import dataset_digest, dataset_offset, identity_of, read_header, to_header, undecoded
+from cxrnode.dicom.header import (
+    dataset_digest,
+    dataset_offset,
+    header_of,
+    identity_of,
+    read_header,
+    to_header,
+    undecoded,
+)
 from cxrnode.errors import Rejected
 
 LENIENT = [Rule(name="lenient", unsure="read")]
@@ -263,3 +271,29 @@ def test_every_malformed_file_at_hand_has_a_header_or_is_refused(data_dir: Path)
         except Rejected as refused:
             outcomes.add(str(refused).split(":")[0])
     assert {Answer.REJECT, "not a DICOM file"} <= outcomes
+
+
+@pytest.mark.parametrize("size", [10, 64 * 1024 - 700, 64 * 1024, 64 * 1024 + 1, 1 << 20])
+@pytest.mark.parametrize("many", [1, 5])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_a_header_is_read_whole_wherever_the_first_read_ends(tmp_path: Path, size: int, many: int, syntax: UID) -> None:
+    dataset = film()
+    for number in range(many):
+        dataset.add_new(0x00111010 + number, "OB", bytes([number]) * (size // 2 * 2))
+    dataset.PerformedProcedureStepID = "behind it"  # (0040,0253)
+    path = save(tmp_path / "film.dcm", dataset, syntax)
+    with path.open("rb") as file:
+        expected = header_of(file)
+    found = read_header(path)
+    assert found == expected
+    assert found.PerformedProcedureStepID == "behind it"
+    cut = tmp_path / "cut.dcm"
+    cut.write_bytes(path.read_bytes()[:-3])
+    told = []
+    with cut.open("rb") as file:
+        for way in ("path", "file"):
+            try:
+                told.append(str(read_header(cut) if way == "path" else header_of(file)))
+            except Rejected as fault:
+                told.append(str(fault))
+    assert told[0] == told[1]

@@ -26,7 +26,8 @@ from pydicom.uid import (
 )
 
 from cxrnode.core.digests import Kind
-from cxrnode.dicom.pixels import DECODERS, Film, Limits, decode, decode_film, looked_up
+from cxrnode.dicom.compressed import DECODERS
+from cxrnode.dicom.pixels import Film, Limits, decode, decode_film, looked_up
 from cxrnode.errors import Rejected, UnreadableImage
 
 Stored = npt.NDArray[np.int64]
