@@ -51,7 +51,10 @@ class BlockWriter:
     def __init__(self, descriptor: Callable[[], int]) -> None:
         """`descriptor` is asked for before each call of the system, as by `write_all`."""
         self._descriptor = descriptor
-        self._block = _spare.pop() if _spare else mmap.mmap(-1, BLOCK)  # begins where a page does, as disks ask
+        try:
+            self._block = _spare.pop()
+        except IndexError:
+            self._block = mmap.mmap(-1, BLOCK)  # begins where a page does, as disks ask
         self._filled = 0
         self._written = 0
         self._past_cache = False
@@ -76,6 +79,8 @@ class BlockWriter:
                         self._show(block)
                         self._write(block)
                         self._filled = 0
+                        if self._written == CACHED:
+                            self._past_cache = _set_direct(self._descriptor(), True)
 
     def finish(self) -> None:
         """Write what waits. Raises as `write` does. Nothing may be written after it."""
@@ -103,8 +108,6 @@ class BlockWriter:
                 continue
             self._written += count
             rest = rest[count:]
-        if self._written == CACHED:
-            self._past_cache = _set_direct(self._descriptor(), True)
 
     def _through_cache(self) -> None:
         if self._past_cache:

@@ -153,7 +153,8 @@ class Decoder:
             raise ValueError("the answer is not whole")
         pixels = np.frombuffer(self._shared, np.uint8, rows * columns).reshape(rows, columns).copy()
         if pixels.size > _KEPT_PIXELS:
-            self._shared.madvise(mmap.MADV_REMOVE)
+            with contextlib.suppress(OSError):
+                self._shared.madvise(mmap.MADV_REMOVE)
         return pixels
 
     def _unasked(self, fault: Exception) -> bool:

@@ -75,6 +75,18 @@ def test_a_film_altered_in_the_spool_is_refused_rather_than_called_unreadable(
     assert not isinstance(told.value, UnreadableImage)
 
 
+@pytest.mark.parametrize("altered", [False, True])
+def test_of_a_film_that_is_too_large_to_be_read_it_is_known_whether_it_was_altered(
+    decoder: Decoder, films: list[Path], tmp_path: Path, altered: bool
+) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(films[0].read_bytes())
+    os.truncate(path, (512 << 20) + 1)
+    with pytest.raises(Rejected, match="altered" if altered else "larger than 512 MiB") as told:
+        decoder.decode(path, dataset_digest="0" * 64 if altered else dataset_digest(path))
+    assert isinstance(told.value, UnreadableImage) is not altered
+
+
 def test_a_file_that_cannot_be_read_at_the_moment_is_a_passing_fault(decoder: Decoder, tmp_path: Path) -> None:
     with pytest.raises(Transient, match="does not answer"):
         decoder.decode(tmp_path / "gone", dataset_digest="0" * 64)
