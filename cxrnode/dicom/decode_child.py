@@ -32,10 +32,11 @@ _LIMITS = Limits(pixels=SHARED_PIXELS)
 def main() -> None:
     """Serve requests until standard input ends.
 
-    Arguments: the limit of the address space, in bytes; seconds a film; the descriptor of the memory for pixels.
+    Arguments: the limit of the address space, in bytes; seconds a film; the descriptor of the memory for pixels,
+    without which nobody sees them: a person who tries whether it starts.
     """
     limit, patience = int(sys.argv[1]), float(sys.argv[2])
-    shared = np.frombuffer(mmap.mmap(int(sys.argv[3]), SHARED_PIXELS), np.uint8)
+    shared = np.frombuffer(mmap.mmap(int(sys.argv[3]) if len(sys.argv) > 3 else -1, SHARED_PIXELS), np.uint8)
     memory = Memory()
     # A service manager tells every process to stop; the film under way is the parent's to finish or to give back.
     for number in (signal.SIGTERM, signal.SIGINT):

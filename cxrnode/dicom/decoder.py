@@ -127,7 +127,7 @@ class Decoder:
             self._ready = self._line(time.monotonic() + _START_SECONDS) == READY
         if not self._ready:
             self._end()
-            raise Transient("the decoder does not start; try `python -m cxrnode.dicom.decode_child 2000000000 20 0`")
+            raise Transient("the decoder does not start; try `python -m cxrnode.dicom.decode_child 2000000000 20`")
 
     def _ask(self, path: Path, dataset_digest: str, until: float) -> dict[str, Any]:
         assert self._child.stdin is not None

@@ -7,6 +7,7 @@ C-STORE response to tell.
 
 from __future__ import annotations
 
+import os
 import queue
 import secrets
 import time
@@ -37,6 +38,9 @@ PREFIX = "incoming-"
 SUFFIX = ".part"
 #: Bytes of a message that is no C-STORE, and of any command set: these are held in memory.
 MAX_MESSAGE = 1 << 20
+#: A file that grows is changed at least so often, in seconds, though a slow peer takes long to fill a block of it: what
+#: was not changed for a quarter of an hour is swept as nobody's.
+_TOUCHED_EVERY = 60.0
 #: Messages that may wait for their turn. We answer (1, 1) to asynchronous operations, so one is the rule.
 MAX_WAITING = 4
 #: Message control header: a fragment of the command, the last of its kind (PS3.8 annex E.2).
@@ -59,6 +63,7 @@ class IncomingFile:
         self.dataset_offset = 0
         self._limit = limit
         self._digest = Digest(kind)
+        self._touched = time.monotonic()
         self._raw: FileIO | None = None
         try:
             self._raw = FileIO(self.name, "xb")
@@ -93,6 +98,9 @@ class IncomingFile:
                 return given
             try:
                 self._blocks.write(pieces)
+                if (now := time.monotonic()) - self._touched >= _TOUCHED_EVERY:
+                    os.utime(self._raw.fileno())
+                    self._touched = now
             except (OSError, ValueError) as error:
                 self._failed(error)
         return given

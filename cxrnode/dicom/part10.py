@@ -98,7 +98,7 @@ def dataset_digest(path: Path, kind: Kind = Kind.BLAKE3) -> str:
 
 
 class Held(io.RawIOBase):
-    """A file whose bytes are in memory already. Nothing but reading, seeking and telling is offered."""
+    """A file whose bytes are in memory already, which io.BytesIO would copy. It can be read, sought and told."""
 
     def __init__(self, content: memoryview) -> None:
         super().__init__()

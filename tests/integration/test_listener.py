@@ -224,6 +224,18 @@ def test_a_release_that_comes_with_the_last_film_does_not_take_its_answer(
     assert len(kept.files) == 1
 
 
+def test_what_a_slow_peer_sends_is_not_swept_before_it_fills_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for every, swept in ((60.0, 1), (0.0, 0)):
+        monkeypatch.setattr("cxrnode.dicom.incoming._TOUCHED_EVERY", every)
+        file = incoming.IncomingFile(tmp_path, 1000, Kind.BLAKE3)
+        os.utime(file.path, (0, 0))
+        file.write(b"a few bytes")
+        assert incoming.sweep(tmp_path, 900) == swept
+        file.discard()
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_data_set_arrives_as_it_was_however_it_was_cut(make: Make, kept: Kept, seed: int) -> None:
     """Values by the thousand in one read, several in a PDU, one that fills many reads; two films behind

@@ -1,7 +1,8 @@
 """Films and pictures as arrays: made larger or smaller, and put into a picture. The only module that knows OpenCV.
 
 What is used of it computes in whole numbers, so that the same film gives the same bytes on every processor:
-INTER_LINEAR_EXACT, INTER_AREA by two, GaussianBlur where it is asked to be accurate, and conversions that copy.
+INTER_LINEAR_EXACT, INTER_AREA by two, GaussianBlur where it is asked to be accurate, and conversions that copy. Its
+JPEG is for previews alone, which are stored once: another OpenCV may encode otherwise.
 """
 
 from __future__ import annotations
