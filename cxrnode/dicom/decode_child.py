@@ -21,6 +21,7 @@ from cxrnode.core.digests import kind_of, matches
 from cxrnode.dicom.decoder import READY, SHARED_PIXELS
 from cxrnode.dicom.part10 import dataset_digest, dataset_of
 from cxrnode.dicom.pixels import Limits, decode, require_size
+from cxrnode.dicom.raster import opencv
 from cxrnode.errors import Rejected, UnreadableImage
 from cxrnode.files import Memory
 
@@ -38,6 +39,7 @@ def main() -> None:
     limit, patience = int(sys.argv[1]), float(sys.argv[2])
     shared = np.frombuffer(mmap.mmap(int(sys.argv[3]) if len(sys.argv) > 3 else -1, SHARED_PIXELS), np.uint8)
     memory = Memory()
+    opencv()
     # A service manager tells every process to stop; the film under way is the parent's to finish or to give back.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

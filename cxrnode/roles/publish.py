@@ -20,7 +20,7 @@ from cxrnode.core.kept import Content, Kept
 from cxrnode.dicom.decoder import Decoded
 from cxrnode.dicom.outputs import Output, OutputSettings, SentObject, each_output
 from cxrnode.dicom.outputs.common import Subject
-from cxrnode.dicom.outputs.raster import fitted, jpeg, opencv, scaled
+from cxrnode.dicom.raster import fitted, jpeg, opencv, scaled
 from cxrnode.roles.context import Context
 from cxrnode.store import reports
 from cxrnode.store.database import CommitUnknown

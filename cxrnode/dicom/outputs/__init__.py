@@ -24,11 +24,11 @@ from cxrnode.dicom.outputs.influence import Influence, influence
 from cxrnode.dicom.outputs.key_object import build_key_object, urgent_findings
 from cxrnode.dicom.outputs.message import build_message
 from cxrnode.dicom.outputs.presentation import build_presentation
-from cxrnode.dicom.outputs.raster import Grey, scaled
 from cxrnode.dicom.outputs.report import build_report
 from cxrnode.dicom.outputs.settings import Output, OutputSettings, SentObject
 from cxrnode.dicom.outputs.summary import Thumbnail, draw_summary
 from cxrnode.dicom.outputs.text import build_text
+from cxrnode.dicom.raster import Grey, scaled
 from cxrnode.dicom.values import number
 
 __all__ = ["Output", "OutputSettings", "SentObject", "build_outputs", "each_output"]

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cxrnode.dicom.outputs.encoding import ascii_text
-from cxrnode.dicom.outputs.raster import Picture
+from cxrnode.dicom.raster import Picture
 
 Colour: TypeAlias = tuple[int, int, int]
 Box: TypeAlias = tuple[int, int, int, int]

@@ -23,7 +23,7 @@ from cxrnode.dicom.outputs.drawing import (
     text_width,
     wrapped,
 )
-from cxrnode.dicom.outputs.raster import Picture
+from cxrnode.dicom.raster import Picture
 
 MARGIN = 20
 _NARROWEST = 760

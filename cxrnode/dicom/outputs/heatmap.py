@@ -13,7 +13,7 @@ from cxrnode.dicom.outputs.common import DEMONSTRATION, NOT_FOR_DIAGNOSIS, Subje
 from cxrnode.dicom.outputs.drawing import AMBER, BLACK, BLUE, BODY, MUTED, SMALL, TRACK, WHITE, Page
 from cxrnode.dicom.outputs.frame import BAR, Badge, Bar, Frame, Legend, Line, draw_legend
 from cxrnode.dicom.outputs.influence import CONTOUR_LEVEL, Influence, colour_bar, put_map
-from cxrnode.dicom.outputs.raster import Grey, Picture, put_grey
+from cxrnode.dicom.raster import Grey, Picture, put_grey
 
 NOT_AN_OUTLINE = "Region of influence, not an outline of a lesion nor its side; not the diagnostic image."
 NO_LOCALISATION = "No localisation: nothing on this film reaches the floor of the scale."

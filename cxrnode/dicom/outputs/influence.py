@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cxrnode.core.findings import Finding
-from cxrnode.dicom.outputs.raster import Grey, Picture, enlarged, put_grey, put_packed
+from cxrnode.dicom.raster import Grey, Picture, enlarged, looked_up, put_grey, put_packed
 
 CONTOUR_LEVEL = 0.5
 
@@ -68,10 +68,11 @@ def put_map(place: Picture, film: Grey, shown: Influence, *, colour: bool) -> No
     if levels is None:
         return
     left, top, right, bottom = levels.box
-    colours = levels.value.astype(np.uint16) if colour else np.zeros_like(levels.value, np.uint16)
-    colours <<= 8
+    colours = np.zeros(levels.value.shape, np.uint16)
+    if colour:
+        np.left_shift(levels.value, 8, out=colours, dtype=np.uint16)
     colours |= film[top:bottom, left:right]
-    pixels = np.take(_table(), colours, mode="clip").view(np.uint8).reshape(-1, 4)  # unclipped, it checks each index
+    pixels = looked_up(_table(), colours).view(np.uint8).reshape(-1, 4)
     if levels.distance is not None:
         away = levels.distance.reshape(-1)
         reach = math.floor(8 * (_HALO_PX + 1))

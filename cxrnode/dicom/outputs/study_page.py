@@ -22,9 +22,9 @@ from cxrnode.dicom.outputs.drawing import (
 )
 from cxrnode.dicom.outputs.films import NEVER_AVERAGED, TAKES_THE_PLACE, Row, Study, film_line, headline
 from cxrnode.dicom.outputs.frame import badge_width
-from cxrnode.dicom.outputs.raster import fitted, put_grey, scaled
 from cxrnode.dicom.outputs.source import taken_at, view_of
 from cxrnode.dicom.outputs.summary import INKS, WORDS
+from cxrnode.dicom.raster import fitted, put_grey, scaled
 
 #: Films side by side on one page: a column holds a score and a decision in words.
 FILMS_PER_PAGE = 3

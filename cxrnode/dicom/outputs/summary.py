@@ -31,7 +31,7 @@ from cxrnode.dicom.outputs.drawing import (
 from cxrnode.dicom.outputs.frame import badge_width
 from cxrnode.dicom.outputs.heatmap import NOT_AN_OUTLINE, open_findings
 from cxrnode.dicom.outputs.influence import Influence, put_map
-from cxrnode.dicom.outputs.raster import Grey, fitted, put_grey, scaled
+from cxrnode.dicom.raster import Grey, fitted, put_grey, scaled
 
 _MARGIN = 24
 _ROW = 37

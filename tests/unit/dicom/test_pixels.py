@@ -26,8 +26,9 @@ from pydicom.uid import (
 )
 
 from cxrnode.core.digests import Kind
+from cxrnode.dicom import header, pixels
 from cxrnode.dicom.compressed import DECODERS
-from cxrnode.dicom.pixels import Film, Limits, decode, decode_film, looked_up
+from cxrnode.dicom.pixels import Film, Limits, decode, decode_film
 from cxrnode.errors import Rejected, UnreadableImage
 
 Stored = npt.NDArray[np.int64]
@@ -475,11 +476,46 @@ def test_a_deflated_film_is_inflated_up_to_64_mib_and_no_further(tmp_path: Path)
         decoded(tmp_path, bomb)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (128, 256), (181, 181), (300, 437)])
-def test_a_table_is_looked_up_in_pieces_as_it_is_at_once(shape: tuple[int, int]) -> None:
-    rng = np.random.default_rng(1)
-    table = rng.integers(0, 256, 4096).astype(np.uint8)
-    numbers = rng.integers(0, 4096, shape).astype(np.uint16)
-    np.testing.assert_array_equal(looked_up(table, numbers), table[numbers])
-    turned = numbers.T  # a decoder may give what is not contiguous
-    np.testing.assert_array_equal(looked_up(table, turned), table[turned])
+def _element(tag: int, vr: bytes, value: bytes) -> bytes:
+    length = struct.pack("<HI", 0, len(value)) if vr == b"OW" else struct.pack("<H", len(value))
+    return struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr + length + value
+
+
+#: What stands about the pixels, and whether the whole file is parsed then, beside the header.
+UNUSUAL: dict[str, tuple[Callable[[bytes, int], bytes], bool]] = {
+    "nothing": (lambda whole, at: whole, False),
+    "a long value": (lambda whole, at: whole[:at] + _element(0x7FDF0010, b"OW", bytes(70_000)) + whole[at:], False),
+    "padding": (lambda whole, at: whole + _element(0xFFFCFFFC, b"OW", bytes(8)), True),
+    "a byte": (lambda whole, at: whole + b"\0", True),
+    "another window": (lambda whole, at: whole + _element(0x00281050, b"DS", b"10"), True),
+    "pixels again": (lambda whole, at: whole + _element(0x00281050, b"DS", b"10") + whole[at:], True),
+    "other pixels": (lambda whole, at: whole[:at] + _element(0x7FE00008, b"OW", bytes(8)) + whole[at:], True),
+    "pixels cut off": (lambda whole, at: whole[:-2], True),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_pixels_are_found_behind_the_header_where_nothing_else_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    film(WindowCenter=1800, WindowWidth=900).save_as(buffer, enforce_file_format=True)
+    whole = buffer.getvalue()
+    change, parsed_whole = UNUSUAL[name]
+    given = memoryview(change(whole, whole.index(b"\xe0\x7f\x10\0OW")))
+    parsed: list[bool] = []
+
+    def parse(*args: Any, **settings: Any) -> Dataset:
+        parsed.append(True)
+        return header.parse(*args, **settings)
+
+    monkeypatch.setattr(pixels, "parse", parse)
+    if name == "pixels cut off":
+        with pytest.raises(UnreadableImage, match="ends early"):
+            decode(given)
+        assert parsed
+        return
+    shown = decode(given)
+    assert bool(parsed) is parsed_whole
+    expected = decode(memoryview(whole))
+    assert (shown.window, shown.pixel_digest) == (expected.window, expected.pixel_digest)
+    np.testing.assert_array_equal(shown.display, expected.display)
+    assert "PixelData" not in shown.source and shown.source.PatientID == "1"

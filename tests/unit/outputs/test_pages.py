@@ -20,8 +20,8 @@ from cxrnode.dicom.outputs.drawing import SMALL, Page, contrast, luma
 from cxrnode.dicom.outputs.frame import frame_for
 from cxrnode.dicom.outputs.heatmap import NOT_AN_OUTLINE, draw_heatmap, ground_of, legend_of
 from cxrnode.dicom.outputs.influence import CONTOUR_LEVEL, Influence, influence, overlay
-from cxrnode.dicom.outputs.raster import scaled
 from cxrnode.dicom.outputs.summary import Thumbnail, draw_summary
+from cxrnode.dicom.raster import scaled
 from tests.unit.outputs.sources import SCORES, make_film, make_report, make_saliency, make_source
 
 SHAPES = [(512, 512), (1024, 1024), (3000, 2500), (2500, 3000), (4500, 512), (512, 4500), (2048, 1700), (600, 1100)]

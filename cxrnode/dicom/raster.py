@@ -1,15 +1,15 @@
-"""Films and pictures as arrays: made larger or smaller, and put into a picture. The only module that knows OpenCV.
+"""Films and pictures as arrays: looked up, made larger or smaller, and put into a picture. Only this knows OpenCV.
 
 What is used of it computes in whole numbers, so that the same film gives the same bytes on every processor:
-INTER_LINEAR_EXACT, INTER_AREA by two, GaussianBlur where it is asked to be accurate, and conversions that copy. Its
-JPEG is for previews alone, which are stored once: another OpenCV may encode otherwise.
+INTER_LINEAR_EXACT, INTER_AREA by two, GaussianBlur where it is asked to be accurate, tables, and conversions that copy.
+Its JPEG is for previews alone, which are stored once: another OpenCV may encode otherwise.
 """
 
 from __future__ import annotations
 
 import functools
 from types import ModuleType
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ Grey: TypeAlias = npt.NDArray[np.uint8]
 #: uint8 (H, W, 3): R, G and B.
 Picture: TypeAlias = npt.NDArray[np.uint8]
 
+#: What a table of OpenCV has to hold for numbers of 16 bits.
+_NUMBERS = 1 << 16
+
 
 @functools.cache
 def opencv() -> ModuleType:
@@ -27,6 +30,25 @@ def opencv() -> ModuleType:
 
     cv2.setNumThreads(1)  # how many threads work is for a role to say, and its engine has its share of them
     return cv2
+
+
+def looked_up(
+    table: npt.NDArray[Any], numbers: npt.NDArray[np.uint16], into: npt.NDArray[Any] | None = None
+) -> npt.NDArray[Any]:
+    """`table[numbers]`, in half the time that NumPy takes and without the interpreter's lock; 0 past the table's end.
+
+    `table`: of 1 or 4 bytes each, at most 65,536. `numbers`: uint16 (H, W). `into`: (N,) of the table's type, room for
+    what is returned, (H, W), at its beginning.
+    """
+    cv2, whole = opencv(), table
+    if len(table) < _NUMBERS:
+        whole = np.zeros(_NUMBERS, table.dtype)
+        whole[: len(table)] = table
+    place = np.empty(numbers.shape, table.dtype) if into is None else into[: numbers.size].reshape(numbers.shape)
+    if numbers.size:
+        kind = np.int32 if table.dtype.itemsize == 4 else np.uint8  # what it has of four bytes that are only copied
+        cv2.LUT(numbers, whole.view(kind), dst=place.view(kind))
+    return place
 
 
 def scaled(film: Grey, size: tuple[int, int]) -> Grey:

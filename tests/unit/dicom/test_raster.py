@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cxrnode.dicom.outputs.drawing import AMBER, BLACK, SMALL, WHITE, Page
-from cxrnode.dicom.outputs.raster import fitted, put_grey, put_packed, scaled
+from cxrnode.dicom.raster import fitted, looked_up, put_grey, put_packed, scaled
 
 #: Films (H, W) and sizes (width, height) to make of them: odd and even, smaller, larger, both at once.
 CASES = [
@@ -171,3 +172,24 @@ def test_what_is_odd_moves_nothing_from_edge_to_edge(shape: tuple[int, int]) -> 
         small = scaled(film, size)
         beyond = small.mean(axis=1 - axis).sum() / 200
         assert beyond == pytest.approx((1 - edge / shape[axis]) * small.shape[axis], abs=0.1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (128, 256), (181, 181), (300, 437), (1, 0)])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint32])
+def test_a_table_is_looked_up(shape: tuple[int, int], bits: int, kind: type[np.unsignedinteger[Any]]) -> None:
+    rng = np.random.default_rng(1)
+    table = rng.integers(0, np.iinfo(kind).max, 1 << bits, kind, endpoint=True)
+    numbers = rng.integers(0, 1 << bits, shape, np.uint16, endpoint=False)
+    np.testing.assert_array_equal(looked_up(table, numbers), table[numbers])
+    turned = numbers.T  # a decoder may give what is not contiguous
+    np.testing.assert_array_equal(looked_up(table, turned), table[turned])
+    room = np.zeros(numbers.size + 5, kind)
+    shown = looked_up(table, numbers, room)
+    assert shown.base is not None and np.shares_memory(shown, room) is (numbers.size > 0)
+    np.testing.assert_array_equal(room, [*table[numbers].ravel(), 0, 0, 0, 0, 0])
+
+
+def test_what_lies_past_a_table_is_nothing() -> None:
+    numbers = np.array([[0, 3, 4, 65535]], np.uint16)
+    assert looked_up(np.array([9, 8, 7, 6], np.uint8), numbers).tolist() == [[9, 6, 0, 0]]
