@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +26,10 @@ from cxrnode.errors import Rejected
 LARGEST_INFLATED = 64 * 1024 * 1024
 _MAGIC = b"DICM"
 _PREAMBLE = 128
-_NEEDED = ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
+_GROUP_LENGTH = 0x0000
+#: What must be known of a file, by the number of its element in group 0002 (PS3.10 7.1).
+_NEEDED = {0x0002: "MediaStorageSOPClassUID", 0x0003: "MediaStorageSOPInstanceUID", 0x0010: "TransferSyntaxUID"}
+_UID = re.compile(rb"[0-9.]{1,64}")
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 
 
@@ -40,11 +45,13 @@ class Part10:
     @classmethod
     def of(cls, data: bytes) -> Part10:
         """Read preamble and group 0002 (PS3.10 section 7.1). Raises Rejected for anything else."""
+        if (known := cls._of_plain(data)) is not None:
+            return known
         file = io.BytesIO(data)
         try:
             read_preamble(file, False)
             meta = _read_file_meta_info(file)
-            if lacks := [name for name in _NEEDED if name not in meta]:
+            if lacks := [name for name in _NEEDED.values() if name not in meta]:
                 raise Rejected(f"not a DICOM Part 10 file: group 0002 lacks {', '.join(lacks)}")
             return cls(
                 sop_class_uid=str(meta.MediaStorageSOPClassUID),
@@ -56,6 +63,27 @@ class Part10:
             raise Rejected(f"not a DICOM Part 10 file: no DICM after a preamble of {_PREAMBLE} bytes") from None
         except (AttributeError, EOFError, LookupError, ValueError) as error:
             raise Rejected(f"not a DICOM Part 10 file ({type(error).__name__})") from None
+
+    @classmethod
+    def _of_plain(cls, data: bytes) -> Part10 | None:
+        """What pydicom would read of a group that is as it should be, at a tenth of the cost; None for any other."""
+        file, found, length, offset = Held(memoryview(data)), dict[int, str](), 0, 0
+        if data[_PREAMBLE : _PREAMBLE + 4] != _MAGIC:
+            return None
+        for number, vr, start, size in _meta_elements(file, _PREAMBLE + 4):
+            value = data[start : start + size]
+            if number == _GROUP_LENGTH and vr == b"UL" and size == 4 and start == _PREAMBLE + 12:
+                length = start + 4 + int.from_bytes(value, "little")
+            elif number in _NEEDED:
+                uid = value.rstrip(b"\0")
+                if vr != b"UI" or number in found or not _UID.fullmatch(uid):
+                    return None
+                found[number] = uid.decode("ascii")
+            offset = start + size
+        if len(found) < len(_NEEDED) or offset != length or length > len(data):
+            return None
+        sop_class, instance, syntax = (found[number] for number in _NEEDED)
+        return cls(sop_class_uid=sop_class, sop_instance_uid=instance, transfer_syntax_uid=syntax, offset=offset)
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -172,17 +200,24 @@ def _offset(file: BinaryIO | Held) -> int:
     file.seek(0)
     start = file.read(_PREAMBLE + 4)
     position = _PREAMBLE + 4 if start[_PREAMBLE:] == _MAGIC else 0
+    for _, _, start_of_value, size in _meta_elements(file, position):
+        position = start_of_value + size
+    return position
+
+
+def _meta_elements(file: BinaryIO | Held, position: int) -> Iterator[tuple[int, bytes, int, int]]:
+    """The elements of group 0002 from a position on: number, VR, where the value begins, and its length in bytes."""
     while True:
         file.seek(position)
         element = file.read(12)
         if len(element) < 8 or element[:2] != b"\x02\x00":
-            return position
-        if element[4:6] in _LONG_VRS:
-            if len(element) < 12:
-                return position
-            position += 12 + int(struct.unpack("<I", element[8:12])[0])
-        else:
-            position += 8 + int(struct.unpack("<H", element[6:8])[0])
+            return
+        vr, long = element[4:6], element[4:6] in _LONG_VRS
+        if long and len(element) < 12:
+            return
+        start, size = (12, element[8:12]) if long else (8, element[6:8])
+        yield int.from_bytes(element[2:4], "little"), vr, position + start, int.from_bytes(size, "little")
+        position += start + int.from_bytes(size, "little")
 
 
 def _transfer_syntax(file: BinaryIO | Held) -> str:

@@ -51,21 +51,42 @@ def looked_up(
     return place
 
 
-def scaled(film: Grey, size: tuple[int, int]) -> Grey:
-    """The film at another size (width, height), averaged where it shrinks, interpolated where it grows.
+class Halves:
+    """A film, and what is left of it each time it is halved: made once for all who want it smaller."""
 
-    It is halved while it is more than twice as large, softened as the rest asks for, and interpolated. Of fine lines
-    that keeps and loses what Pillow does when it averages, at a quarter of the cost.
-    """
-    width, height = size
-    while film.shape[1] > 2 * width and film.shape[0] > 2 * height:
-        film = _halved(film)
-    across, down = film.shape[1] / width, film.shape[0] / height
-    if max(across, down) > 1:
-        cv2, deviations = opencv(), (_softening(across), _softening(down))
-        softened = cv2.GaussianBlur(film, (3, 3), deviations[0], None, deviations[1], hint=cv2.ALGO_HINT_ACCURATE)
-        film = cast(Grey, softened)
-    return enlarged(film, size)
+    def __init__(self, film: Grey) -> None:
+        self.film = film
+        self._halved: list[Grey] = []
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the film itself."""
+        height, width = self.film.shape
+        return height, width
+
+    def scaled(self, size: tuple[int, int]) -> Grey:
+        """The film at another size (width, height), averaged where it shrinks, interpolated where it grows.
+
+        It is halved while it is more than twice as large, softened as the rest asks for, and interpolated. Of fine
+        lines that keeps and loses what Pillow does when it averages, at a quarter of the cost.
+        """
+        (width, height), film, times = size, self.film, 0
+        while film.shape[1] > 2 * width and film.shape[0] > 2 * height:
+            if times == len(self._halved):
+                self._halved.append(_halved(film))
+            film = self._halved[times]
+            times += 1
+        across, down = film.shape[1] / width, film.shape[0] / height
+        if max(across, down) > 1:
+            cv2, deviations = opencv(), (_softening(across), _softening(down))
+            softened = cv2.GaussianBlur(film, (3, 3), deviations[0], None, deviations[1], hint=cv2.ALGO_HINT_ACCURATE)
+            film = cast(Grey, softened)
+        return enlarged(film, size)
+
+
+def scaled(film: Grey, size: tuple[int, int]) -> Grey:
+    """As `Halves.scaled`, of a film that is wanted at one size alone."""
+    return Halves(film).scaled(size)
 
 
 def _softening(smaller: float) -> float:

@@ -43,6 +43,8 @@ _LEAST_ROOM = 64 << 20
 _FILM_ROOM = 12 << 20
 #: A batch is one part in so many of what waits, up to `reading.batch`: then one is read while others are looked at.
 _SPREAD = 3
+#: So many films at most are taken where none is under way, then as many as are: the later steps have work the sooner.
+_FIRST = 2
 #: So many films at most are settled in one transaction: the first of them waits for the outputs of the last.
 _TOGETHER = 8
 
@@ -140,7 +142,7 @@ class FilmReader:
         room = self._context.spool.free() - min(_LEAST_ROOM, self._context.config.spool.min_free)
         if room < 0:
             raise Transient("no room in the spool for outputs; free space")
-        most = min(self._most, 1 + room // _FILM_ROOM - held)
+        most = min(self._most, 1 + room // _FILM_ROOM - held, max(_FIRST, held))
         if most < 1:
             return []
         return jobs.claim(

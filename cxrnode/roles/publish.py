@@ -20,7 +20,7 @@ from cxrnode.core.kept import Content, Kept
 from cxrnode.dicom.decoder import Decoded
 from cxrnode.dicom.outputs import Output, OutputSettings, SentObject, each_output
 from cxrnode.dicom.outputs.common import Subject
-from cxrnode.dicom.raster import fitted, jpeg, opencv, scaled
+from cxrnode.dicom.raster import Halves, fitted, jpeg, opencv
 from cxrnode.roles.context import Context
 from cxrnode.store import reports
 from cxrnode.store.database import CommitUnknown
@@ -78,13 +78,14 @@ class Publisher:
             """What is made, one after the other: each is written while the next is drawn."""
             if saliency is not None:
                 yield _npy(saliency)
-            if film is not None:
-                yield _preview(film.display)
+            shown = Halves(film.display) if film is not None else None
+            if shown is not None:
+                yield _preview(shown)
             if claim.mode != "active":
                 return
             sent = tuple(SentObject(**dataclasses.asdict(one)) for one in before)
             subject = Subject(source, report, self._settings, predecessors=sent)
-            for one in each_output(subject, film.display if film else None, saliency, frozenset(claim.outputs)):
+            for one in each_output(subject, shown, saliency, frozenset(claim.outputs)):
                 outputs.append(one)
                 yield one.pieces
 
@@ -185,9 +186,7 @@ def _npy(array: npt.NDArray[np.float16]) -> bytes:
     return buffer.getvalue()
 
 
-def _preview(display: npt.NDArray[np.uint8]) -> bytes:
+def _preview(film: Halves) -> bytes:
     """The film as a grey JPEG of at most `PREVIEW_PX`: what the console shows, without ever decoding a film."""
-    film = (
-        display if max(display.shape) <= PREVIEW_PX else scaled(display, fitted(display.shape, PREVIEW_PX, PREVIEW_PX))
-    )
-    return jpeg(film, 85)
+    small = max(film.shape) <= PREVIEW_PX
+    return jpeg(film.film if small else film.scaled(fitted(film.shape, PREVIEW_PX, PREVIEW_PX)), 85)

@@ -17,6 +17,7 @@ import torch
 from cxrnode.dicom.pixels import decode_film
 from cxrnode.phantom.dicom import write_phantoms
 from cxrnode.reading.engine import NotFinite, Reading
+from cxrnode.roles import infer
 from cxrnode.roles.infer import FilmReader
 from cxrnode.roles.models import Loaded
 from cxrnode.store import jobs
@@ -165,9 +166,25 @@ def test_weights_that_overflow_give_no_finding(make_site: MakeSite, eight: list[
     assert site.states() == ["failed", "reported"]
 
 
-def test_a_device_without_memory_reads_half_as_many_films_at_a_time_and_goes_on(
-    make_site: MakeSite, eight: list[Path], small: str
+def test_few_films_are_taken_at_first_and_more_while_some_are_under_way(
+    make_site: MakeSite, eight: list[Path], small: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """So that the first is drawn and sent while the next are decoded."""
+    site = make_site(bundle=small)
+    for film in eight:
+        site.receive(film)
+    monkeypatch.setattr(infer, "_FIRST", 1)
+    with reading(site) as (reader, _):
+        assert [len(reader._claim(held)) for held in (0, 8)] == [
+            1,
+            3,
+        ]  # the second is a third of the seven that are left
+
+
+def test_a_device_without_memory_reads_half_as_many_films_at_a_time_and_goes_on(
+    make_site: MakeSite, eight: list[Path], small: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infer, "_FIRST", 8)
     site = make_site(bundle=small)
     for film in eight:
         site.receive(film)

@@ -28,7 +28,7 @@ from cxrnode.dicom.outputs.report import build_report
 from cxrnode.dicom.outputs.settings import Output, OutputSettings, SentObject
 from cxrnode.dicom.outputs.summary import Thumbnail, draw_summary
 from cxrnode.dicom.outputs.text import build_text
-from cxrnode.dicom.raster import Grey, scaled
+from cxrnode.dicom.raster import Grey, Halves
 from cxrnode.dicom.values import number
 
 __all__ = ["Output", "OutputSettings", "SentObject", "build_outputs", "each_output"]
@@ -61,12 +61,13 @@ def build_outputs(
     predecessors: what the reading before this revision has sent, of any kind; the reports name the reports among them.
     A duplicate has no outputs. Raises ValueError for a kind that does not exist.
     """
-    return tuple(each_output(Subject(source, report, settings, predecessors=predecessors), film, saliency, kinds))
+    subject = Subject(source, report, settings, predecessors=predecessors)
+    return tuple(each_output(subject, None if film is None else Halves(film), saliency, kinds))
 
 
 def each_output(
     subject: Subject,
-    film: npt.NDArray[np.uint8] | None,
+    film: Halves | None,
     saliency: npt.NDArray[np.float16] | None,
     kinds: frozenset[str] = KINDS,
 ) -> Iterator[Output]:
@@ -114,16 +115,16 @@ class _Shown:
     frame: Frame | None = None
 
 
-def _shown(subject: Subject, film: npt.NDArray[np.uint8] | None, saliency: npt.NDArray[np.float16] | None) -> _Shown:
+def _shown(subject: Subject, film: Halves | None, saliency: npt.NDArray[np.float16] | None) -> _Shown:
     report, settings = subject.report, subject.settings
     if report.outcome is not Outcome.ANALYSED or film is None or saliency is None:
-        return _Shown(film)
+        return _Shown(film.film if film is not None else None)
     findings = report.shown(min_findings=settings.min_findings, max_findings=settings.max_findings)
     maps = tuple((finding, influence(saliency, finding)) for finding in findings)
     if not maps:
-        return _Shown(film)
+        return _Shown(film.film)
     frame = frame_for(film.shape, [legend_of(subject, finding, map_) for finding, map_ in maps], settings.max_px)
-    return _Shown(scaled(film, frame.film_size), maps, frame)
+    return _Shown(film.scaled(frame.film_size), maps, frame)
 
 
 def _heatmaps(subject: Subject, shown: _Shown) -> Iterator[Output]:
