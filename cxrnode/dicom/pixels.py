@@ -22,7 +22,7 @@ from pydicom.uid import UID, AllTransferSyntaxes
 from cxrnode.core.digests import Digest, Kind
 from cxrnode.dicom import display
 from cxrnode.dicom.compressed import REMEDY, decompressed
-from cxrnode.dicom.header import PARSE_FAULTS, header_of, parse, quiet
+from cxrnode.dicom.header import LARGEST_HEADER, PARSE_FAULTS, parse, quiet
 from cxrnode.dicom.part10 import LARGEST_INFLATED, Held, opened
 from cxrnode.dicom.raster import looked_up
 from cxrnode.dicom.shutters import outside_shutters
@@ -108,8 +108,10 @@ def decode(
     """As `decode_film`, of a file's bytes, which the film does not refer to. `into`: uint8 (N,), room for `display`."""
     limits = limits or Limits()
     held = Held(content)
-    source = header_of(held)
-    plain = _plain(content, source, held.tell())
+    with quiet():
+        file = opened(held, LARGEST_HEADER, whole=False)
+        source = parse(file, LARGEST_HEADER, stop_before_pixels=True)
+    plain = _plain(content, source, held.tell()) if file is held else None  # else it is deflated
     layout = _layout(source, limits)
     numbers = _stored_numbers(content, source, plain, layout, limits)
     signed, bits = layout.signed, layout.bits_stored

@@ -504,18 +504,33 @@ def test_pixels_are_found_behind_the_header_where_nothing_else_is(name: str, mon
     parsed: list[bool] = []
 
     def parse(*args: Any, **settings: Any) -> Dataset:
-        parsed.append(True)
+        parsed.append(not settings["stop_before_pixels"])
         return header.parse(*args, **settings)
 
     monkeypatch.setattr(pixels, "parse", parse)
     if name == "pixels cut off":
         with pytest.raises(UnreadableImage, match="ends early"):
             decode(given)
-        assert parsed
+        assert parsed == [False, True]
         return
     shown = decode(given)
-    assert bool(parsed) is parsed_whole
+    assert parsed == [False, True] if parsed_whole else parsed == [False]
     expected = decode(memoryview(whole))
     assert (shown.window, shown.pixel_digest) == (expected.window, expected.pixel_digest)
     np.testing.assert_array_equal(shown.display, expected.display)
     assert "PixelData" not in shown.source and shown.source.PatientID == "1"
+
+
+def test_in_a_deflated_file_no_pixels_are_looked_for_where_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands there is what a stranger made of it, not the film that is in it."""
+    deflated = film()
+    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+    def never(*_: Any) -> None:
+        raise AssertionError("it looked")
+
+    expected = decoded(tmp_path, film()).pixel_digest
+    monkeypatch.setattr(pixels, "_plain", never)
+    assert decoded(tmp_path, deflated).pixel_digest == expected
