@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cxrnode.dicom.raster import Halves
 from cxrnode.roles.publish import PREVIEW_PX, _preview
 
 
@@ -28,7 +29,7 @@ from cxrnode.roles.publish import PREVIEW_PX, _preview
 def test_a_preview_shows_the_whole_film_at_the_size_that_is_wanted(shape: tuple[int, int], longest: int) -> None:
     down, across = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float64)
     film = (127 + 60 * np.sin(4 * down / shape[0]) + 60 * np.cos(5 * across / shape[1])).astype(np.uint8)
-    preview = Image.open(io.BytesIO(_preview(film)))
+    preview = Image.open(io.BytesIO(_preview(Halves(film))))
     assert preview.mode == "L"
     assert max(preview.size) == longest <= PREVIEW_PX
     ratio = preview.width / preview.height
