@@ -10,7 +10,7 @@ import dataclasses
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -60,12 +60,8 @@ class Film:
     notes: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Plain:
-    """Pixel data as they lie in a file, and their VR, None where none is written."""
-
-    pixels: memoryview
-    vr: str | None
+#: A data set of a film, and the value and VR of its PixelData; None where no VR is written.
+_Found: TypeAlias = tuple[Dataset, bytes | memoryview, str | None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,8 +188,8 @@ def _layout(source: Dataset, limits: Limits) -> _Layout:
     )
 
 
-def _plain(content: memoryview, source: Dataset, at: int) -> _Plain | None:
-    """The pixel data of a file that ends with them, not compressed, as most do; None for any other.
+def _plain(content: memoryview, source: Dataset, at: int) -> _Found | None:
+    """The header and the pixel data of a file that ends with them, not compressed, as most do; None for any other.
 
     `at`: where the header ends. To parse it again in order to find them would cost a tenth of the decoding.
     """
@@ -206,21 +202,18 @@ def _plain(content: memoryview, source: Dataset, at: int) -> _Plain | None:
     (length,) = struct.unpack_from(f"{order}I", content, at + size - 4)
     if (group << 16 | element) != _PIXEL_DATA or vr not in _PIXEL_VRS or at + size + length != len(content):
         return None
-    return _Plain(pixels=content[at + size :], vr=vr.decode() if vr else None)
+    return source, content[at + size :], vr.decode() if vr else None
 
 
 def _stored_numbers(
-    content: memoryview, source: Dataset, plain: _Plain | None, layout: _Layout, limits: Limits
+    content: memoryview, source: Dataset, plain: _Found | None, layout: _Layout, limits: Limits
 ) -> npt.NDArray[np.uint16]:
     """Decode and return the stored bits of each pixel, uint16 (H, W), without overlays in the bits above them."""
     syntax = UID(str(getattr(source.file_meta, "TransferSyntaxUID", "")))
     known = syntax in AllTransferSyntaxes
     compressed = known and syntax.is_encapsulated
-    whole, data, vr = (
-        (source, plain.pixels, plain.vr)
-        if plain is not None and not compressed
-        else _pixel_data(content, limits, compressed=compressed)
-    )
+    found = None if compressed else plain
+    whole, data, vr = found or _pixel_data(content, limits, compressed=compressed)
     if syntax and not known:
         raise UnreadableImage(f"the transfer syntax is private or not known; {REMEDY}")
     cells: npt.NDArray[Any]
@@ -238,10 +231,8 @@ def _stored_numbers(
     return cells.astype(np.uint16, copy=False)
 
 
-def _pixel_data(
-    content: memoryview, limits: Limits, *, compressed: bool
-) -> tuple[Dataset, bytes | memoryview, str | None]:
-    """The whole data set, and the value and VR of PixelData; it is not copied out of `content` unless compressed."""
+def _pixel_data(content: memoryview, limits: Limits, *, compressed: bool) -> _Found:
+    """The whole data set and its pixel data, which are not copied out of `content` unless they are compressed."""
     longest = None if compressed else _LONGEST_COPIED
     with quiet():
         file = opened(Held(content), LARGEST_INFLATED, whole=True)

@@ -25,7 +25,7 @@ _NUMBERS = 1 << 16
 
 @functools.cache
 def opencv() -> ModuleType:
-    """OpenCV, from the first picture on: a role that draws none does not load it."""
+    """OpenCV, from the first film on: a role that neither decodes nor draws one does not load it."""
     import cv2
 
     cv2.setNumThreads(1)  # how many threads work is for a role to say, and its engine has its share of them
