@@ -65,6 +65,12 @@ COMPARED = METHODS[:3]
     help="Pictures that are no film for the model (image, kind): measure plausibility.",
 )
 @click.option(
+    "--apart",
+    metavar="DIR",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="The folder `apart` of a run: read each film with the bundle there that never saw its fold.",
+)
+@click.option(
     "--html",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -84,6 +90,7 @@ def evaluate(
     most_boxed: int | None,
     steps: int | None,
     others: Path | None,
+    apart: Path | None,
     html: Path | None,
     threads: int | None,
     as_json: bool,
@@ -94,6 +101,7 @@ def evaluate(
     from cxrnode.reading.bundle import load_bundle
     from cxrnode.reading.engine import TorchEngine
     from cxrnode.training import evaluation, readers
+    from cxrnode.training.localisation import pooled
 
     loaded = load_bundle(folder)
     labels = [label.name for label in loaded.manifest.labels]
@@ -102,12 +110,22 @@ def evaluate(
     wanted = [name for name in labels if name not in without]
     films = evaluation.for_judging(readers.read_films(place, wanted, folds=folds, ignored=ignore, show=True))
     engine = TorchEngine(loaded, threads=threads)
+    unseeing = {} if apart is None else _apart(apart, loaded)
+    readers_of = {fold: TorchEngine(one, threads=threads) for fold, one in unseeing.items()}
     with progress("films", len(films.rows)) as done:
-        found = evaluation.evaluate(loaded, engine, films, done=done)
+        found = evaluation.evaluate(loaded, engine, films, apart=readers_of, done=done)
     if others is not None:
         found = _refusal(loaded, engine, found, others)
     if boxes is not None:
-        found = dataclasses.replace(found, localisation=_located(loaded, films, boxes, methods, most_boxed, steps))
+        parts = [(loaded, films.rows)]
+        if unseeing:
+            parts = [(one, tuple(row for row in films.rows if row.fold == fold)) for fold, one in unseeing.items()]
+        located = [
+            _located(one, dataclasses.replace(films, rows=rows), boxes, methods, most_boxed, steps)
+            for one, rows in parts
+            if rows
+        ]
+        found = dataclasses.replace(found, localisation=pooled(located))
     if html is not None:
         from cxrnode.training.page import page
 
@@ -123,6 +141,19 @@ def evaluate(
         tables.emit(found.to_json())
         return
     _show(found)
+
+
+def _apart(folder: Path, bundle: Bundle) -> dict[int, Bundle]:
+    """The bundles of a run that never saw a fold, by that fold."""
+    from cxrnode.reading.bundle import load_bundle
+
+    found = {int(place.name.removeprefix("fold-")): load_bundle(place) for place in sorted(folder.glob("fold-[0-9]*"))}
+    if not found:
+        raise CxrnodeError(f"--apart {folder}: no bundle fold-N is there; name the folder `apart` of a run")
+    for fold, one in found.items():
+        if [label.name for label in one.manifest.labels] != [label.name for label in bundle.manifest.labels]:
+            raise CxrnodeError(f"--apart {folder}: fold-{fold} has other findings than {bundle.manifest.name}")
+    return found
 
 
 def _refusal(bundle: Bundle, engine: Engine, found: Evaluation, others: Path) -> Evaluation:
@@ -182,6 +213,10 @@ def _show(found: Evaluation) -> None:
         [
             ("data", f"{found.data}: {found.films} films of {found.patients} patients"),
             ("left out", f"{len(found.bad_rows)} rows" if found.bad_rows else ""),
+            (
+                "read by",
+                f"networks that never saw a film's fold ({', '.join(map(str, found.apart))})" if found.apart else "",
+            ),
             ("mean AUROC", shown(found.mean)),
             ("within origins", "" if found.mean_within is None else f"{found.mean_within:.3f}"),
             ("among the ill", "" if found.mean_ill is None else f"{found.mean_ill:.3f}"),

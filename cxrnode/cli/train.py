@@ -201,7 +201,8 @@ class _Shown:
         self._progress.stop()
 
     def planned(self, course: Course, steps: int) -> None:
-        """Say how many films there are."""
+        """Say how many films there are: of the run, and of each network of folds apart."""
+        self._recipe = course.recipe
         self._console.print(
             f"{course.recipe.name}: {len(course.train)} films to train on, {len(course.watched)} watched, "
             f"{len(course.held)} held out; {len(course.bad)} rows left out",
@@ -209,7 +210,7 @@ class _Shown:
         )
         size = course.recipe.optimiser.batch
         self._steps = [max(1, len(lesson.rows) // size) for lesson in course.lessons]
-        self._progress.update(self._task, total=steps, description="opening films")
+        self._progress.update(self._task, total=steps, completed=0, description="opening films")
 
     def opened(self, count: int) -> None:
         """Films are opened or read: no step of training, but a sign of life."""

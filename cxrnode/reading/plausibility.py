@@ -67,9 +67,9 @@ class Cloud:
         distances: npt.NDArray[np.float64] = np.sqrt(squared / len(self.mean)) / float(self.reference[0])
         return distances
 
-    def beyond(self, vectors: npt.NDArray[np.floating], share: float) -> Self:
-        """Return the cloud with its reference set so that this share of the given good films lies beyond 1."""
-        far = float(np.quantile(self.distances(vectors), 1 - share, method="higher"))
+    def beyond(self, distances: npt.NDArray[np.floating], share: float) -> Self:
+        """Return the cloud with its reference set so that this share of these distances of good films lies beyond 1."""
+        far = float(np.quantile(distances, 1 - share, method="higher"))
         return dataclasses.replace(self, reference=self.reference * np.float32(far))
 
 

@@ -228,6 +228,11 @@ def _layout_alone() -> tuple[Clouds, PlausibilityLimit]:
     return Clouds(layout=known.layout, features=anywhere), limit
 
 
+def _cloud(learnt: npt.NDArray[np.floating], held: npt.NDArray[np.floating], components: int, share: float) -> Cloud:
+    cloud = Cloud.fit(learnt, components)
+    return cloud.beyond(cloud.distances(held), share)
+
+
 def _learnt(engine: TorchEngine, films: Sequence[Film]) -> tuple[Clouds, PlausibilityLimit]:
     """Clouds of four films in five, and the limit that lets nearly all of the fifth ones pass."""
     seen = engine.observe(films)
@@ -235,8 +240,8 @@ def _learnt(engine: TorchEngine, films: Sequence[Film]) -> tuple[Clouds, Plausib
     held = np.arange(len(seen)) % 5 == 4
     share = FALSE_ALARMS / 2
     clouds = Clouds(
-        layout=Cloud.fit(layouts[~held], 48).beyond(layouts[held], share),
-        features=Cloud.fit(features[~held], 64).beyond(features[held], share),
+        layout=_cloud(layouts[~held], layouts[held], 48, share),
+        features=_cloud(features[~held], features[held], 64, share),
     )
     far = float(np.quantile(clouds.distances(layouts[held], features[held]), 1 - FALSE_ALARMS, method="higher"))
     return clouds, PlausibilityLimit(

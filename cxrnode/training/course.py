@@ -55,6 +55,12 @@ class Course:
     bad: tuple[BadRow, ...]
     notes: tuple[str, ...]
 
+    @property
+    def steps(self) -> int:
+        """All steps of all phases, of a run that starts anew."""
+        size = self.recipe.optimiser.batch
+        return sum(lesson.phase.epochs * max(1, len(lesson.rows) // size) for lesson in self.lessons)
+
 
 def read_course(recipe: Recipe, place: Path, *, films: int | None = None) -> Course:
     """Read all lists of a recipe in the folder `place`, at most `films` films of each (drawn by the recipe's seed).
@@ -67,7 +73,7 @@ def read_course(recipe: Recipe, place: Path, *, films: int | None = None) -> Cou
     listed = recipe.films.list if (place / recipe.films.list).is_file() else ""
     whole = _read(place, listed, own, recipe, films)
     train, watched, held = sides(whole.rows, recipe)
-    if not train or not held:
+    if not train or (not held and recipe.films.held_out):
         raise BadList(
             f"{whole.name}: {len(train)} films to train on and {len(held)} held out (folds "
             f"{', '.join(map(str, recipe.films.held_out))}); both are needed: give other folds, or more films"

@@ -14,7 +14,10 @@ from cxrnode.training.measure import auc
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """One line of the log. `loss` is what was trained on; `seen_loss` is without weights and variations."""
+    """One line of the log. `loss` is what was trained on; `seen_loss` is without weights and variations.
+
+    Where no film is left to judge by, `seen_loss` and `mean_auc` are NaN.
+    """
 
     phase: int
     epoch: int
@@ -50,7 +53,7 @@ def judged(
         side=side,
         rate=rate,
         loss=loss,
-        seen_loss=float(losses[known].mean()),
+        seen_loss=float(losses[known].mean()) if known.any() else math.nan,
         mean_auc=float(np.mean(told)) if told else math.nan,
         auc=areas,
         seconds=seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,7 @@ class Evaluation:
     """All that was measured. `scale` says whether the scores may be called probabilities; `population` at whose
     prevalence they are shown, "" where they were not moved.
 
+    `apart` are the folds whose films were each read by a network that never saw them, in place of the bundle's own.
     `implausible` are the films that the node would not analyse, the false alarms; they are part of all other numbers.
     `distances` are those of all films, for `measure_refusal`.
     """
@@ -98,6 +99,7 @@ class Evaluation:
     findings: tuple[Judged, ...]
     subgroups: tuple[Subgroup, ...]
     distances: tuple[float, ...]
+    apart: tuple[int, ...] = ()
     localisation: tuple[Located, ...] = ()
     refusal: tuple[Refusal, ...] = ()
 
@@ -132,15 +134,18 @@ def evaluate(
     engine: Engine,
     films: FilmList,
     *,
+    apart: Mapping[int, Engine] | None = None,
     opened: Callable[[FilmRow], Film] = open_row,
     done: Callable[[int], None] = lambda count: None,
 ) -> Evaluation:
     """Read all films of the list and measure. `done` is told how many more films are over.
 
-    Raises BadList where no film can be read, or where a finding is on none of the films or on all.
+    `apart`: by fold, what reads the films of the fold in the place of `engine`: networks that never saw them.
+    Raises BadList where no film can be read, where a finding is on none of the films or on all, or where a film is of
+    none of the folds of `apart`.
     """
     labels = [label.name for label in bundle.manifest.labels]
-    read, bad, raw, distances, peaks = _read(engine, films, opened, done)
+    read, bad, raw, distances, peaks = _read(_readers(engine, films, apart or {}), films, opened, done)
     columns = [labels.index(finding) for finding in films.labels]
     kept = bundle.calibrated(raw)[:, columns]
     truth = targets(read).astype(np.float64)
@@ -161,7 +166,7 @@ def evaluate(
             )
         )
     within = [one.auroc_within for one in judged if one.auroc_within is not None]
-    apart = [one.auroc_ill for one in judged if one.auroc_ill is not None]
+    told_apart = [one.auroc_ill for one in judged if one.auroc_ill is not None]
     return Evaluation(
         bundle=bundle.manifest.name,
         version=bundle.manifest.version,
@@ -178,10 +183,11 @@ def evaluate(
         implausible=share(int((distances > bundle.manifest.plausibility.limit).sum()), len(read)),
         mean=_mean(kept, truth, patients),
         mean_within=sum(within) / len(within) if within else None,
-        mean_ill=sum(apart) / len(apart) if apart else None,
+        mean_ill=sum(told_apart) / len(told_apart) if told_apart else None,
         findings=tuple(judged),
         subgroups=subgroups(read, films.labels, kept, truth),
         distances=tuple(float(distance) for distance in distances),
+        apart=tuple(sorted(apart or {})),
     )
 
 
@@ -221,29 +227,47 @@ def _judged(
     )
 
 
+def _readers(engine: Engine, films: FilmList, apart: Mapping[int, Engine]) -> list[tuple[Engine, Sequence[FilmRow]]]:
+    """Who reads which films."""
+    if not apart:
+        return [(engine, films.rows)]
+    for row in films.rows:
+        if row.fold not in apart:
+            known = ", ".join(map(str, sorted(apart)))
+            raise BadList(
+                f"{films.name}: row {row.row} is of none of the folds {known}: every network may have seen it; name "
+                "these folds with --fold"
+            )
+    return [(apart[fold], [row for row in films.rows if row.fold == fold]) for fold in sorted(apart)]
+
+
 def _read(
-    engine: Engine, films: FilmList, opened: Callable[[FilmRow], Film], done: Callable[[int], None]
+    readers: Sequence[tuple[Engine, Sequence[FilmRow]]],
+    films: FilmList,
+    opened: Callable[[FilmRow], Film],
+    done: Callable[[int], None],
 ) -> tuple[list[FilmRow], list[BadRow], Floats, Floats, Floats | None]:
     """Read films in batches, so that few of them are in memory; what cannot be opened becomes a bad row.
 
     Returns scores (N, C), distances (N,), and the peaks of the maps (N, C), None where there are no maps.
     """
     read, bad, scores, distances, peaks = [], [], [], [], []
-    for start in range(0, len(films.rows), _BATCH):
-        batch = films.rows[start : start + _BATCH]
-        pixels = []
-        for film in batch:
-            try:
-                pixels.append(opened(film))
-                read.append(film)
-            except UnreadableImage as error:
-                bad.append(BadRow(row=film.row, image=film.image, reason=str(error)))
-        for reading in engine.read(pixels):
-            scores.append(reading.scores.astype(np.float64))
-            distances.append(reading.distance)
-            if reading.saliency is not None:
-                peaks.append(reading.saliency.max((1, 2)).astype(np.float64))
-        done(len(batch))
+    for engine, rows in readers:
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
+            pixels = []
+            for film in batch:
+                try:
+                    pixels.append(opened(film))
+                    read.append(film)
+                except UnreadableImage as error:
+                    bad.append(BadRow(row=film.row, image=film.image, reason=str(error)))
+            for reading in engine.read(pixels):
+                scores.append(reading.scores.astype(np.float64))
+                distances.append(reading.distance)
+                if reading.saliency is not None:
+                    peaks.append(reading.saliency.max((1, 2)).astype(np.float64))
+            done(len(batch))
     if not read:
         raise BadList(f"{films.name}: none of {len(bad)} films can be read; the first, {bad[0].image}: {bad[0].reason}")
     return read, bad, np.stack(scores), np.array(distances), np.stack(peaks) if peaks else None

@@ -133,6 +133,24 @@ def locate(
     return tuple(found)
 
 
+def pooled(parts: Sequence[Sequence[Located]]) -> tuple[Located, ...]:
+    """Return what several networks find, each on films of its own, as one."""
+    found: dict[tuple[str, str], Located] = {}
+    for one in (one for part in parts for one in part):
+        before = found.get((one.finding, one.method))
+        if before is not None:
+            films = before.films + one.films
+            one = dataclasses.replace(
+                one,
+                films=films,
+                pointing=share(before.pointing.count + one.pointing.count, films),
+                iou=(before.iou * before.films + one.iou * one.films) / films,
+                empty=before.empty + one.empty,
+            )
+        found[one.finding, one.method] = one
+    return tuple(found.values())
+
+
 def judge(saliency: npt.NDArray[np.floating], mask: Mask) -> tuple[float, float, bool]:
     """Return (hit, overlap, empty) of a map (h, w), >= 0, against a mask (SIDE, SIDE).
 

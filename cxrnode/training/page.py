@@ -67,6 +67,11 @@ def shown(value: Interval | Share | None, digits: int = 3) -> str:
 def _about(found: Evaluation) -> str:
     lines = [
         f"{found.films} films of {found.patients} patients; {len(found.bad_rows)} rows left out",
+        *(
+            [f"each film read by a network that never saw its fold ({', '.join(map(str, found.apart))})"]
+            if found.apart
+            else []
+        ),
         f"mean AUROC {shown(found.mean)} (95 % interval, by drawing patients)"
         + ("" if found.mean_within is None else f"; over pairs of films of one origin {found.mean_within:.3f}")
         + ("" if found.mean_ill is None else f"; among films with a finding {found.mean_ill:.3f}"),

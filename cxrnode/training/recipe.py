@@ -222,7 +222,12 @@ class Range(Section):
 
 
 class Recipe(Section):
-    """The whole recipe. `search` holds ranges by the dotted key that they replace, such as `phases.0.rate`."""
+    """The whole recipe. `search` holds ranges by the dotted key that they replace, such as `phases.0.rate`.
+
+    Where there are few films, all of them can be trained on, and all numbers be measured on films never seen all the
+    same: after `phases` a network goes on through `[[apart]]` for each held-out fold, on all films but those of the
+    fold, which it then reads; the bundle holds the mean of their weights, gone through `[[together]]` on all films.
+    """
 
     name: str
     title: str
@@ -233,6 +238,8 @@ class Recipe(Section):
     optimiser: Optimiser = Field(default_factory=Optimiser)
     augmentation: Augmentation = Field(default_factory=Augmentation)
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
+    apart: tuple[Phase, ...] = ()
+    together: tuple[Phase, ...] = ()
     early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
     explanation: Explanation = Field(default_factory=Explanation)
     card: Card
@@ -243,8 +250,14 @@ class Recipe(Section):
 
     @property
     def epochs(self) -> int:
-        """All epochs of all phases."""
-        return sum(phase.epochs for phase in self.phases)
+        """All epochs of all phases, those of each fold apart too."""
+        apart = len(self.films.held_out) * sum(phase.epochs for phase in self.apart)
+        return apart + sum(phase.epochs for phase in (*self.phases, *self.together))
+
+    @property
+    def every_phase(self) -> tuple[Phase, ...]:
+        """The phases before, of a fold apart, and together."""
+        return (*self.phases, *self.apart, *self.together)
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -258,30 +271,37 @@ class Recipe(Section):
             raise ValueError("films.held_out: empty; the bundle is measured on folds that it never saw, name one")
         if both := sorted(set(films.held_out) & set(films.watched)):
             raise ValueError(f"films.watched: fold {both[0]} is held out too; choose another")
-        steered = self.early_stopping.patience or any(phase.schedule == "plateau" for phase in self.phases)
+        steered = self.early_stopping.patience or any(phase.schedule == "plateau" for phase in self.every_phase)
         if steered and not films.watched:
             raise ValueError(
                 "films.watched: early stopping and the schedule plateau need a fold; name one not held out"
             )
         if self.network.flatten and self.network.architecture != "cnn2":
             raise ValueError("network.flatten: only cnn2 flattens; leave it out")
-        if self.network.flatten and any(phase.side != self.input.size for phase in self.phases):
+        if self.network.flatten and any(phase.side != self.input.size for phase in self.every_phase):
             raise ValueError("phases.side: a head that flattens takes one side alone, that of input.size")
         if self.loss.boxes and (self.network.hidden or self.network.flatten):
             raise ValueError("loss.boxes: a head of one layer is needed; leave the boxes out")
-        for number, phase in enumerate(self.phases):
-            if len(phase.importance) not in (1, len(phase.labels or films.labels)):
-                raise ValueError(
-                    f"phases.{number}.importance: one number, or one for each label of the phase, is needed"
-                )
+        for table in ("phases", "apart", "together"):
+            for number, phase in enumerate(getattr(self, table)):
+                if len(phase.importance) not in (1, len(phase.labels or films.labels)):
+                    raise ValueError(
+                        f"{table}.{number}.importance: one number, or one for each label of the phase, is needed"
+                    )
+        if self.together and not self.apart:
+            raise ValueError("together: it follows folds apart; give [[apart]] too, or put it among [[phases]]")
+        if self.apart and (len(films.held_out) < 2 or films.watched):
+            raise ValueError("apart: two held-out folds or more and no watched one are needed; correct [films]")
         for key in ("positive", "negative"):
             if len(getattr(self.loss, key)) not in (1, len(films.labels)):
                 raise ValueError(f"loss.{key}: one number, or one for each of {len(films.labels)} labels, is needed")
-        last = self.phases[-1]
-        if last.labels or last.side != self.input.size:
-            raise ValueError(
-                f"phases: the last one trains what the bundle holds, at its {self.input.size} px; give no labels there"
-            )
+        for table in ("phases", "apart", "together"):
+            for last in getattr(self, table)[-1:]:
+                if last.labels or last.side != self.input.size:
+                    raise ValueError(
+                        f"{table}: the last one trains what the bundle holds, at its {self.input.size} px; "
+                        "give no labels there"
+                    )
         if unknown := sorted(set(self.original) - set(ORIGINAL)):
             raise ValueError(f"original.{unknown[0]}: not known; known are {', '.join(ORIGINAL)}")
         return self

@@ -89,7 +89,7 @@ def in_small(
     Raises RecipeError.
     """
     values = recipe.model_dump(mode="python")
-    for phase in values["phases"]:
+    for phase in (*values["phases"], *values["apart"], *values["together"]):
         if epochs is not None:
             phase["epochs"] = min(phase["epochs"], epochs)
         if side is not None:

@@ -12,6 +12,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from cxrnode.training import plots
+from cxrnode.training.apart import stages
 from cxrnode.training.illustrations import Drawn, Illustrated, illustrate
 from cxrnode.training.readers import BadRow
 from cxrnode.training.recipe import ORIGINAL
@@ -44,14 +45,17 @@ def write_report(finished: Finished, unreadable: Sequence[BadRow], *, threads: i
     recipe, exported = finished.course.recipe, finished.exported
     drawn = {
         "frequencies": plots.frequencies(finished.outcome.frequencies),
-        "curves": plots.curves(finished.log, [phase.name or f"phase {i}" for i, phase in enumerate(recipe.phases, 1)]),
+        "curves": plots.curves(finished.log, stages(recipe)),
         "roc": plots.rocs(recipe.films.labels, exported.scores, exported.truth),
     }
     folder = finished.folder / "plots"
     folder.mkdir(exist_ok=True)
     for name, png in drawn.items():
         (folder / f"{name}.png").write_bytes(png)
-    films = illustrate(exported.bundle, finished.course.held, recipe, threads=threads)
+    # A film that the network learnt from would be explained too well: the one that never saw it is asked.
+    fold, bundle = next(iter(exported.apart.items()), (None, exported.bundle))
+    held = [row for row in finished.course.held if fold is None or row.fold == fold]
+    films = illustrate(bundle, held, recipe, threads=threads)
     for number, film in enumerate(films, 1):
         (folder / f"explained-{number}.jpg").write_bytes(film.top.picture)
     write_text(finished.folder / REPORT, page(finished, drawn, films, unreadable))
@@ -113,7 +117,13 @@ def _about(finished: Finished, bad: int) -> str:
         ),
         (
             "held out",
-            f"{finished.outcome.films} of {len({row.patient for row in course.held})} patients, none trained on",
+            f"{finished.outcome.films} of {len({row.patient for row in course.held})} patients, "
+            + (
+                "each read by a network that was trained on all films but those of its fold; the bundle holds "
+                "their mean, trained on all films"
+                if course.recipe.apart
+                else "none trained on"
+            ),
         ),
         ("left out", f"{bad} rows" if bad else "no row"),
         (

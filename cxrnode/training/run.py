@@ -7,13 +7,15 @@ import importlib.util
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from cxrnode.reading.explain import Method
 from cxrnode.reading.manifest import Input, IntendedUse, Saliency
+from cxrnode.training.apart import before, train_whole
 from cxrnode.training.course import Course, read_course
 from cxrnode.training.epochs import Epoch
 from cxrnode.training.export import Card, Exported, export_bundle
@@ -21,31 +23,13 @@ from cxrnode.training.outcome import Outcome, frequencies_of, outcome_of
 from cxrnode.training.pixels import Pixels
 from cxrnode.training.prevalence import NIH
 from cxrnode.training.readers import BadRow, targets
-from cxrnode.training.recipe import Recipe
+from cxrnode.training.recipe import Phase, Recipe
 from cxrnode.training.recipes import format_recipe
 from cxrnode.training.student import RunError
 from cxrnode.training.trainer import Trainer
+from cxrnode.training.watcher import Watcher
 
 BUNDLE, METRICS, LOG, RECIPE, REPORT = "bundle", "metrics.json", "epochs.jsonl", "recipe.toml", "report.html"
-
-
-class Watcher(Protocol):
-    """Who is told how far a run is."""
-
-    def planned(self, course: Course, steps: int) -> None:
-        """The films are listed; this many steps of training lie ahead, in a run that starts anew."""
-
-    def opened(self, count: int) -> None:
-        """So many more films were opened or read."""
-
-    def stepped(self, phase: int, epoch: int, share: float, loss: float) -> None:
-        """A step is over; `share` of the epoch is done, `loss` is its mean so far."""
-
-    def ended(self, line: Epoch) -> None:
-        """An epoch is over."""
-
-    def said(self, what: str) -> None:
-        """What follows takes a while."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,17 +65,27 @@ def train(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         trainer = prepare(recipe, place, folder, watcher, films=films, threads=threads, device=device, start=start)
-        write_text(folder / RECIPE, format_recipe(trainer.recipe))
-        network = trainer.run(watcher.stepped, lambda line: _ended(trainer, watcher, line))
-        course = trainer.course
+        write_text(folder / RECIPE, format_recipe(recipe))
+        trained = train_whole(
+            recipe,
+            trainer,
+            place,
+            watcher,
+            lambda one, line: _ended(one, watcher, line),
+            films=films,
+            threads=threads,
+        )
+        course = trained.course
+        _write_log(folder, trained.log)
         watcher.said("measuring the held-out films")
         exported = export_bundle(
             folder / BUNDLE,
-            network,
+            trained.network,
             trainer.shape,
             course.train,
             course.held,
             card_of(course, trainer, start),
+            apart=trained.apart,
             prevalence=NIH if recipe.card.prevalence == "nih" else None,
             threads=threads,
             device=device,
@@ -105,9 +99,10 @@ def train(
             course=course,
             exported=exported,
             outcome=outcome_of(recipe, exported.scores, exported.truth, frequencies),
-            log=tuple(trainer.log),
-            minutes=sum(line.seconds for line in trainer.log) / 60,
-            unreadable=trainer.pixels.bad,
+            log=trained.log,
+            minutes=sum(line.seconds for line in trained.log) / 60,
+            # Films may be found unreadable by the export too.
+            unreadable=tuple(dict.fromkeys((*trained.unreadable, *trainer.pixels.bad))),
         )
         finished = dataclasses.replace(finished, metrics=metrics_of(finished, trainer))
         write_text(folder / METRICS, metrics_text(finished) + "\n")
@@ -132,10 +127,8 @@ def prepare(
     start: Path | None = None,
 ) -> Trainer:
     """Read the lists of a recipe and return its trainer, before the first step."""
-    course = read_course(recipe, place, films=films)
-    size = recipe.optimiser.batch
-    steps = (lesson.phase.epochs * max(1, len(lesson.rows) // size) for lesson in course.lessons)
-    watcher.planned(course, sum(steps))
+    course = read_course(before(recipe), place, films=films)
+    watcher.planned(course, course.steps)
     pixels = Pixels(folder, threads=threads, done=watcher.opened)
     mean, std = recipe.input.mean, recipe.input.std
     if mean == "films" or std == "films":
@@ -146,14 +139,16 @@ def prepare(
 
 def card_of(course: Course, trainer: Trainer, start: Path | None) -> Card:
     """Return what the bundle says of itself."""
-    recipe, said = trainer.recipe, trainer.recipe.card
+    recipe, said = course.recipe, course.recipe.card
     begun = f"weights of {start.name}" if start else "random weights"
     channels = recipe.input.channels
     folds = " and ".join(str(fold) for fold in recipe.films.held_out)
-    phases = "; ".join(
-        f"{phase.epochs} epochs at {phase.side} px{' on ' + ' and '.join(phase.films) if phase.films else ''}"
-        for phase in recipe.phases
-    )
+    held = f"held-out folds {folds}"
+    phases = _told(recipe.phases)
+    if recipe.apart:
+        held += ", each read by a network of the same recipe that was trained on all films but those of the fold"
+        phases += f"; without each of folds {folds}: {_told(recipe.apart)}; the mean of these, on all films"
+        phases += f": {_told(recipe.together)}" if recipe.together else ""
     return Card(
         name=recipe.name,
         version=said.version,
@@ -172,7 +167,7 @@ def card_of(course: Course, trainer: Trainer, start: Path | None) -> Card:
         demonstration=said.demonstration,
         licence=said.licence,
         data=said.trained_on,
-        held=f"{course.name}, held-out folds {folds}; labels as the list has them",
+        held=f"{course.name}, {held}; labels as the list has them",
         recipe=f"cxrnode train {recipe.name}, seed {recipe.seed}: {begun}, {phases}",
         saliency=Saliency.CLOSED if trainer.shape.closed else Saliency.GRADCAM,
     )
@@ -180,8 +175,8 @@ def card_of(course: Course, trainer: Trainer, start: Path | None) -> Card:
 
 def metrics_of(finished: Finished, trainer: Trainer) -> dict[str, Any]:
     """Return what stands in metrics.json: plain values, None for what cannot be measured."""
-    recipe, bundle = trainer.recipe, finished.exported.bundle
-    course = finished.course
+    course, bundle = finished.course, finished.exported.bundle
+    recipe = course.recipe
     plain: dict[str, Any] = _plain(
         {
             "recipe": recipe.name,
@@ -229,10 +224,20 @@ def _require_libraries(recipe: Recipe) -> None:
             raise RunError(f"the report of this recipe needs {library}: pip install 'cxrnode[{extra}]'")
 
 
+def _told(phases: Sequence[Phase]) -> str:
+    return "; ".join(
+        f"{phase.epochs} epochs at {phase.side} px{' on ' + ' and '.join(phase.films) if phase.films else ''}"
+        for phase in phases
+    )
+
+
 def _ended(trainer: Trainer, watcher: Watcher, line: Epoch) -> None:
-    lines = (json.dumps(_plain(dataclasses.asdict(one))) + "\n" for one in trainer.log)
-    write_text(trainer.folder / LOG, "".join(lines))
+    _write_log(trainer.folder, trainer.log)
     watcher.ended(line)
+
+
+def _write_log(folder: Path, log: Sequence[Epoch]) -> None:
+    write_text(folder / LOG, "".join(json.dumps(_plain(dataclasses.asdict(line))) + "\n" for line in log))
 
 
 def _plain(value: Any) -> Any:

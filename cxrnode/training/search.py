@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from cxrnode.errors import Rejected
 from cxrnode.training.recipe import Range, Recipe
 from cxrnode.training.recipes import changed, format_recipe
-from cxrnode.training.run import Watcher, prepare, write_text
+from cxrnode.training.run import prepare, write_text
+from cxrnode.training.watcher import Watcher
 from cxrnode.training.student import RunError
 
 if TYPE_CHECKING:

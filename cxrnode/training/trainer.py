@@ -51,7 +51,7 @@ class Trainer:
         std: float,
         threads: int | None = None,
         device: str | None = None,
-        start: Path | None = None,
+        start: Path | Network | None = None,
     ) -> None:
         self.course, self.folder, self.pixels = course, folder, pixels
         self.recipe: Recipe = course.recipe
@@ -63,7 +63,9 @@ class Trainer:
         self.shape = shape_of(self.recipe)
         network = new_network(self.shape)
         self._started = start is not None
-        if start is not None:
+        if isinstance(start, Network):
+            network.load_state_dict(start.state_dict())  # its head too: it learnt these labels
+        elif start is not None:
             from cxrnode.training.start import start_weights
 
             start_weights(network, start)
@@ -114,14 +116,14 @@ class Trainer:
             boxes=lesson.boxes and lesson.boxes.kept(films.places),
         )
         shown = self._shown(lesson)
-        seen = self.pixels.load([lesson.seen[i] for i in shown], phase.side)
-        truth = lesson.seen_truth[shown][seen.places]
+        seen = self.pixels.load([lesson.seen[i] for i in shown], phase.side) if len(shown) else None
+        truth = lesson.seen_truth[shown][seen.places] if seen else lesson.seen_truth
         for epoch in range(state["epoch"], phase.epochs):
             began, total, steps = time.monotonic(), 0.0, 0
             for share, loss in self._epoch(lesson, films, epoch, state, optimiser):
                 total, steps = total + loss, steps + 1
                 tell(state["phase"], epoch, share, total / steps)
-            logits = self.score(seen.pixels)[:, lesson.judged]
+            logits = self.score(seen.pixels)[:, lesson.judged] if seen else np.zeros_like(truth)
             line = judged(
                 logits,
                 truth,

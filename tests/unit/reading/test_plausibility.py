@@ -65,7 +65,8 @@ def test_a_film_far_in_one_of_the_two_is_far() -> None:
 
 
 def test_the_reference_puts_the_stated_share_of_good_films_beyond_one() -> None:
-    cloud = Cloud.fit(films(500, 0), 3).beyond(films(200, 1), 0.05)
+    plain = Cloud.fit(films(500, 0), 3)
+    cloud = plain.beyond(plain.distances(films(200, 1)), 0.05)
     assert int((cloud.distances(films(200, 1)) > 1.0 + 1e-6).sum()) == 9
     assert cloud.distances(films(200, 1)).max() > 1.0
 

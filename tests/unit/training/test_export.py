@@ -16,7 +16,7 @@ from cxrnode.reading.engine import Film, TorchEngine
 from cxrnode.reading.manifest import Evidence, Input, IntendedUse, Saliency
 from cxrnode.reading.network import Network, new_network
 from cxrnode.reading.shape import Architecture, Shape
-from cxrnode.training.export import LIMIT, Aims, CannotExport, Card, Exported, export_bundle
+from cxrnode.training.export import LIMIT, Aims, Apart, CannotExport, Card, Exported, export_bundle
 from cxrnode.training.prevalence import NIH, Prevalence
 from cxrnode.training.readers import FilmRow
 from cxrnode.training.statistics import operating_point
@@ -241,6 +241,23 @@ def test_what_cannot_be_exported_is_said(
     with pytest.raises(CannotExport, match=message):
         export_bundle(
             tmp_path, network(), SMALL, train, held, card(labels, side=32, channels=1), aims=AIMS, opened=opened
+        )
+
+
+def test_a_network_of_a_fold_that_saw_a_patient_of_the_fold_measures_nothing(tmp_path: Path) -> None:
+    films = rows(24, 2)
+    sides = [Apart(fold=0, network=network(), train=films[11:], held=films[:12])]
+    with pytest.raises(CannotExport, match="1 patients have films among the training films and the held-out"):
+        export_bundle(
+            tmp_path / "bundle",
+            network(),
+            SMALL,
+            films,
+            films[:12],
+            card(LABELS, side=32, channels=1),
+            apart=sides,
+            aims=AIMS,
+            opened=opened,
         )
 
 
