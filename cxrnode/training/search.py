@@ -18,8 +18,8 @@ from cxrnode.errors import Rejected
 from cxrnode.training.recipe import Range, Recipe
 from cxrnode.training.recipes import changed, format_recipe
 from cxrnode.training.run import prepare, write_text
-from cxrnode.training.watcher import Watcher
 from cxrnode.training.student import RunError
+from cxrnode.training.watcher import Watcher
 
 if TYPE_CHECKING:
     import optuna
