@@ -95,7 +95,7 @@ def test_a_recipe_runs_from_films_to_a_served_bundle_and_a_report(name: str, fol
     assert metrics == json.loads(said)
     assert metrics["weights_sha256"] == bundle.weights_digest
     assert metrics["films"] == {
-        "trained_on": 24 if recipe.films.watched else 40 - 8 * len(recipe.films.held_out),
+        "trained_on": 24 if recipe.films.watched else 40 if recipe.apart else 40 - 8 * len(recipe.films.held_out),
         "watched": 8 * len(recipe.films.watched),
         "held_out": 8 * len(recipe.films.held_out),
         "left_out": 0,
