@@ -147,7 +147,8 @@ def _apart(folder: Path, bundle: Bundle) -> dict[int, Bundle]:
     """The bundles of a run that never saw a fold, by that fold."""
     from cxrnode.reading.bundle import load_bundle
 
-    found = {int(place.name.removeprefix("fold-")): load_bundle(place) for place in sorted(folder.glob("fold-[0-9]*"))}
+    folds = {place.name.removeprefix("fold-"): place for place in sorted(folder.glob("fold-*"))}
+    found = {int(fold): load_bundle(place) for fold, place in folds.items() if fold.isdecimal()}
     if not found:
         raise CxrnodeError(f"--apart {folder}: no bundle fold-N is there; name the folder `apart` of a run")
     for fold, one in found.items():

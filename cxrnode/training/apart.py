@@ -95,10 +95,10 @@ def train_whole(
         course, trained = gone_on(f"without fold {fold}", (fold,), recipe.apart, network)
         apart.append(Apart(fold=fold, network=trained, train=course.train, held=course.held))
     joined = mean_of([one.network for one in apart], begun.shape)
-    phases = recipe.together or recipe.apart[-1:]
-    whole = read_course(_cut(recipe, "all films", (), phases), place, films=films)
     if recipe.together:
         whole, joined = gone_on("all films", (), recipe.together, joined)
+    else:
+        whole = read_course(_cut(recipe, "all films", (), recipe.apart[-1:]), place, films=films)
     return Trained(
         network=joined,
         course=dataclasses.replace(whole, recipe=recipe, held=tuple(row for one in apart for row in one.held)),
