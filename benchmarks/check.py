@@ -2,7 +2,8 @@
 
 Ratios of processor time alone: they hold on a machine that does other things too. A baseline is taken by
 `python -m benchmarks.check --write`, on a quiet machine, and committed with the change that moved it. There is one for
-each engine that a machine may choose (`cxrnode model admit`), since the ratios hang on it.
+each engine that a machine may choose (`cxrnode model admit`), since the ratios hang on it; and where that one reads in
+bf16, for each kind of instructions: AMX multiplies more than twice as fast as AVX-512 does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from benchmarks.peers.__main__ import maps_beside_grad_cam
 from cxrnode.bench import Plan, run
 from cxrnode.bench.figures import Figure
 from cxrnode.bench.films import SIZES
+from cxrnode.reading.admission import bf16_instructions
 from cxrnode.reading.bundle import SHIPPED
+from cxrnode.reading.engine import Arithmetic
 
 BASELINE = Path(__file__).with_name("baseline.json")
 #: How much worse than the baseline a ratio may be.
@@ -43,19 +46,27 @@ def best(one: float, other: float, better: str) -> float:
     return min(one, other) if better == "less" else max(one, other)
 
 
+def kind(engine: str, instructions: str) -> str:
+    """The name of the baseline for an engine's name, on a processor with such instructions for bf16 ("" without)."""
+    library, *_, arithmetic = engine.split()
+    return f"{library} {instructions}" if arithmetic == Arithmetic.BF16 else library
+
+
 def measure(films: int, rounds: int) -> tuple[str, dict[str, tuple[float, str]]]:
-    """The library that was chosen to read, and the ratios that are compared, with which way they are good."""
+    """The name of the baseline, and the ratios that are compared with it, with which way they are good."""
     plan = Plan(burst=films, single=6, rounds=rounds, sizes=tuple(SIZES)[:1])
     result = run(SHIPPED / "demo", plan, lambda text: click.echo(f"... {text}", err=True))
     ratios: list[Figure] = [*result.ratios, maps_beside_grad_cam(rounds)]
-    return result.engine.split()[0], {one.name: (one.value, one.better) for one in ratios if "processor" in one.name}
+    return kind(result.engine, bf16_instructions()), {
+        one.name: (one.value, one.better) for one in ratios if "processor" in one.name
+    }
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--films", default=24, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--tries", default=1, show_default=True, help="Measure so often at most; what was good once is good.")
-@click.option("--write", is_flag=True, help="Take these ratios as the baseline of the engine that was chosen.")
+@click.option("--write", is_flag=True, help="Take these ratios as the baseline of the engine and instructions here.")
 @click.pass_context
 def main(ctx: click.Context, films: int, rounds: int, tries: int, write: bool) -> None:
     """Compare the ratios of a small bench with benchmarks/baseline.json.

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("highdicom")
 
-from benchmarks.check import BASELINE, best, judged
+from benchmarks.check import BASELINE, best, judged, kind
 
 _BASELINE: dict[str, dict[str, object]] = {
     "cost": {"value": 1.0, "better": "less"},
@@ -32,8 +32,20 @@ def test_what_was_not_measured_is_a_fault() -> None:
     assert judged({"cost": (1.0, "less")}, _BASELINE) == ["gain: was not measured"]
 
 
+@pytest.mark.parametrize(
+    ("engine", "instructions", "name"),
+    [
+        ("openvino 2026.3.0 cpu bf16", "amx_bf16", "openvino amx_bf16"),
+        ("openvino 2026.3.0 cpu bf16", "avx512_bf16", "openvino avx512_bf16"),
+        ("onnxruntime 1.30 cpu float32", "avx512_bf16", "onnxruntime"),
+    ],
+)
+def test_instructions_count_where_they_multiply(engine: str, instructions: str, name: str) -> None:
+    assert kind(engine, instructions) == name
+
+
 def test_the_committed_baseline_is_made_of_ratios() -> None:
     baselines = json.loads(BASELINE.read_text())
-    assert {"onnxruntime", "openvino"} <= set(baselines)
+    assert {"onnxruntime", "openvino amx_bf16", "openvino avx512_bf16"} <= set(baselines)
     for baseline in baselines.values():
         assert baseline and all(one["better"] in ("more", "less") and one["value"] > 0 for one in baseline.values())
