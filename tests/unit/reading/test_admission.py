@@ -146,9 +146,29 @@ def test_what_was_altered_since_is_refused_by_name(bundle: Bundle, graph: Path, 
         open_engine(bundle, tmp_path, threads=1)
 
 
+@pytest.mark.parametrize(
+    ("flags", "fastest"),
+    [
+        ("fma avx512f avx512_bf16 amx_tile amx_bf16", "amx_bf16"),
+        ("fma avx512f avx512_bf16", "avx512_bf16"),
+        ("fma avx2", ""),
+        ("", ""),
+    ],
+)
+def test_the_fastest_instructions_for_bf16_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, fastest: str
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nmodel name\t: made up\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(admission, "_CPUINFO", cpuinfo)
+    assert admission.bf16_instructions() == fastest
+    kinds = set(admission.candidates())
+    assert EngineKind.TORCH in kinds and (EngineKind.TORCH_BF16 in kinds) == bool(fastest)
+
+
 @pytest.fixture
 def openvino(bundle: Bundle, graph: Path) -> OpenVinoEngine:
-    if not admission._flags() & admission._BF16_FLAGS:
+    if not admission.bf16_instructions():
         pytest.skip("this processor does not multiply in bf16")
     return OpenVinoEngine(bundle, graph, threads=2)
 
