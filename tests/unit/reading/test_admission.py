@@ -161,6 +161,7 @@ def test_the_fastest_instructions_for_bf16_are_told(
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nmodel name\t: made up\nflags\t\t: {flags}\n")
     monkeypatch.setattr(admission, "_CPUINFO", cpuinfo)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert admission.bf16_instructions() == fastest
     kinds = set(admission.candidates())
     assert EngineKind.TORCH in kinds and (EngineKind.TORCH_BF16 in kinds) == bool(fastest)
