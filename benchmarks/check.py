@@ -3,22 +3,24 @@
 Ratios of processor time alone: they hold on a machine that does other things too. A baseline is taken by
 `python -m benchmarks.check --write`, on a quiet machine, and committed with the change that moved it. There is one for
 each engine that a machine may choose (`cxrnode model admit`), since the ratios hang on it; and where that one reads in
-bf16, for each kind of instructions: AMX multiplies more than twice as fast as AVX-512 does.
+bf16, for each kind of instructions: AMX multiplies more than twice as fast as AVX-512 does. The network is always the
+same: `benchmarks.yardstick`.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import click
 
 from benchmarks.peers.__main__ import maps_beside_grad_cam
+from benchmarks.yardstick import yardstick
 from cxrnode.bench import Plan, run
 from cxrnode.bench.figures import Figure
 from cxrnode.bench.films import SIZES
 from cxrnode.reading.admission import bf16_instructions
-from cxrnode.reading.bundle import SHIPPED
 from cxrnode.reading.engine import Arithmetic
 
 BASELINE = Path(__file__).with_name("baseline.json")
@@ -55,8 +57,10 @@ def kind(engine: str, instructions: str) -> str:
 def measure(films: int, rounds: int) -> tuple[str, dict[str, tuple[float, str]]]:
     """The name of the baseline, and the ratios that are compared with it, with which way they are good."""
     plan = Plan(burst=films, single=6, rounds=rounds, sizes=tuple(SIZES)[:1])
-    result = run(SHIPPED / "demo", plan, lambda text: click.echo(f"... {text}", err=True))
-    ratios: list[Figure] = [*result.ratios, maps_beside_grad_cam(rounds)]
+    with tempfile.TemporaryDirectory(prefix="cxrnode-bench-check-") as name:
+        bundle = yardstick(Path(name) / "yardstick")
+        result = run(bundle, plan, lambda text: click.echo(f"... {text}", err=True))
+        ratios: list[Figure] = [*result.ratios, maps_beside_grad_cam(bundle, rounds)]
     return kind(result.engine, bf16_instructions()), {
         one.name: (one.value, one.better) for one in ratios if "processor" in one.name
     }

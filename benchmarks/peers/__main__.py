@@ -17,26 +17,28 @@ import click
 from benchmarks.peers import orthanc
 from benchmarks.peers.reception import reception
 from benchmarks.peers.script import Script
+from benchmarks.yardstick import yardstick
 from cxrnode.bench.archive import archive_in
 from cxrnode.bench.endtoend import Bench
 from cxrnode.bench.figures import Figure, cpu_seconds, machine, take_turns
 from cxrnode.bench.films import SIZES, comparison_films, write_films
 from cxrnode.dicom.sender import Destination, send_files
 from cxrnode.reading.admission import admit
-from cxrnode.reading.bundle import SHIPPED, load_bundle
+from cxrnode.reading.bundle import load_bundle
 from cxrnode.reading.engine import TorchEngine
 
 
-def maps_beside_grad_cam(rounds: int) -> Figure:
+def maps_beside_grad_cam(folder: Path, rounds: int) -> Figure:
     """What all maps cost more than the bare pass, by pytorch-grad-cam and by us: how many times cheaper ours are."""
     import numpy as np
     import torch
 
     from cxrnode.reading.oracle import oracle_maps
 
-    bundle = load_bundle(SHIPPED / "demo")
-    engine, script = TorchEngine(bundle, device="cpu"), Script()
-    inputs = np.random.default_rng(1).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    bundle = load_bundle(folder)
+    engine, script = TorchEngine(bundle, device="cpu"), Script(folder)
+    side = bundle.manifest.input.size
+    inputs = np.random.default_rng(1).standard_normal((1, 3, side, side)).astype(np.float32)
     tensor = torch.from_numpy(inputs)
 
     def ours() -> None:
@@ -56,12 +58,13 @@ def maps_beside_grad_cam(rounds: int) -> Figure:
     )
 
 
-def whole(folder: Path, films: Sequence[Path], size: str) -> list[Figure]:
+def whole(folder: Path, bundle: Path, films: Sequence[Path], size: str) -> list[Figure]:
     """The same films through cxrnode, through the script, and through Orthanc with the script's model."""
     rate: dict[str, float] = {}
     cost: dict[str, float] = {}
-    admit(load_bundle(SHIPPED / "demo"), folder / "admitted", comparison_films(224), rounds=3)
-    with Bench(folder / "node", folder / "admitted") as bench:
+    loaded = load_bundle(bundle)
+    admit(loaded, folder / "admitted", comparison_films(loaded.manifest.input.size), rounds=3)
+    with Bench(folder / "node", bundle, folder / "admitted") as bench:
         bench.burst(films[:2])
         burst = bench.burst(films[2:])
         rate["cxrnode"], cost["cxrnode"] = burst.films / burst.whole, burst.core_ms
@@ -69,6 +72,7 @@ def whole(folder: Path, films: Sequence[Path], size: str) -> list[Figure]:
     with archive_in(folder / "script-archive") as archive:
         port = orthanc.free_port()
         command = [sys.executable, "-m", "benchmarks.peers.script", "--port", str(port), "--archive", str(archive.port)]
+        command += ["--bundle", str(bundle)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             _until_listens(port)
@@ -81,7 +85,7 @@ def whole(folder: Path, films: Sequence[Path], size: str) -> list[Figure]:
             process.kill()
             process.wait()
     if orthanc.installed():
-        script = Script()
+        script = Script(bundle)
         with (
             archive_in(folder / "orthanc-archive") as archive,
             orthanc.Orthanc(folder / "orthanc", archive_port=archive.port) as server,
@@ -151,14 +155,15 @@ def main(films: int, large: int, rounds: int, sizes: str, part: str, path: Path 
     names = list(SIZES) if sizes == "both" else [list(SIZES)[sizes == "large"]]
     with tempfile.TemporaryDirectory(prefix="cxrnode-peers-") as name:
         folder = Path(name)
+        bundle = yardstick(folder / "yardstick")
         if part in ("all", "maps"):
-            figures.append(maps_beside_grad_cam(rounds))
+            figures.append(maps_beside_grad_cam(bundle, rounds))
         if part in ("all", "reception"):
             films_of = write_films(folder / "large", large, list(SIZES)[1])
             figures += reception(folder / "reception", films_of, rounds=rounds)
         for size in names if part in ("all", "whole") else ():
             some = write_films(folder / size.split()[0], films, size)
-            figures += whole(folder / f"whole-{size.split()[0]}", some, size)
+            figures += whole(folder / f"whole-{size.split()[0]}", bundle, some, size)
     for one in figures:
         click.echo(f"{one.group:28} {one.name:58} {one.value:10.2f} {one.unit:16} {one.note}")
     if path is not None:

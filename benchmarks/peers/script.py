@@ -2,7 +2,7 @@
 
 pynetdicom hands over `event.dataset`, pydicom decodes, torch reads in eager float32, pytorch-grad-cam draws the two
 highest findings, highdicom makes the SR and the captures, pynetdicom sends them. Nothing is durable, nothing is
-checked, nothing is tried again. It runs the demonstration bundle's network, so that only the way around it differs.
+checked, nothing is tried again. It runs the same bundle's network as the node, so that only the way around it differs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.image import show_cam_on_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from cxrnode.reading.bundle import SHIPPED, load_bundle
+from cxrnode.reading.bundle import load_bundle
 from cxrnode.reading.network import build_network
 
 _SHOWN = 2
@@ -35,7 +35,7 @@ _PX = 1024
 class Script:
     """The model and what is made of a film."""
 
-    def __init__(self, bundle: Path = SHIPPED / "demo") -> None:
+    def __init__(self, bundle: Path) -> None:
         """Load the network as torchvision would have it."""
         loaded = load_bundle(bundle)
         self.labels = [label.name for label in loaded.manifest.labels]
@@ -143,9 +143,10 @@ def send(objects: list[Dataset], port: int) -> None:
 @click.command()
 @click.option("--port", type=int, required=True)
 @click.option("--archive", type=int, required=True)
-def main(port: int, archive: int) -> None:
+@click.option("--bundle", type=click.Path(path_type=Path), required=True)
+def main(port: int, archive: int, bundle: Path) -> None:
     """Serve on PORT until killed; results go to the ARCHIVE's port."""
-    script, turn = Script(), threading.Lock()
+    script, turn = Script(bundle), threading.Lock()
 
     def on_store(event: Any) -> int:
         dataset = event.dataset

@@ -88,7 +88,7 @@ def run(bundle_folder: Path, plan: Plan, said: Callable[[str], None]) -> Result:
                 said(f"the whole node, {size}")
                 raw = ceilings.single_pass(found.get(_YARDSTICK, found[EngineKind.TORCH]), bundle)
                 node = folder / f"node-{size.split()[0]}"
-                more, shares = _whole(node, data_dir, films, plan, costs, size, raw)
+                more, shares = _whole(node, bundle_folder, data_dir, films, plan, costs, size, raw)
                 figures += more
                 ratios += shares
             for film in films:
@@ -170,6 +170,7 @@ def _by_turns(bench: Bench, films: list[Path], raw: Callable[[], object]) -> tup
 
 def _whole(
     folder: Path,
+    bundle: Path,
     data_dir: Path,
     films: list[Path],
     plan: Plan,
@@ -178,7 +179,7 @@ def _whole(
     raw: Callable[[], object],
 ) -> tuple[list[Figure], list[Figure]]:
     group = f"whole node, {size}"
-    with Bench(folder, data_dir) as bench:
+    with Bench(folder, bundle, data_dir) as bench:
         bench.latencies(films[:2])  # the first film finds cold caches
         singles, passes = _by_turns(bench, films[2 : plan.single], raw)
         started = bench.started(len(singles))

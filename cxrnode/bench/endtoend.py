@@ -64,13 +64,14 @@ class Memory:
 
 
 class Bench:
-    """A node with an archive in a folder; `engines` of its data_dir is what was admitted before."""
+    """A node that reads with a bundle, and its archive."""
 
-    def __init__(self, folder: Path, data_dir: Path | None = None) -> None:
+    def __init__(self, folder: Path, bundle: Path, data_dir: Path | None = None) -> None:
         """Use a folder that is thrown away. `data_dir`: whose admissions are copied into the node's."""
         folder.mkdir(parents=True, exist_ok=True)
         self.archive = archive_in(folder / "archive")
         self._folder = folder
+        self._bundle = bundle
         self._engines = data_dir / "engines" if data_dir else None
         self._node: ServedNode | None = None
 
@@ -79,7 +80,7 @@ class Bench:
         gc.collect()
         gc.freeze()
         self.archive.__enter__()
-        self._node = node = ServedNode(self._folder, archive_port=self.archive.port)
+        self._node = node = ServedNode(self._folder, archive_port=self.archive.port, bundle=self._bundle)
         if self._engines is not None and self._engines.is_dir():
             (node.data_dir / "engines").mkdir(parents=True)
             for file in self._engines.iterdir():

@@ -40,7 +40,7 @@ port = 104
 can_send = true
 
 [models.chest]
-bundle = "demo"
+bundle = {bundle}
 
 [[rules]]
 name = "demonstration"
@@ -74,13 +74,16 @@ def free_port() -> int:
 class ServedNode:
     """`cxrnode serve` as a child process. Use as a context manager; leaving it drains the node."""
 
-    def __init__(self, folder: Path, *, archive_port: int) -> None:
-        """Write the configuration into `folder`; results go to the archive's port."""
+    def __init__(self, folder: Path, *, archive_port: int, bundle: Path | None = None) -> None:
+        """Write the configuration into `folder`; results go to the archive's port. `bundle`: not the shipped one."""
         self.port = free_port()
         self.config_path = folder / "cxrnode.toml"
         self.log_path = folder / "cxrnode.log"
         self.data_dir = folder / "data"
-        text = _CONFIG.format(data=json.dumps(str(self.data_dir)), port=self.port, archive=archive_port)
+        named = "demo" if bundle is None else str(bundle.resolve())
+        text = _CONFIG.format(
+            data=json.dumps(str(self.data_dir)), port=self.port, archive=archive_port, bundle=json.dumps(named)
+        )
         self.config_path.write_text(text)
         self._process: subprocess.Popen[bytes] | None = None
 
