@@ -96,7 +96,11 @@ class Loss(Section):
 
 
 class Optimiser(Section):
-    """`[optimiser]`: how the weights move. `average` keeps a running mean of them (0: none), which is exported."""
+    """`[optimiser]`: how the weights move. `average` keeps a running mean of them (0: none), which is exported.
+
+    `renew`: in the end the statistics of batch normalisation are taken anew, on the films as the bundle reads them:
+    those that training leaves behind are of varied and mixed films.
+    """
 
     name: Literal["adam", "adamw", "sgd"] = "adamw"
     precision: Literal["bf16", "float32"] = "bf16"
@@ -105,6 +109,7 @@ class Optimiser(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     clip: Annotated[float, Field(ge=0)] = 1.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    renew: bool = False
 
 
 class Augmentation(Section):
@@ -145,7 +150,7 @@ class Phase(Section):
     never stay.
     `schedule`: "constant"; "cosine", to `end` of the rate; "plateau", `factor` of it when what is watched did not get
     better for `patience` epochs. `rise` is the share of the phase in which the rate rises. `weighting` is that of
-    `[loss]` where it is not said, and so are `auxiliary` and `box_weight`.
+    `[loss]` where it is not said, and so are `auxiliary`, `box_weight` and `mixup`; `average` is that of `[optimiser]`.
     """
 
     name: str = ""
@@ -154,6 +159,8 @@ class Phase(Section):
     importance: Weights = (1.0,)
     auxiliary: Annotated[float, Field(ge=0)] | None = None
     box_weight: Annotated[float, Field(ge=0)] | None = None
+    mixup: Annotated[float, Field(ge=0)] | None = None
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None
     side: Annotated[int, Field(ge=32)]
     epochs: Count
     rate: Positive
@@ -288,6 +295,8 @@ class Recipe(Section):
                     raise ValueError(
                         f"{table}.{number}.importance: one number, or one for each label of the phase, is needed"
                     )
+                if phase.average is not None and not self.optimiser.average:
+                    raise ValueError(f"{table}.{number}.average: nothing is averaged; give optimiser.average too")
         if self.together and not self.apart:
             raise ValueError("together: it follows folds apart; give [[apart]] too, or put it among [[phases]]")
         if self.apart and (len(films.held_out) < 2 or films.watched):
@@ -295,7 +304,8 @@ class Recipe(Section):
         for key in ("positive", "negative"):
             if len(getattr(self.loss, key)) not in (1, len(films.labels)):
                 raise ValueError(f"loss.{key}: one number, or one for each of {len(films.labels)} labels, is needed")
-        for table in ("phases", "apart", "together"):
+        # What comes before folds apart is gone on with: it may end at another side.
+        for table in ("apart", "together") if self.apart else ("phases",):
             for last in getattr(self, table)[-1:]:
                 if last.labels or last.side != self.input.size:
                     raise ValueError(

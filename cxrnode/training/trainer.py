@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from cxrnode.cores import cores
 from cxrnode.reading.network import Network, new_network
@@ -72,9 +72,8 @@ class Trainer:
         student = Student(network, len(course.outputs) - len(self.recipe.films.labels))
         self.student = student.to(self.device).to(memory_format=torch.channels_last)
         self.mean: AveragedModel | None = None
-        if average := self.recipe.optimiser.average:
-            followed = get_ema_multi_avg_fn(average)  # type: ignore[no-untyped-call]
-            self.mean = AveragedModel(self.student, multi_avg_fn=followed, use_buffers=True)
+        if self.recipe.optimiser.average:
+            self.mean = AveragedModel(self.student, use_buffers=True)  # how it follows is said by each phase
         self.log: list[Epoch] = []
         half = torch.float16 if self.device.type == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
         self._half = half if self.recipe.optimiser.precision == "bf16" else None
@@ -96,6 +95,8 @@ class Trainer:
             self._phase(lesson, state, tell, ended)
             if state["best"] is not None and self.recipe.early_stopping.patience:
                 self._restore(state["best"]["weights"])
+        if self.recipe.optimiser.renew:
+            self._renew(self.course.lessons[-1])
         network: Network = self._judged().network.cpu().eval()
         return network
 
@@ -108,6 +109,9 @@ class Trainer:
             optimiser.load_state_dict(kept)
         if state["over"] or state["epoch"] >= phase.epochs:
             return
+        if self.mean is not None:
+            followed = get_ema_multi_avg_fn(phase.average or self.recipe.optimiser.average)  # type: ignore[no-untyped-call]
+            self.mean.multi_avg_fn = followed
         films = self.pixels.load(lesson.rows, phase.side)
         lesson = dataclasses.replace(
             lesson,
@@ -170,8 +174,8 @@ class Trainer:
                 torch.from_numpy(part[chosen.numpy()]).to(self.device) for part in (lesson.truth, lesson.weights)
             )
             share = 1.0
-            if recipe.loss.mixup:
-                batch, truth, weights, masks, share = mixed(batch, truth, weights, masks, recipe.loss.mixup, generator)
+            if strength := recipe.loss.mixup if phase.mixup is None else phase.mixup:
+                batch, truth, weights, masks, share = mixed(batch, truth, weights, masks, strength, generator)
             with self._autocast():
                 logits, activations = self.student(batch)
                 located = None if masks is None else box_loss(self.student.network, activations, masks)
@@ -205,6 +209,16 @@ class Trainer:
                 logits, _ = judged(self._input(part[:, None].float() / 255))
                 out.append(logits.cpu())
         return torch.cat(out).numpy()
+
+    def _renew(self, lesson: Lesson) -> None:
+        """Take the statistics of batch normalisation anew, of the films that were learnt from, as they are read."""
+        films = self.pixels.load(lesson.rows, self.recipe.input.size).pixels
+        # In one order, which is not the list's: there films of one kind may follow each other.
+        order = np.random.default_rng(self.recipe.seed).permutation(len(films))
+        parts = np.array_split(order, max(1, len(films) // self.recipe.optimiser.batch))
+        batches = (self._input(torch.from_numpy(films[part]).to(self.device)[:, None].float() / 255) for part in parts)
+        with self._autocast():
+            update_bn(batches, self._judged())
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self._half, enabled=self._half is not None)

@@ -194,6 +194,12 @@ def test_a_recipe_that_cannot_be_is_refused_by_its_key(changes: dict[str, Any], 
         recipe(**changes)
 
 
+def test_what_comes_before_folds_apart_may_end_at_another_side() -> None:
+    assert recipe(**{"phases.0.side": 32}).phases[-1].side == 32
+    with pytest.raises(RecipeError, match=r"phases: the last one trains what the bundle holds, at its 40 px"):
+        recipe(**{"phases.0.side": 32, "apart": (), "together": ()})
+
+
 def test_a_try_is_small_in_every_phase() -> None:
     small = in_small(recipe(), epochs=1, side=32)
     assert [(phase.side, phase.epochs) for phase in small.every_phase] == [(32, 1)] * 4

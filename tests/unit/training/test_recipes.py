@@ -83,6 +83,7 @@ def recipe_text(**replaced: str) -> str:
         ({"rate": "rate = 3e-4\nspeed = 1"}, r"x\.toml: phases\.0\.speed: not known"),
         ({"rate": "rate = -1"}, r"x\.toml: phases\.0\.rate: .*greater than 0"),
         ({"rate": "rate = 3e-4\nimportance = [1, 2]"}, r"phases\.0\.importance: one number, or one for each label"),
+        ({"rate": "rate = 3e-4\naverage = 0.9"}, r"phases\.0\.average: nothing is averaged; give optimiser\.average"),
         ({"watched": "watched = [0]"}, r"fold 0 is held out too"),
         ({"watched": ""}, r"early stopping and the schedule plateau need a fold"),
         ({"labels": 'labels = ["Abnormal", "Abnormal"]'}, r"named twice"),

@@ -293,6 +293,37 @@ def test_boxes_and_mixed_films_go_together(folder: Path, tmp_path: Path) -> None
     assert run(trainer(recipe, folder, tmp_path)).training is False
 
 
+def test_a_phase_mixes_and_averages_as_it_says_or_as_the_recipe_does(folder: Path, tmp_path: Path) -> None:
+    def weights(name: str, **changes: Any) -> str:
+        return digest(run(trainer(small(**{"loss.mixup": 0.3, **changes}), folder, tmp_path / name)))
+
+    everywhere = weights("everywhere", **{"loss.mixup": 0.5, "optimiser.average": 0.5})
+    said = {f"phases.{i}.{key}": 0.5 for i in (0, 1) for key in ("mixup", "average")}
+    assert weights("each", **said) == everywhere
+    first = weights("first", **{"phases.0.mixup": 0.5, "phases.0.average": 0.5})
+    # The second phase is the recipe's again: the first one's ways do not stick.
+    again = weights("again", **{"phases.0.mixup": 0.5, "phases.0.average": 0.5, "phases.1.mixup": 0.3})
+    assert first == weights("second", **{"phases.0.mixup": 0.5, "phases.0.average": 0.5, "phases.1.average": 0.9})
+    assert first == again
+    assert len({everywhere, first, weights("recipe")}) == 3
+
+
+@pytest.mark.parametrize("renew", [True, False])
+def test_statistics_taken_anew_are_those_of_the_films_as_they_are_read(
+    folder: Path, tmp_path: Path, renew: bool
+) -> None:
+    recipe = in_small(read_recipe("nih15-mobilenet"), side=32)
+    recipe = changed(recipe, {"optimiser.renew": renew, "optimiser.precision": "float32", "optimiser.batch": 8})
+    made = trainer(recipe, folder, tmp_path)
+    network = run(made)
+    films = made.pixels.load(made.course.train, 32).pixels
+    assert len(films) % 8 == 0, "the mean of the batches is then that of the films"
+    with torch.inference_mode():
+        first = network.get_submodule("features.0.0")(made._input(torch.from_numpy(films)[:, None].float() / 255))
+    kept = network.get_submodule("features.0.1").get_buffer("running_mean")
+    assert torch.allclose(kept, first.mean((0, 2, 3)), atol=1e-5) is renew
+
+
 def test_films_without_boxes_lose_nothing() -> None:
     recipe = small()
     from cxrnode.reading.network import new_network
