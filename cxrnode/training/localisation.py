@@ -106,6 +106,9 @@ def locate(
     """
     black = torch.tensor([-mean / std for mean, std in zip(given.mean, given.std, strict=True)]).view(1, -1, 1, 1)
     ways: dict[str, Explainer] = {method.value: explainer(method, network, black, steps=steps) for method in methods}
+    blank = black.expand(1, given.channels, given.size, given.size)
+    with torch.inference_mode():
+        cells = network.run(blank).activations.shape[-2:]
     found = []
     for finding in dict.fromkeys(one.finding for one in boxed):
         here = [one for one in boxed if one.finding == finding][:most]
@@ -115,7 +118,7 @@ def locate(
             for name, way in ways.items():
                 results.setdefault(name, []).append(judge(way.explain(inputs, labels.index(finding)), one.mask))
             results.setdefault(CENTRE, []).append(judge(_centre(), one.mask))
-            chance = [judge(noise, one.mask) for noise in _noise(order)]
+            chance = [judge(noise, one.mask) for noise in _noise(order, tuple(cells))]
             overlap = sum(iou for _, iou, _ in chance) / len(chance)
             results.setdefault(RANDOM, []).append((float(one.mask.mean()), overlap, False))
             done()
@@ -174,6 +177,6 @@ def _centre() -> npt.NDArray[np.float32]:
     return cone
 
 
-def _noise(seed: int) -> npt.NDArray[np.float32]:
-    """Maps of noise, float32 (draws, 7, 7), as coarse as those of the network at 224 pixels."""
-    return np.random.default_rng(seed).random((_DRAWS, 7, 7), np.float32)
+def _noise(seed: int, cells: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Maps of noise, float32 (draws, h, w), as coarse as those of the network: `cells` is (h, w)."""
+    return np.random.default_rng(seed).random((_DRAWS, *cells), np.float32)
