@@ -51,8 +51,11 @@ def stages(recipe: Recipe) -> list[str]:
 
 
 def before(recipe: Recipe) -> Recipe:
-    """Return the recipe of what comes before folds go apart."""
-    return recipe.model_copy(update={"apart": (), "together": ()})
+    """Return the recipe of what comes before folds go apart; statistics are renewed in networks that are read with."""
+    if not recipe.apart:
+        return recipe
+    optimiser = recipe.optimiser.model_copy(update={"renew": False})
+    return recipe.model_copy(update={"apart": (), "together": (), "optimiser": optimiser})
 
 
 def train_whole(
@@ -124,7 +127,7 @@ def _cut(recipe: Recipe, name: str, held_out: tuple[int, ...], phases: Sequence[
     """The recipe of one of the networks: not checked again, since no fold may be held out of it."""
     films = recipe.films.model_copy(update={"held_out": held_out})
     cut = {"name": f"{recipe.name}, {name}", "films": films, "phases": tuple(phases)}
-    return before(recipe).model_copy(update=cut)
+    return recipe.model_copy(update={**cut, "apart": (), "together": ()})
 
 
 def _names(phases: Sequence[Phase]) -> list[str]:

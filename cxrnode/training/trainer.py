@@ -37,6 +37,9 @@ from cxrnode.training.student import SETTLED, RunError, Student, mixed, optimise
 #: Films of a list without watched folds that are scored after each epoch, for the eye alone.
 SHOWN = 300
 
+#: Films that batch normalisation's statistics are taken of anew, at most: a mean of so many moves little with more.
+RENEWED = 4096
+
 
 class Trainer:
     """One run in one folder. `tell` is called with (phase, epoch, share of the epoch, loss) after each step."""
@@ -213,9 +216,9 @@ class Trainer:
     def _renew(self, lesson: Lesson) -> None:
         """Take the statistics of batch normalisation anew, of the films that were learnt from, as they are read."""
         films = self.pixels.load(lesson.rows, self.recipe.input.size).pixels
-        # In one order, which is not the list's: there films of one kind may follow each other.
-        order = np.random.default_rng(self.recipe.seed).permutation(len(films))
-        parts = np.array_split(order, max(1, len(films) // self.recipe.optimiser.batch))
+        # Not in the list's order: there films of one kind may follow each other.
+        some = np.random.default_rng(self.recipe.seed).permutation(len(films))[:RENEWED]
+        parts = np.array_split(some, max(1, len(some) // self.recipe.optimiser.batch))
         batches = (self._input(torch.from_numpy(films[part]).to(self.device)[:, None].float() / 255) for part in parts)
         with self._autocast():
             update_bn(batches, self._judged())

@@ -18,7 +18,7 @@ from cxrnode.reading.bundle import load_bundle
 from cxrnode.reading.engine import TorchEngine
 from cxrnode.reading.network import new_network
 from cxrnode.reading.shape import Architecture, Shape
-from cxrnode.training.apart import mean_of, stages
+from cxrnode.training.apart import before, mean_of, stages
 from cxrnode.training.course import Course
 from cxrnode.training.epochs import Epoch
 from cxrnode.training.evaluation import evaluate
@@ -198,6 +198,14 @@ def test_what_comes_before_folds_apart_may_end_at_another_side() -> None:
     assert recipe(**{"phases.0.side": 32}).phases[-1].side == 32
     with pytest.raises(RecipeError, match=r"phases: the last one trains what the bundle holds, at its 40 px"):
         recipe(**{"phases.0.side": 32, "apart": (), "together": ()})
+
+
+def test_statistics_are_renewed_in_networks_that_are_read_with() -> None:
+    """The one that folds go on from learns on: its statistics follow the films of that."""
+    renewed = recipe(**{"optimiser.renew": True})
+    assert before(renewed).optimiser.renew is False
+    alone = changed(renewed, {"apart": (), "together": ()})
+    assert before(alone) == alone
 
 
 def test_a_try_is_small_in_every_phase() -> None:
