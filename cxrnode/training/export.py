@@ -32,7 +32,7 @@ from cxrnode.reading.manifest import (
 )
 from cxrnode.reading.manifest_text import FORMAT
 from cxrnode.reading.network import Network, weights_of
-from cxrnode.reading.plausibility import CELLS, Cloud, Clouds
+from cxrnode.reading.plausibility import CELLS, Cloud, Clouds, flatness
 from cxrnode.reading.shape import Shape
 from cxrnode.training.concepts import CONCEPTS
 from cxrnode.training.held_out import Aims, HeldOut, fill
@@ -177,6 +177,7 @@ def export_bundle(
     whole = fill(blank, held_out, aims, prevalence=prevalence)
     units = told(measured[0].clouds)
     far = np.maximum(layouts / float(units.layout.reference[0]), features / float(units.features.reference[0]))
+    far = np.maximum(far, np.concatenate([flatness(np.stack([s.layout for s in m.seen])) for m in measured]))
     alarms = round(float((far > LIMIT).mean()), 4)
     whole = dataclasses.replace(
         whole,

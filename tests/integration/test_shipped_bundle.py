@@ -35,3 +35,13 @@ def test_the_closed_form_is_grad_cam_for_every_finding_of_a_real_film(data_dir: 
         assert (reading.saliency.max((1, 2)) > 0).sum() >= 7, "empty maps would agree with anything"
         assert difference_from_oracle(bundle, film, reading.saliency) <= TOLERANCE == 0.01
         assert difference_from_oracle(bundle, film, np.roll(reading.saliency, 1, axis=0)) > TOLERANCE
+
+
+@pytest.mark.parametrize("side", [64, 512, 1024, 2048])
+@pytest.mark.parametrize("grey", [0, 20, 255])
+def test_what_shows_nothing_is_implausible_however_large(side: int, grey: int) -> None:
+    """Found when a film of noise was read: of many pixels the network sees an even grey, the middle of all films."""
+    bundle = load_bundle(SHIPPED / "demo")
+    levels = np.random.default_rng(side).integers(0, grey, (side, side), endpoint=True) + (255 - grey) // 2
+    (reading,) = TorchEngine(bundle, device="cpu", threads=1).read([levels.astype(np.uint8)])
+    assert reading.distance > 1.5 * bundle.manifest.plausibility.limit

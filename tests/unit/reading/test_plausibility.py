@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxrnode.errors import BundleError
-from cxrnode.reading.plausibility import CELLS, Cloud, Clouds, layouts_of
+from cxrnode.reading.plausibility import CELLS, LEAST_CONTRAST, Cloud, Clouds, flatness, layouts_of
 
 
 def films(count: int, seed: int) -> np.ndarray:
@@ -84,3 +84,22 @@ def test_a_layout_is_the_mean_of_cells_whatever_exposure_made_of_the_film() -> N
 
 def test_features_that_never_vary_do_not_make_a_division_by_nothing() -> None:
     assert np.isfinite(Cloud.fit(np.ones((10, 6)), 3).distances(np.ones((2, 6)))).all()
+
+
+@pytest.mark.parametrize("contrast", [0.002, 0.03, LEAST_CONTRAST, 0.05, 0.2])
+def test_flatness_is_the_least_contrast_over_that_of_the_film(contrast: float) -> None:
+    steps = np.kron(np.resize([[1.0, -1.0], [-1.0, 1.0]], (CELLS, CELLS)), np.ones((10, 10)))
+    told = flatness(layouts_of(0.5 + contrast * steps[None]))
+    assert told == pytest.approx(LEAST_CONTRAST / contrast)
+
+
+def test_an_empty_picture_is_as_flat_as_is_told() -> None:
+    assert flatness(layouts_of(np.full((1, 40, 40), 0.5))) == pytest.approx(100.0)
+
+
+def test_a_flat_film_is_far_where_it_lies_in_the_middle_of_both_clouds() -> None:
+    layouts, features = both(0)
+    clouds = Clouds(layout=Cloud.fit(layouts, 5), features=Cloud.fit(features, 3))
+    flat, middle = np.zeros((1, CELLS * CELLS)), features.mean(0, keepdims=True)
+    assert max(clouds.layout.distances(flat)[0], clouds.features.distances(middle)[0]) < 0.5
+    assert clouds.distances(flat, middle)[0] == pytest.approx(100.0)

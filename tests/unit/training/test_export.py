@@ -33,10 +33,11 @@ def _one_thread() -> None:
 
 
 def opened(row: FilmRow) -> Film:
-    """A film of noise, as a rule bright below where it has the first finding: in four of five films."""
+    """A film of noise, brighter on the right; bright below where it has the first finding: in four of five."""
     if row.image == "torn":
         raise UnreadableImage("no picture")
-    film = np.random.default_rng(row.row).integers(0, 120, (80, 72), np.uint8)
+    film = np.random.default_rng(row.row).integers(0, 80, (80, 72), np.uint8)
+    film[:, 36:] += np.uint8(50)
     film[40:] += np.uint8(120 if row.row * 7 % 10 < (8 if row.findings[0] else 2) else 0)
     return film
 
