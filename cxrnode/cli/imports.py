@@ -126,7 +126,7 @@ def import_command(
         tables.say(f"{target}")
         tables.table(("what", "state", "seen"), ((one.name, "ok" if one.ok else "FAULT", one.detail) for one in checks))
     if films_at is None:
-        tables.aside("plausibility knows the layout of films alone: noise would be read; --films DIR teaches it more")
+        tables.aside("plausibility knows the layout of films alone, no texture; --films DIR teaches it more")
     if calibration is None:
         tables.aside("no thresholds: nothing is assessed; `cxrnode evaluate` measures the bundle on films with labels")
     ctx.exit(0 if good else 1)

@@ -132,7 +132,7 @@ def import_checkpoint(
     """Write a bundle made of a checkpoint and return the bundle's digest.
 
     `films` are ordinary chest films, uint8 (H, W), that plausibility is learnt from, at least FEWEST_FILMS of them;
-    without any it knows the layout alone, and would read noise.
+    without any it knows the layout alone, and would read whatever is laid out like a film.
 
     `labels` are the network's outputs in their order; those without a known concept are not reported. `calibration`
     is a manifest whose thresholds belong to the weights that come out. Raises BadCheckpoint, WrongDigest, BundleError.
